@@ -1,0 +1,8 @@
+"""Compression and generalisation in language models, in JAX.
+
+Nothing heavy is imported here: import the package you need, for example
+`from iblm_jax import optim` (jax and optax only) or
+`from iblm_jax import information` (jax only).
+"""
+
+__version__ = '0.1.0'

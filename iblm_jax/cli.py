@@ -1,0 +1,104 @@
+"""What all programs share: flags, exit statuses, where a run lies on disk.
+
+Exit status 0 is success, 1 a run that failed, 2 bad flags or a bad config, and
+143 (as after SIGTERM) a run that was asked to stop and saved first.
+"""
+
+from collections.abc import Callable
+import contextlib
+import json
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+from etils import epath
+
+from iblm_jax import config as config_lib
+from iblm_jax.training import checkpoints
+from iblm_jax.training import loop
+
+_BAD_USAGE = 2
+_PREEMPTED = 143
+
+
+class BadUsage(Exception):
+  """Flags, a config or an input that cannot be used."""
+
+
+@contextlib.contextmanager
+def refusing():
+  """Marks the part of a program where a ValueError is the user's to mend."""
+  try:
+    yield
+  except ValueError as error:
+    raise BadUsage(str(error)) from error
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses flags, runs `main` and turns its errors into exit statuses.
+
+  Args:
+    main: takes no arguments; flags are parsed when it is called.
+  """
+
+  def guarded(argv):
+    if len(argv) > 1:
+      _leave(f'unexpected arguments {argv[1:]}.', _BAD_USAGE)
+    if not flags.FLAGS['verbosity'].present:
+      # Programs report through `report`; the libraries' log is for --verbosity.
+      logging.set_verbosity(logging.WARNING)
+    try:
+      main()
+    except BadUsage as error:
+      _leave(str(error), _BAD_USAGE)
+    except (checkpoints.CheckpointError, FloatingPointError, OSError) as error:
+      _leave(str(error), 1)
+    except loop.Preempted as error:
+      _leave(str(error), _PREEMPTED)
+
+  app.run(guarded, flags_parser=_parse)
+
+
+def report(line: str) -> None:
+  """Prints a line for the person who watches, at once."""
+  print(line, flush=True)
+
+
+def read_run(workdir: epath.PathLike) -> config_lib.RunConfig:
+  """The config of the run in a folder.
+
+  Args:
+    workdir: of a run of `iblm_jax.main`.
+
+  Returns:
+    Its options.
+
+  Raises:
+    ValueError: if the folder holds no run, or its config is not readable.
+  """
+  path = epath.Path(workdir) / 'config.json'
+  if not path.exists():
+    raise ValueError(f'{workdir} holds no run: there is no {path}.')
+  try:
+    return config_lib.from_dict(json.loads(path.read_text()))
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise ValueError(f'{path} is not readable JSON: {error}') from error
+
+
+def _parse(argv):
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    # A config file's own error ends a traceback; its last line says it all.
+    _leave(str(error).strip().splitlines()[-1], _BAD_USAGE)
+  except (AttributeError, KeyError) as error:  # an override of no field
+    _leave(f'--config: no field {error.args[0]}', _BAD_USAGE)
+  except Exception as error:  # a config file is code and may raise anything
+    _leave(f'--config: {error}', _BAD_USAGE)
+
+
+def _leave(message: str, status: int) -> None:
+  logging.flush()
+  print(f'{sys.argv[0].rsplit("/", 1)[-1]}: {message}', file=sys.stderr)
+  sys.exit(status)

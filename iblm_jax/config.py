@@ -1,0 +1,139 @@
+"""From a ConfigDict to frozen, validated options, and to JSON and back.
+
+Field by field: an unknown name, a wrong type or a value outside its range is
+one `ValueError` that gives the path of the field.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import json
+import types
+import typing
+from typing import Any
+
+import ml_collections
+
+from iblm_jax.training import options
+
+RunConfig = options.RunConfig
+
+
+def from_dict(tree: Mapping[str, Any]) -> RunConfig:
+  """Builds the options of a run.
+
+  Args:
+    tree: nested mapping with the fields of `RunConfig`; a field left out takes
+      its default. `optimizer.schedule.total_steps` may be left out: it is the
+      length of the run.
+
+  Returns:
+    The options.
+
+  Raises:
+    ValueError: for a bad field, with its path, value and what is allowed.
+  """
+  if isinstance(tree, ml_collections.ConfigDict):
+    tree = tree.to_dict()
+  tree = json.loads(json.dumps(tree, default=list))
+  train = tree.get('train') or {}
+  schedule = (tree.get('optimizer') or {}).get('schedule')
+  if isinstance(schedule, dict) and isinstance(train, dict):
+    steps = train.get('num_steps', options.LoopConfig().num_steps)
+    schedule.setdefault('total_steps', steps)
+  return _build(RunConfig, tree, 'config')
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+  """The options as JSON types; `from_dict` of it gives equal options."""
+  return json.loads(json.dumps(dataclasses.asdict(cfg)))
+
+
+def differences(
+    old: Any, new: Any, path: str = 'config'
+) -> list[tuple[str, Any, Any]]:
+  """Fields that differ between two trees from `to_dict`: (path, old, new)."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+      found += differences(old.get(name), new.get(name), f'{path}.{name}')
+    return found
+  return [] if old == new else [(path, old, new)]
+
+
+def _build(cls: type, tree: Any, path: str) -> Any:
+  if not isinstance(tree, Mapping):
+    raise ValueError(f'{path} must be a group of fields, got {tree!r}.')
+  hints = typing.get_type_hints(cls)
+  names = [field.name for field in dataclasses.fields(cls)]
+  for name in tree:
+    if name not in names:
+      raise ValueError(
+          f'{path}.{name} is not a field; {path} has {", ".join(names)}.'
+      )
+  values = {
+      name: _convert(hints[name], value, f'{path}.{name}')
+      for name, value in tree.items()
+  }
+  missing = [
+      field.name
+      for field in dataclasses.fields(cls)
+      if field.name not in values
+      and field.default is dataclasses.MISSING
+      and field.default_factory is dataclasses.MISSING
+  ]
+  if missing:
+    raise ValueError(f'{path}.{missing[0]} must be given.')
+  try:
+    return cls(**values)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+  """Checks a JSON value against a type and returns it as that type."""
+  if dataclasses.is_dataclass(hint):
+    return _build(hint, value, path)
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if hint is Any:
+    return _tuples(value)
+  if origin in (typing.Union, types.UnionType):
+    if value is None and type(None) in args:
+      return None
+    kinds = [arg for arg in args if arg is not type(None)]
+    errors = []
+    for kind in kinds:
+      try:
+        return _convert(kind, value, path)
+      except ValueError as error:
+        errors.append(error)
+    raise errors[0]
+  if origin is typing.Literal:
+    if value not in args:
+      raise ValueError(f'{path} must be one of {args}, got {value!r}.')
+    return value
+  if origin in (tuple, list) or hint is tuple:
+    if not isinstance(value, list):
+      raise ValueError(f'{path} must be a list, got {value!r}.')
+    return _tuples(value)
+  if origin is not None and issubclass(origin, Mapping):
+    if not isinstance(value, dict):
+      raise ValueError(f'{path} must be a group of fields, got {value!r}.')
+    return value
+  return _scalar(hint, value, path)
+
+
+def _scalar(hint: type, value: Any, path: str) -> Any:
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  if hint is float and is_number:
+    return float(value)
+  if hint is int and is_number and value == int(value):
+    return int(value)
+  if hint in (bool, str) and isinstance(value, hint):
+    return value
+  raise ValueError(f'{path} must be of type {hint.__name__}, got {value!r}.')
+
+
+def _tuples(value: Any) -> Any:
+  if isinstance(value, list):
+    return tuple(_tuples(item) for item in value)
+  return value

@@ -1,0 +1,122 @@
+"""What a batch is, what a source is, and which rows a process holds.
+
+A source is a random-access function of the number of the global batch: batch k
+depends on the seed and on k, never on what was read before or on how many
+processes read. Process p of P takes rows p*B/P ... (p+1)*B/P - 1 of each.
+
+A batch is a dictionary of NumPy arrays of shape [b, L], b rows of L tokens:
+
+* `tokens` int32, what the model reads;
+* `targets` int32, `targets[:, t]` is the token after `tokens[:, t]`;
+* `loss_mask` bool, the targets that count in the loss;
+* `mask` bool, the tokens that are there (False: padding);
+* `segment_ids` int32, the number of the document within the row, from 1;
+  0 is padding;
+* `positions` int32, from 0 at the first token of each document in the row.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from iblm_jax.data import _checks
+
+Batch = dict[str, np.ndarray]
+
+# More rows than this in one run would overflow the row number.
+_MAX_ROWS = 2**62
+
+
+class Source(Protocol):
+  """Random access to the batches of one split."""
+
+  @property
+  def batch_size(self) -> int:
+    """Rows of a global batch."""
+    ...
+
+  @property
+  def length(self) -> int:
+    """Tokens of a row, L."""
+    ...
+
+  @property
+  def vocab_size(self) -> int:
+    """Tokens are in 0..vocab_size-1."""
+    ...
+
+  @property
+  def num_eval_batches(self) -> int | None:
+    """Batches of an evaluation set; None for training, which has no end."""
+    ...
+
+  def batch(self, k: int, rows: Sequence[int] | None = None) -> Batch:
+    """Rows of global batch `k`; all of them by default."""
+    ...
+
+
+def process_rows(
+    batch_size: int, process_index: int = 0, process_count: int = 1
+) -> range:
+  """Rows of each global batch that one process holds.
+
+  Args:
+    batch_size: Rows of a global batch; a multiple of `process_count`.
+    process_index: This process, in 0..process_count-1.
+    process_count: How many processes share the batch, at least 1.
+
+  Returns:
+    The row numbers, contiguous.
+
+  Raises:
+    ValueError: An argument is out of its range.
+
+  >>> process_rows(8, process_index=1, process_count=4)
+  range(2, 4)
+  """
+  batch_size = _checks.check_int('batch_size', batch_size, 1)
+  process_count = _checks.check_int('process_count', process_count, 1)
+  process_index = _checks.check_int(
+      'process_index', process_index, 0, process_count - 1
+  )
+  if batch_size % process_count:
+    raise ValueError(
+        'batch_size must be a multiple of process_count, got'
+        f' {batch_size=} and {process_count=}.'
+    )
+  share = batch_size // process_count
+  return range(process_index * share, (process_index + 1) * share)
+
+
+def row_numbers(
+    k: int,
+    rows: Sequence[int] | None,
+    *,
+    batch_size: int,
+    num_batches: int | None,
+) -> np.ndarray:
+  """Numbers k * batch_size + row of the rows asked for, int64 of shape [b].
+
+  Args:
+    k: Number of the global batch, from 0.
+    rows: Rows of the global batch, each in 0..batch_size-1; None is all.
+    batch_size: Rows of a global batch.
+    num_batches: `k` must be below it; None for an endless source.
+
+  Raises:
+    ValueError: `k` or a row is out of its range.
+
+  >>> row_numbers(2, [0, 3], batch_size=4, num_batches=None).tolist()
+  [8, 11]
+  """
+  last = (_MAX_ROWS // batch_size if num_batches is None else num_batches) - 1
+  k = _checks.check_int('k', k, 0, last)
+  row_b = np.asarray(range(batch_size) if rows is None else rows, np.int64)
+  in_range = (row_b >= 0) & (row_b < batch_size)
+  if row_b.ndim != 1 or not row_b.size or not in_range.all():
+    raise ValueError(
+        'rows must be a sequence of at least one number between 0 and'
+        f' {batch_size - 1}, got {rows!r}.'
+    )
+  return k * batch_size + row_b

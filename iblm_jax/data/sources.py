@@ -1,0 +1,151 @@
+"""From one config to the sources of training and evaluation."""
+
+import dataclasses
+
+from iblm_jax.data import _checks, batches, packing, tokenizers
+from iblm_jax.data import multiplication as multiplication_lib
+from iblm_jax.data import text as text_lib
+
+_KINDS = ('multiplication', 'text')
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Options of the data of a run.
+
+  Attributes:
+    kind: 'multiplication' or 'text'.
+    batch_size: Rows of a global batch, at least 1.
+    seed: Of examples and shuffling, 0..2**63-1; evaluation sets do not depend
+      on it.
+    num_threads: Threads that read ahead, 1..256.
+    prefetch: Batches that are read ahead, 0..4096.
+    multiplication: Options of the kind 'multiplication'.
+    text: Options of the kind 'text', which needs them.
+
+  Raises:
+    ValueError: An option is out of its range or missing.
+
+  >>> DataConfig(batch_size=8).kind
+  'multiplication'
+  """
+
+  kind: str = 'multiplication'
+  batch_size: int = 64
+  seed: int = 0
+  num_threads: int = 1
+  prefetch: int = 4
+  multiplication: multiplication_lib.MultiplicationConfig = dataclasses.field(
+      default_factory=multiplication_lib.MultiplicationConfig
+  )
+  text: text_lib.TextConfig | None = None
+
+  def __post_init__(self):
+    """Checks the options."""
+    _checks.check_choice('kind', self.kind, _KINDS)
+    _checks.check_int('batch_size', self.batch_size, 1)
+    _checks.check_int('seed', self.seed, 0, 2**63 - 1)
+    _checks.check_int('num_threads', self.num_threads, 1, 256)
+    _checks.check_int('prefetch', self.prefetch, 0, 4096)
+    if self.kind == 'text' and self.text is None:
+      raise ValueError("text must be a TextConfig for kind='text', got None.")
+
+
+def make_tokenizer(config: DataConfig) -> tokenizers.Tokenizer:
+  """Tokenizer of the data; raises what `tokenizers.load_tokenizer` raises.
+
+  >>> make_tokenizer(DataConfig()).decode([1, 6, 3, 7, 4, 7, 2])
+  '1x2=2'
+  """
+  if config.text is not None and config.kind == 'text':
+    return tokenizers.load_tokenizer(config.text.tokenizer)
+  return tokenizers.DigitTokenizer()
+
+
+def split_names(config: DataConfig) -> tuple[str, ...]:
+  """Names of the splits, 'train' first, then the evaluation sets.
+
+  >>> split_names(DataConfig())
+  ('train', 'in_distribution', 'out_of_distribution')
+  """
+  if config.kind == 'multiplication':
+    return multiplication_lib.SPLITS
+  if config.text is not None and config.text.holdout:
+    return ('train', 'validation')
+  return ('train',)
+
+
+def make_sources(config: DataConfig) -> dict[str, batches.Source]:
+  """Sources of all splits by name; a text corpus is read once for all.
+
+  Args:
+    config: Options of the data.
+
+  Returns:
+    'train', then 'in_distribution' and 'out_of_distribution' for
+    multiplication or 'validation' for text; without the latter if
+    `config.text.holdout` is 0.
+
+  Raises:
+    ValueError: A file or the tokenizer cannot be used (see `text` and
+      `tokenizers`), or the text does not fill one row.
+
+  >>> make_sources(DataConfig())['in_distribution'].num_eval_batches
+  16
+  """
+  return _make_sources(config, split_names(config))
+
+
+def make_source(config: DataConfig, split: str = 'train') -> batches.Source:
+  """Source of one split; raises what `make_sources` raises.
+
+  >>> make_source(DataConfig(), 'train').length
+  16
+  """
+  _checks.check_choice('split', split, split_names(config))
+  return _make_sources(config, (split,))[split]
+
+
+def eval_sets(config: DataConfig) -> dict[str, batches.Source]:
+  """Sources of the evaluation sets; raises what `make_sources` raises.
+
+  >>> sorted(eval_sets(DataConfig()))
+  ['in_distribution', 'out_of_distribution']
+  """
+  return _make_sources(config, split_names(config)[1:])
+
+
+def _make_sources(
+    config: DataConfig, splits: tuple[str, ...]
+) -> dict[str, batches.Source]:
+  if config.kind == 'multiplication':
+    return {
+        split: multiplication_lib.MultiplicationSource(
+            config.multiplication, split, config.batch_size, config.seed
+        )
+        for split in splits
+    }
+  options = config.text
+  if not splits or options is None:
+    return {}
+  tokenizer = make_tokenizer(config)
+  documents = text_lib.read_documents(options)
+  train, validation = text_lib.split_documents(documents, options.holdout)
+  sides = {'train': train, 'validation': validation}
+  return {
+      split: packing.PackedText(
+          packing.pack_tokens(
+              map(tokenizer.encode, sides[split]),
+              bos_id=tokenizer.bos_id,
+              eos_id=tokenizer.eos_id,
+              pad_id=tokenizer.pad_id,
+              vocab_size=tokenizer.vocab_size,
+          ),
+          seq_len=options.seq_len,
+          batch_size=config.batch_size,
+          seed=config.seed,
+          train=split == 'train',
+          eval_rows=options.eval_rows,
+      )
+      for split in splits
+  }

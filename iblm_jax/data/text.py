@@ -1,0 +1,255 @@
+"""Documents from text files, and which of them are held out."""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import re
+import zlib
+
+from etils import epath
+
+from iblm_jax.data import _checks
+
+# With fewer documents the tail of each is held out instead of whole ones.
+MIN_DOCUMENTS_TO_SPLIT = 20
+
+_SUFFIXES = ('.txt', '.jsonl', '.txt.gz', '.jsonl.gz')
+_DOCUMENTS = ('file', 'line', 'paragraph')
+_BLANK_LINES = re.compile(r'\n(?:[ \t\r]*\n)+')
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+  """Options of a text corpus.
+
+  Attributes:
+    paths: Files ending in `.txt`, `.jsonl`, either with `.gz`, or folders,
+      of which all such files are read, sorted, with those in subfolders.
+    documents: What a document of a `.txt` is: the 'file', a 'line' or a
+      'paragraph' (up to a blank line). Blank ones are left out.
+    text_field: Field of a JSON line that holds the text.
+    holdout: Share of the documents kept for validation, 0 to 0.9; 0 means no
+      validation set. See `split_documents`.
+    tokenizer: See `tokenizers.load_tokenizer`.
+    seq_len: Tokens of a row, L, 1..2**24.
+    eval_rows: Rows of the validation pass; None is all of them.
+
+  Raises:
+    ValueError: An option is out of its range.
+
+  >>> TextConfig(paths='corpus.txt').paths
+  ('corpus.txt',)
+  """
+
+  paths: tuple[str, ...]
+  documents: str = 'file'
+  text_field: str = 'text'
+  holdout: float = 0.1
+  tokenizer: str = 'bytes'
+  seq_len: int = 256
+  eval_rows: int | None = None
+
+  def __post_init__(self):
+    """Checks the options."""
+    # A lone path and the lists of config files are welcome too.
+    paths = self.paths
+    paths = (paths,) if isinstance(paths, str) else paths
+    is_list = isinstance(paths, tuple | list) and len(paths) > 0
+    if not is_list or not all(isinstance(p, str) and p for p in paths):
+      raise ValueError(
+          f'paths must name at least one file or folder, got {self.paths!r}.'
+      )
+    object.__setattr__(self, 'paths', tuple(paths))
+    _checks.check_choice('documents', self.documents, _DOCUMENTS)
+    if not isinstance(self.text_field, str) or not self.text_field:
+      raise ValueError(
+          f'text_field must be the name of a field, got {self.text_field!r}.'
+      )
+    _checks.check_float('holdout', self.holdout, 0.0, 0.9)
+    _checks.check_int('seq_len', self.seq_len, 1, 2**24)
+    if self.eval_rows is not None:
+      _checks.check_int('eval_rows', self.eval_rows, 1)
+
+
+def find_files(paths: tuple[str, ...]) -> list[epath.Path]:
+  """Files that `paths` name, in reading order.
+
+  Args:
+    paths: Files or folders.
+
+  Returns:
+    The files; those of a folder sorted by name, level by level.
+
+  Raises:
+    ValueError: A path is missing, a file has another suffix, or a folder holds
+      no file with the right one.
+  """
+  files = []
+  for name in paths:
+    path = epath.Path(name)
+    if path.is_dir():
+      found = _files_below(path)
+      if not found:
+        raise ValueError(
+            f'folder {name!r} must hold a file that ends in one of {_SUFFIXES}.'
+        )
+      files += found
+    elif not path.exists():
+      raise ValueError(f'file {name!r} does not exist.')
+    elif not name.endswith(_SUFFIXES):
+      raise ValueError(f'file {name!r} must end in one of {_SUFFIXES}.')
+    else:
+      files.append(path)
+  return files
+
+
+def _files_below(folder: epath.Path) -> list[epath.Path]:
+  """Files with a right suffix in a folder and its subfolders, sorted."""
+  files = []
+  # Not rglob, which epath refuses because of its cost on remote storage.
+  for path in sorted(folder.iterdir(), key=lambda path: path.name):
+    if path.is_dir():
+      files += _files_below(path)
+    elif path.name.endswith(_SUFFIXES):
+      files.append(path)
+  return files
+
+
+def read_documents(config: TextConfig) -> list[str]:
+  """All documents of a corpus, in the order of the files.
+
+  Args:
+    config: Options of the corpus.
+
+  Returns:
+    The documents, none of them blank. A byte order mark is left out; line ends
+    stay as they are within a document.
+
+  Raises:
+    ValueError: A file is missing, holds no document, is no UTF-8 text, is a
+      damaged gzip, or has a line that is no JSON object with the text field.
+      The message names the file and the place.
+  """
+  documents = []
+  for path in find_files(config.paths):
+    text = _read_text(path)
+    if '.jsonl' in path.name[-len('.jsonl.gz') :]:
+      found = _json_documents(path, text, config.text_field)
+    elif config.documents == 'file':
+      found = [text]
+    elif config.documents == 'paragraph':
+      # The line end put before it makes a blank first line like any other.
+      found = [p.strip('\r\n') for p in _BLANK_LINES.split('\n' + text)]
+    else:
+      # Not splitlines: it also cuts at form feeds and U+2028.
+      found = [line.rstrip('\r') for line in text.split('\n')]
+    found = [document for document in found if document.strip()]
+    if not found:
+      raise ValueError(f'file {str(path)!r} holds no document.')
+    documents += found
+  return documents
+
+
+def split_documents(
+    documents: list[str], holdout: float
+) -> tuple[list[str], list[str]]:
+  """Documents for training and for validation.
+
+  With at least 20 documents whole ones are held out, chosen by a hash of their
+  text: the share `holdout` of the distinct ones, at least one. Copies of a
+  document are on the same side, and the order of files does not matter. With
+  fewer documents the tail of each is held out, the share `holdout` of its
+  characters, and becomes a document of its own.
+
+  Args:
+    documents: The documents.
+    holdout: Share to hold out, 0 to 0.9.
+
+  Returns:
+    Two lists in the order of `documents`; the second is empty if `holdout` is
+    0.
+
+  Raises:
+    ValueError: One side would be empty.
+
+  >>> split_documents(['abcdefghij'], 0.2)
+  (['abcdefgh'], ['ij'])
+  """
+  if not holdout:
+    return list(documents), []
+  if len(documents) < MIN_DOCUMENTS_TO_SPLIT:
+    cuts = [len(d) - round(holdout * len(d)) for d in documents]
+    pairs = list(zip(documents, cuts, strict=True))
+    train = [d[:cut] for d, cut in pairs if d[:cut]]
+    validation = [d[cut:] for d, cut in pairs if d[cut:]]
+  else:
+    hashes = [_content_hash(d) for d in documents]
+    distinct = sorted(set(hashes))
+    # Not all of them, so that training keeps one where there are two.
+    count = min(max(1, round(holdout * len(distinct))), len(distinct) - 1)
+    held_out = set(distinct[:count])
+    pairs = list(zip(documents, hashes, strict=True))
+    train = [d for d, h in pairs if h not in held_out]
+    validation = [d for d, h in pairs if h in held_out]
+  if not train or not validation:
+    raise ValueError(
+        'holdout must leave text for training and for validation, got'
+        f' {holdout=} with {len(documents)} documents.'
+    )
+  return train, validation
+
+
+def _content_hash(document: str) -> bytes:
+  data = document.encode('utf-8', errors='surrogatepass')
+  return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _read_text(path: epath.Path) -> str:
+  """Text of a file without its byte order mark."""
+  data = path.read_bytes()
+  if path.name.endswith('.gz'):
+    try:
+      data = gzip.decompress(data)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as e:
+      raise ValueError(f'file {str(path)!r} is a damaged gzip: {e}.') from e
+  try:
+    text = data.decode('utf-8')
+  except UnicodeDecodeError as e:
+    line = data.count(b'\n', 0, e.start) + 1
+    raise ValueError(
+        f'file {str(path)!r} is not UTF-8: byte {data[e.start]:#04x} at offset'
+        f' {e.start}, line {line}.'
+    ) from e
+  return text.removeprefix('\ufeff')
+
+
+def _json_documents(path: epath.Path, text: str, field: str) -> list[str]:
+  """Field `field` of every JSON line; blank lines are left out."""
+  found = []
+  for number, line in enumerate(text.split('\n'), start=1):
+    if not line.strip():
+      continue
+    where = f'file {str(path)!r}, line {number}'
+    try:
+      record = json.loads(line)
+    except (ValueError, RecursionError) as e:
+      raise ValueError(f'{where} is not JSON: {e}.') from e
+    if not isinstance(record, dict) or field not in record:
+      raise ValueError(f'{where} must be an object with a field {field!r}.')
+    document = record[field]
+    if not isinstance(document, str):
+      raise ValueError(
+          f'{where}: field {field!r} must be a string, got {document!r:.80}.'
+      )
+    if not document.isascii():
+      # JSON can escape half of a surrogate pair, which no tokenizer takes.
+      try:
+        document.encode('utf-8')
+      except UnicodeEncodeError as e:
+        raise ValueError(
+            f'{where}: field {field!r} holds a lone surrogate at character'
+            f' {e.start}.'
+        ) from e
+    found.append(document)
+  return found

@@ -1,0 +1,245 @@
+"""Text to token ids and back."""
+
+import os
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+# Names of the special tokens in published vocabularies, best first. Files of
+# the `tokenizers` package hold them without saying which is which.
+_BOS_NAMES = (
+    '<s>', '<bos>', '<|begin_of_text|>', '[BOS]', '<|endoftext|>', '[CLS]',
+)
+_EOS_NAMES = (
+    '</s>', '<eos>', '<|end_of_text|>', '[EOS]', '<|endoftext|>', '[SEP]',
+)
+_PAD_NAMES = ('<pad>', '[PAD]', '<|pad|>', '<|padding|>')
+
+
+class Tokenizer(Protocol):
+  """What the rest of the package needs of a tokenizer."""
+
+  @property
+  def vocab_size(self) -> int:
+    """Ids are in 0..vocab_size-1."""
+    ...
+
+  @property
+  def bos_id(self) -> int:
+    """Id of the token that begins a document."""
+    ...
+
+  @property
+  def eos_id(self) -> int:
+    """Id of the token that ends a document."""
+    ...
+
+  @property
+  def pad_id(self) -> int:
+    """Id that fills up rows; masks say where, so it may be the one of eos."""
+    ...
+
+  def encode(self, text: str) -> np.ndarray:
+    """Ids of a text, int32 of shape [n], without special tokens."""
+    ...
+
+  def decode(self, ids: npt.ArrayLike) -> str:
+    """Text of ids of shape [n]; special tokens are left out."""
+    ...
+
+
+def _checked_ids(ids: npt.ArrayLike, vocab_size: int) -> np.ndarray:
+  """`ids` as an int64 array of shape [n], each in 0..vocab_size-1."""
+  array = np.asarray(ids)
+  if array.size == 0:
+    return np.zeros(0, np.int64)
+  integers = array.ndim == 1 and np.issubdtype(array.dtype, np.integer)
+  if not integers or array.min() < 0 or array.max() >= vocab_size:
+    raise ValueError(
+        'ids must be a sequence of integers between 0 and'
+        f' {vocab_size - 1}, got {ids!r}.'
+    )
+  return array.astype(np.int64)
+
+
+class DigitTokenizer:
+  """One token per character of `12x3=36`: pad, bos, eos, x, = and ten digits.
+
+  >>> tokenizer = DigitTokenizer()
+  >>> tokenizer.encode('12x3=36').tolist()
+  [6, 7, 3, 8, 4, 8, 11]
+  >>> tokenizer.decode([1, 6, 7, 3, 8, 4, 8, 11, 2, 0])
+  '12x3=36'
+  """
+
+  pad_id = 0
+  bos_id = 1
+  eos_id = 2
+  times_id = 3
+  equals_id = 4
+  zero_id = 5  # The digit d has the id zero_id + d.
+  vocab_size = 15
+
+  _CHARACTERS = 'x=0123456789'
+
+  def encode(self, text: str) -> np.ndarray:
+    """Ids of a text; ValueError for a character that is not in `x=0..9`."""
+    ids = [self._CHARACTERS.find(character) for character in text]
+    if -1 in ids:
+      raise ValueError(
+          f'text must consist of {self._CHARACTERS!r}, got {text!r}.'
+      )
+    return np.asarray(ids, np.int32) + np.int32(self.times_id)
+
+  def decode(self, ids: npt.ArrayLike) -> str:
+    """Text of ids; ValueError for an id outside of 0..14."""
+    ids = _checked_ids(ids, self.vocab_size)
+    kept = ids[ids >= self.times_id] - self.times_id
+    return ''.join(self._CHARACTERS[i] for i in kept)
+
+
+class ByteTokenizer:
+  """UTF-8 bytes as they are, then bos 256, eos 257, pad 258.
+
+  >>> tokenizer = ByteTokenizer()
+  >>> tokenizer.encode('né').tolist()
+  [110, 195, 169]
+  >>> tokenizer.decode([256, 110, 195, 169, 257])
+  'né'
+  """
+
+  bos_id = 256
+  eos_id = 257
+  pad_id = 258
+  vocab_size = 259
+
+  def encode(self, text: str) -> np.ndarray:
+    """Bytes of a text; ValueError for a text that UTF-8 cannot hold."""
+    try:
+      data = text.encode('utf-8')
+    except UnicodeEncodeError as e:
+      raise ValueError(
+          f'text must be valid Unicode, got {text[e.start]!r} at character'
+          f' {e.start}.'
+      ) from None
+    return np.frombuffer(data, np.uint8).astype(np.int32)
+
+  def decode(self, ids: npt.ArrayLike) -> str:
+    """Text of ids; bytes that are not UTF-8 become U+FFFD."""
+    return self.decode_bytes(ids).decode('utf-8', errors='replace')
+
+  def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
+    """Bytes of ids, exactly; ValueError for an id outside of 0..258."""
+    ids = _checked_ids(ids, self.vocab_size)
+    return ids[ids < 256].astype(np.uint8).tobytes()
+
+
+class _HubTokenizer:
+  """A `tokenizer.json` of the `tokenizers` package."""
+
+  def __init__(self, path: str, package: Any):
+    try:
+      self._tokenizer = package.Tokenizer.from_file(path)
+    except Exception as e:  # The package raises bare Exception.
+      raise ValueError(f'tokenizer {path!r} cannot be read: {e}.') from e
+    vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+    # Ids may have gaps, so this can exceed the number of entries.
+    self.vocab_size = max(vocabulary.values(), default=-1) + 1
+
+    def find(names, what):
+      for name in names:
+        if name in vocabulary:
+          return vocabulary[name]
+      raise ValueError(
+          f'tokenizer {path!r} must hold {what} token, one of {names}.'
+      )
+
+    self.bos_id = find(_BOS_NAMES, 'a begin-of-document')
+    self.eos_id = find(_EOS_NAMES, 'an end-of-document')
+    has_pad = any(name in vocabulary for name in _PAD_NAMES)
+    self.pad_id = find(_PAD_NAMES, 'a padding') if has_pad else self.eos_id
+
+  def encode(self, text: str) -> np.ndarray:
+    ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+    return np.asarray(ids, np.int32)
+
+  def decode(self, ids: npt.ArrayLike) -> str:
+    array = _checked_ids(ids, self.vocab_size)
+    return self._tokenizer.decode(array.tolist(), skip_special_tokens=True)
+
+
+class _PieceTokenizer:
+  """A SentencePiece `.model`."""
+
+  def __init__(self, path: str, package: Any):
+    try:
+      self._processor = package.SentencePieceProcessor(model_file=path)
+    except Exception as e:  # RuntimeError, OSError or TypeError by release.
+      raise ValueError(f'tokenizer {path!r} cannot be read: {e}.') from e
+    self.vocab_size = self._processor.vocab_size()
+    self.bos_id = self._processor.bos_id()
+    self.eos_id = self._processor.eos_id()
+    if self.bos_id < 0 or self.eos_id < 0:
+      raise ValueError(
+          f'tokenizer {path!r} must have bos and eos tokens, got ids'
+          f' {self.bos_id} and {self.eos_id}.'
+      )
+    pad_id = self._processor.pad_id()
+    self.pad_id = pad_id if pad_id >= 0 else self.eos_id
+    self._special = (self.bos_id, self.eos_id, self.pad_id)
+
+  def encode(self, text: str) -> np.ndarray:
+    ids = self._processor.encode(text, add_bos=False, add_eos=False)
+    return np.asarray(ids, np.int32)
+
+  def decode(self, ids: npt.ArrayLike) -> str:
+    array = _checked_ids(ids, self.vocab_size)
+    kept = array[~np.isin(array, self._special)]
+    return self._processor.decode(kept.tolist())
+
+
+def load_tokenizer(spec: str) -> Tokenizer:
+  """Tokenizer by name or from a file.
+
+  Args:
+    spec: 'bytes', 'digits', the path of a `tokenizer.json` (package
+      `tokenizers`) or of a SentencePiece `.model`; files need the extra
+      `iblm-jax[hf]`. The special tokens of a `tokenizer.json` are found by
+      their usual names; without one for padding, eos is used for it.
+
+  Returns:
+    The tokenizer.
+
+  Raises:
+    ValueError: `spec` is none of these, the file is missing or damaged or
+      lacks bos or eos, or the package that reads it is not installed.
+
+  >>> load_tokenizer('bytes').vocab_size
+  259
+  """
+  if spec == 'bytes':
+    return ByteTokenizer()
+  if spec == 'digits':
+    return DigitTokenizer()
+  suffix = os.path.splitext(spec)[1] if isinstance(spec, str) else ''
+  if suffix not in ('.json', '.model'):
+    raise ValueError(
+        "tokenizer must be 'bytes', 'digits' or the path of a .json or .model"
+        f' file, got {spec!r}.'
+    )
+  if not os.path.isfile(spec):
+    raise ValueError(f'tokenizer must be an existing file, got {spec!r}.')
+  try:
+    if suffix == '.json':
+      import tokenizers
+
+      return _HubTokenizer(spec, tokenizers)
+    import sentencepiece
+
+    return _PieceTokenizer(spec, sentencepiece)
+  except ImportError as e:
+    raise ValueError(
+        f'tokenizer {spec!r} needs a package that is not installed: run'
+        f" `pip install 'iblm-jax[hf]'` ({e})."
+    ) from e

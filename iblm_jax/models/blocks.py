@@ -1,0 +1,209 @@
+"""Transformer parts in linen; axes carry logical names, never mesh names."""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from iblm_jax.models import config as model_config
+
+# (q, k, v) -> attended values and whatever the caller wants back (a cache).
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+
+
+def annotated(init, axes: tuple[str | None, ...]):
+  """An initialiser whose parameter carries logical axis names."""
+  return nn.with_logical_partitioning(init, axes)
+
+
+def kernel_init(scale: float, in_axis: Sequence[int], out_axis: Sequence[int]):
+  """Normal with variance scale / fan-in; zeros for scale 0."""
+  if scale == 0.0:
+    return nn.initializers.zeros_init()
+  return nn.initializers.variance_scaling(
+      scale, 'fan_in', 'normal', in_axis=in_axis, out_axis=out_axis
+  )
+
+
+def output_scale(cfg: model_config.DecoderConfig) -> float:
+  """Variance of maps into the residual stream: 2 N of them add up."""
+  return 0.0 if cfg.zero_init_outputs else 1.0 / (2 * cfg.num_layers)
+
+
+class Linear(nn.Module):
+  """A linear map of the last axes, float32 parameters, compute dtype.
+
+  Not `nn.DenseGeneral`: on a mesh that one applies the logical names of a
+  kernel with more than two axes to its flattened form, and fails.
+  """
+
+  cfg: model_config.DecoderConfig
+  shape: tuple[int, ...]  # of the kernel: input axes, then output axes
+  axes: tuple[str, ...]  # their logical names
+  num_in: int = 1  # how many of them are input axes
+  scale: float = 1.0
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [..., *inputs] to [..., *outputs]."""
+    cfg, n = self.cfg, self.num_in
+    order = range(len(self.shape))
+    init = kernel_init(self.scale, order[:n], order[n:])
+    kernel = self.param(
+        'kernel', annotated(init, self.axes), self.shape, jnp.float32
+    )
+    y = jax.lax.dot_general(
+        x,
+        kernel.astype(cfg.compute_dtype),
+        ((tuple(range(x.ndim - n, x.ndim)), tuple(order[:n])), ((), ())),
+    )
+    if cfg.biases:
+      zeros = annotated(nn.initializers.zeros_init(), self.axes[n:])
+      bias = self.param('bias', zeros, self.shape[n:], jnp.float32)
+      y = y + bias.astype(y.dtype).reshape((1,) * (x.ndim - n) + bias.shape)
+    return y
+
+
+class Norm(nn.Module):
+  """RMS or layer norm over the last axis, in float32."""
+
+  cfg: model_config.DecoderConfig
+
+  @nn.compact
+  def __call__(self, x_D: jax.Array) -> jax.Array:
+    """Normalises the last axis; the dtype stays."""
+    y_D = x_D.astype(jnp.float32)
+    if self.cfg.norm == 'layer':
+      y_D = y_D - jnp.mean(y_D, axis=-1, keepdims=True)
+    y_D = y_D * jax.lax.rsqrt(
+        jnp.mean(y_D * y_D, axis=-1, keepdims=True) + 1e-6
+    )
+    shape = (1,) * (x_D.ndim - 1) + (-1,)
+    if self.cfg.norm_scale:
+      ones = annotated(nn.initializers.ones_init(), ('embed',))
+      scale_D = self.param('scale', ones, (x_D.shape[-1],), jnp.float32)
+      y_D = y_D * scale_D.reshape(shape)
+    if self.cfg.norm == 'layer' and self.cfg.biases:
+      zeros = annotated(nn.initializers.zeros_init(), ('embed',))
+      bias_D = self.param('bias', zeros, (x_D.shape[-1],), jnp.float32)
+      y_D = y_D + bias_D.reshape(shape)
+    return y_D.astype(x_D.dtype)
+
+
+def rms_normalize(x_K: jax.Array) -> jax.Array:
+  """Scales the last axis to root mean square one; no parameters."""
+  y_K = x_K.astype(jnp.float32)
+  y_K = y_K * jax.lax.rsqrt(jnp.mean(y_K * y_K, axis=-1, keepdims=True) + 1e-6)
+  return y_K.astype(x_K.dtype)
+
+
+def rotary_angles(positions_BxL: jax.Array, head_width: int, base: float):
+  """Cosine and sine, float32 [B, L, 1, K/2], of the rotation per position."""
+  half = head_width // 2
+  frequency_K = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle_BxLxK = (
+      positions_BxL.astype(jnp.float32)[..., None] * frequency_K[None, None]
+  )
+  return jnp.cos(angle_BxLxK)[:, :, None], jnp.sin(angle_BxLxK)[:, :, None]
+
+
+def rotate(x_BxLxHxK: jax.Array, angles) -> jax.Array:
+  """Rotary position embedding (arXiv 2104.09864), halves convention."""
+  cos, sin = angles
+  x1, x2 = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
+  rotated = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+  return rotated.astype(x_BxLxHxK.dtype)
+
+
+class Attention(nn.Module):
+  """Multi-head attention; what attends to what is the caller's function."""
+
+  cfg: model_config.DecoderConfig
+
+  @nn.compact
+  def __call__(self, x_BxLxD, angles, attend: Attend, first_v, is_first):
+    """Returns output [B, L, D], the first block's values, attend's extra."""
+    cfg = self.cfg
+    heads = (cfg.num_heads, cfg.head_width)
+    project = functools.partial(
+        Linear, cfg, (cfg.width, *heads), ('embed', 'heads', 'kv')
+    )
+    q = project(name='query')(x_BxLxD)
+    k = project(name='key')(x_BxLxD)
+    v = project(name='value')(x_BxLxD)
+    names = ('batch', 'length', 'heads', 'kv')
+    q, k, v = (nn.with_logical_constraint(a, names) for a in (q, k, v))
+    if cfg.value_residual:
+      half = annotated(nn.initializers.constant(0.5), ())
+      mix = self.param('value_mix', half, (), jnp.float32).astype(v.dtype)
+      first_v = jnp.where(is_first, v, first_v)
+      v = (1 - mix) * v + mix * first_v
+    if cfg.qk_norm:
+      q, k = rms_normalize(q), rms_normalize(k)
+    if cfg.positions == 'rotary':
+      q, k = rotate(q, angles), rotate(k, angles)
+    mixed, extra = attend(q, k, v)
+    out_BxLxD = Linear(
+        cfg,
+        (*heads, cfg.width),
+        ('heads', 'kv', 'embed'),
+        num_in=2,
+        scale=output_scale(cfg),
+        name='out',
+    )(mixed)
+    return out_BxLxD, first_v, extra
+
+
+class Mlp(nn.Module):
+  """Position-wise MLP."""
+
+  cfg: model_config.DecoderConfig
+
+  @nn.compact
+  def __call__(self, x_BxLxD):
+    """Maps [B, L, D] to [B, L, D]."""
+    cfg = self.cfg
+    up = functools.partial(
+        Linear, cfg, (cfg.width, cfg.hidden_width), ('embed', 'mlp')
+    )
+    h_BxLxF = up(name='up')(x_BxLxD)
+    match cfg.activation:
+      case 'gelu':
+        h_BxLxF = nn.gelu(h_BxLxF)
+      case 'relu2':
+        h_BxLxF = jnp.square(nn.relu(h_BxLxF))
+      case 'swiglu':
+        h_BxLxF = nn.silu(up(name='gate')(x_BxLxD)) * h_BxLxF
+    h_BxLxF = nn.with_logical_constraint(h_BxLxF, ('batch', 'length', 'mlp'))
+    return Linear(
+        cfg,
+        (cfg.hidden_width, cfg.width),
+        ('mlp', 'embed'),
+        scale=output_scale(cfg),
+        name='down',
+    )(h_BxLxF)
+
+
+class Block(nn.Module):
+  """Pre-norm attention and MLP around a residual stream."""
+
+  cfg: model_config.DecoderConfig
+
+  @nn.compact
+  def __call__(self, x_BxLxD, angles, attend: Attend, first_v, is_first):
+    """Returns the residual stream, the first block's values, attend's extra."""
+    norm = functools.partial(Norm, self.cfg)
+    y_BxLxD, first_v, extra = Attention(self.cfg, name='attention')(
+        norm(name='attention_norm')(x_BxLxD), angles, attend, first_v, is_first
+    )
+    x_BxLxD = x_BxLxD + y_BxLxD
+    x_BxLxD = x_BxLxD + Mlp(self.cfg, name='mlp')(
+        norm(name='mlp_norm')(x_BxLxD)
+    )
+    x_BxLxD = nn.with_logical_constraint(
+        x_BxLxD, ('batch', 'length', 'residual')
+    )
+    return x_BxLxD, first_v, extra

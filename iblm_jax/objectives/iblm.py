@@ -1,0 +1,178 @@
+"""The information-bottleneck objective: cross-entropy and representation entropy.
+
+The two losses stay apart until the backward pass, because the gate needs both
+values before it knows how much of the second to add.
+"""
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from iblm_jax.objectives import causal
+from iblm_jax.objectives import layer_weights
+from iblm_jax.objectives import reductions
+
+METHODS = ('ce', 'mbe', 'gapt')
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+  """What is minimised.
+
+  Attributes:
+    method: 'ce' (cross-entropy alone), 'mbe' (plus the entropy loss at every
+      step) or 'gapt' (plus the entropy loss in the compression phase).
+    weight: lambda, of the entropy loss, >= 0.
+    reduction: from per-layer entropies to one; see `reductions.REDUCTIONS`.
+    layer_schedule: which layers, by step; see `layer_weights.SCHEDULES`.
+    skip_first: layers left out at the input side.
+    skip_last: layers left out at the output side.
+    floor: 'none', 'max' or 'softplus', under weight * entropy.
+    floor_at: nats.
+    floor_sharpness: s of the softplus floor, > 0.
+    measure_entropy: measure it in training even where the method has no use for
+      it ('ce'), so that runs can be compared.
+
+  Raises:
+    ValueError: for a value outside its range, naming field and value.
+  """
+
+  method: str = 'gapt'
+  weight: float = 1.0
+  reduction: str = 'mean'
+  layer_schedule: str = 'rotate'
+  skip_first: int = 1
+  skip_last: int = 1
+  floor: str = 'max'
+  floor_at: float = 1e-5
+  floor_sharpness: float = 0.1
+  measure_entropy: bool = False
+
+  def __post_init__(self):
+    for name, choices in (
+        ('method', METHODS),
+        ('reduction', tuple(reductions.REDUCTIONS)),
+        ('layer_schedule', tuple(layer_weights.SCHEDULES)),
+        ('floor', ('none', 'max', 'softplus')),
+    ):
+      if getattr(self, name) not in choices:
+        raise ValueError(
+            f'{name} must be one of {choices}, got {getattr(self, name)!r}.'
+        )
+    if not (math.isfinite(self.weight) and self.weight >= 0):
+      raise ValueError(f'weight must be finite and >= 0, got {self.weight}.')
+    if not (math.isfinite(self.floor_at) and self.floor_at >= 0):
+      raise ValueError(
+          f'floor_at must be finite and >= 0, got {self.floor_at}.'
+      )
+    if not self.floor_sharpness > 0:
+      raise ValueError(
+          f'floor_sharpness must be > 0, got {self.floor_sharpness}.'
+      )
+    lonely = ('rotate', 'alternating')
+    if (
+        self.reduction in reductions.PAIRWISE
+        and self.layer_schedule in lonely
+    ):
+      raise ValueError(
+          f'reduction {self.reduction!r} compares neighbouring layers, which'
+          f' layer_schedule {self.layer_schedule!r} never activates together;'
+          " use 'all_middle', 'weighted_valley', 'weighted_mountain' or"
+          " 'slope'."
+      )
+
+  @property
+  def measures_entropy(self) -> bool:
+    """Whether the training step computes the entropy."""
+    return self.method != 'ce' or self.measure_entropy
+
+
+class Losses(NamedTuple):
+  """The two losses, float32 scalars in nats."""
+
+  main: jax.Array  # cross-entropy, mean over counted targets
+  aux: jax.Array  # reduced entropy, without weight and floor
+
+
+def losses(
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    step: jax.Array,
+    num_targets: jax.Array,
+    *,
+    apply: Callable[..., Any],
+    num_layers: int,
+    cfg: ObjectiveConfig,
+) -> tuple[Losses, jax.Array | None]:
+  """Cross-entropy and reduced entropy of one batch, from one forward pass.
+
+  Args:
+    params: of the model.
+    batch: `tokens`, `targets` (int [B, L]), `loss_mask`, `mask` (bool [B, L]),
+      `segment_ids`, `positions` (int [B, L]).
+    step: int scalar, decides which layers are active.
+    num_targets: float scalar, what the cross-entropy is divided by: the number
+      of counted targets of the whole batch, of which this may be a part.
+    apply: `(params, tokens, mask=, segment_ids=, positions=, collect=)` to
+      Outputs.
+    num_layers: N.
+    cfg: the objective.
+
+  Returns:
+    `Losses` and the entropy of every layer, float32 [N] (None if not measured,
+    and then the auxiliary loss is 0).
+  """
+  outputs = apply(
+      params,
+      batch['tokens'],
+      mask=batch['mask'],
+      segment_ids=batch['segment_ids'],
+      positions=batch['positions'],
+      collect='entropy' if cfg.measures_entropy else None,
+  )
+  sums = causal.token_sums(
+      outputs.logits_BxLxV, batch['targets'], batch['loss_mask']
+  )
+  main = sums.nll / jnp.maximum(num_targets, 1.0)
+  if not cfg.measures_entropy:
+    return Losses(main, jnp.zeros([], jnp.float32)), None
+  weights_N = layer_weights.layer_weights(
+      cfg.layer_schedule,
+      step,
+      num_layers=num_layers,
+      skip_first=cfg.skip_first,
+      skip_last=cfg.skip_last,
+  )
+  aux = reductions.reduce_entropy(cfg.reduction, outputs.entropy, weights_N)
+  return Losses(main, aux), outputs.entropy
+
+
+def regularizer(aux: jax.Array, cfg: ObjectiveConfig) -> jax.Array:
+  """floor(weight * aux): what is added to the cross-entropy, nats."""
+  return reductions.apply_floor(
+      cfg.weight * aux,
+      kind=cfg.floor,
+      at=cfg.floor_at,
+      sharpness=cfg.floor_sharpness,
+  )
+
+
+def aux_cotangent(
+    aux: jax.Array, compress: jax.Array, cfg: ObjectiveConfig
+) -> jax.Array:
+  """d loss / d aux: the regulariser's slope while compressing, else exactly 0.
+
+  Args:
+    aux: float32 scalar, nats.
+    compress: bool scalar.
+    cfg: the objective.
+
+  Returns:
+    float32 scalar. An exact zero lets the entropy skip its backward pass.
+  """
+  slope = jax.grad(regularizer)(aux, cfg)
+  return jnp.where(compress & jnp.isfinite(aux), slope, 0.0)

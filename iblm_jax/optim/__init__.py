@@ -1,0 +1,42 @@
+"""Optimizers and the gate of GAPT, as optax transformations.
+
+Needs jax and optax only.
+"""
+
+from iblm_jax.optim.gate import (
+    COMPRESS,
+    MEMORISE,
+    GateConfig,
+    GateState,
+    gate_init,
+    gate_step,
+    is_compressing,
+)
+from iblm_jax.optim.inspection import gate_state, phase, phase_statistics
+from iblm_jax.optim.optimizers import (
+    OptimizerConfig,
+    decay_mask_by_name,
+    make_optimizer,
+)
+from iblm_jax.optim.schedules import ScheduleConfig, make_schedule
+from iblm_jax.optim.transforms import gapt, phase_gate
+
+__all__ = [
+    'COMPRESS',
+    'MEMORISE',
+    'GateConfig',
+    'GateState',
+    'OptimizerConfig',
+    'ScheduleConfig',
+    'decay_mask_by_name',
+    'gapt',
+    'gate_init',
+    'gate_state',
+    'gate_step',
+    'is_compressing',
+    'make_optimizer',
+    'make_schedule',
+    'phase',
+    'phase_gate',
+    'phase_statistics',
+]

@@ -1,0 +1,100 @@
+"""Learning-rate schedules from a few options."""
+
+import dataclasses
+from typing import Literal
+
+import optax
+
+from iblm_jax.optim import _checks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+  """Options of a learning-rate schedule; steps are optimizer updates.
+
+  Attributes:
+    total_steps: length of the run, >= 1; the final value is reached there.
+    name: 'cosine', 'wsd' (warm up, stay, decay: constant, then a linear
+      cooldown) or 'constant'. All start with a linear warm-up from 0.
+    peak: largest learning rate, > 0.
+    warmup_steps: length of the warm-up, in [0, total_steps].
+    final_fraction: final learning rate over `peak`, in [0, 1]; not used by
+      'constant'.
+    cooldown_fraction: share of `total_steps` that the cooldown of 'wsd' takes,
+      in [0, 1]; rounded to whole steps. Not used by the others.
+
+  Raises:
+    ValueError: an option is outside its range, or the warm-up and the cooldown
+      together are longer than the run.
+  """
+
+  total_steps: int
+  name: Literal['cosine', 'wsd', 'constant'] = 'cosine'
+  peak: float = 1e-3
+  warmup_steps: int = 0
+  final_fraction: float = 0.1
+  cooldown_fraction: float = 0.4
+
+  def __post_init__(self):
+    """Checks the options."""
+    _checks.integer('total_steps', self.total_steps, 1)
+    _checks.choice('name', self.name, ('cosine', 'wsd', 'constant'))
+    _checks.number('peak', self.peak, 'finite and > 0', low_open=True)
+    _checks.integer('warmup_steps', self.warmup_steps, 0)
+    for name in ('final_fraction', 'cooldown_fraction'):
+      _checks.number(
+          name, getattr(self, name), 'in [0, 1]', high=1.0, high_open=False
+      )
+    cooldown = self.cooldown_steps if self.name == 'wsd' else 0
+    longest = self.total_steps - cooldown
+    if self.warmup_steps > longest:
+      raise ValueError(
+          f'warmup_steps must be at most {longest}, total_steps less the'
+          f' {cooldown} steps of cooldown, got {self.warmup_steps}.'
+      )
+
+  @property
+  def cooldown_steps(self) -> int:
+    """Length of the cooldown of 'wsd' in steps."""
+    return round(self.cooldown_fraction * self.total_steps)
+
+
+def make_schedule(config: ScheduleConfig) -> optax.Schedule:
+  """Builds a schedule: step -> learning rate.
+
+  The optimizers of `make_optimizer` use exactly `schedule(step)` in the update
+  of that step, counted from 0, so a loop can report it without asking them.
+
+  Args:
+    config: options.
+
+  Returns:
+    A function of an int step >= 0, traced or not; constant after the end.
+
+  Examples:
+    >>> schedule = make_schedule(ScheduleConfig(
+    ...     name='wsd', peak=1.0, warmup_steps=2, total_steps=10))
+    >>> [round(float(schedule(step)), 3) for step in range(0, 11, 2)]
+    [0.0, 1.0, 1.0, 1.0, 0.55, 0.1]
+
+  References:
+    arXiv 2505.08727 trains with constant learning rates and a cooldown over
+    the last 40 % to 10 %; cosine: arXiv 1608.03983, without restarts.
+  """
+  final = config.final_fraction * config.peak
+  warmup = config.warmup_steps
+  pieces = []  # (first step, schedule of the steps since then)
+  if warmup:
+    pieces.append((0, optax.linear_schedule(0.0, config.peak, warmup)))
+  if config.name == 'cosine' and warmup < config.total_steps:
+    decay = optax.cosine_decay_schedule(
+        config.peak, config.total_steps - warmup, alpha=config.final_fraction
+    )
+    pieces.append((warmup, decay))
+  else:
+    pieces.append((warmup, optax.constant_schedule(config.peak)))
+  if config.name == 'wsd' and config.cooldown_steps:
+    cooldown = optax.linear_schedule(config.peak, final, config.cooldown_steps)
+    pieces.append((config.total_steps - config.cooldown_steps, cooldown))
+  starts, schedules = zip(*pieces, strict=True)
+  return optax.join_schedules(schedules, starts[1:])

@@ -1,0 +1,274 @@
+"""Checkpoints: orbax for the arrays, a SHA-256 manifest for trust.
+
+Orbax does not notice a flipped bit, so every finished checkpoint gets a
+manifest of its files. A checkpoint is restored only if its manifest is there
+and every file agrees with it; damaged ones are moved aside, never deleted.
+"""
+
+from collections.abc import Callable
+from concurrent import futures
+import hashlib
+import json
+from typing import Any
+
+from etils import epath
+import jax
+import orbax.checkpoint as ocp
+
+_MANIFEST = 'manifest.json'
+
+
+class CheckpointError(RuntimeError):
+  """A checkpoint could not be saved, or none that exists is intact."""
+
+
+class Checkpoints:
+  """The checkpoints of one run; close it, or use it in a `with` statement."""
+
+  def __init__(
+      self,
+      directory: epath.PathLike,
+      *,
+      keep: int = 3,
+      report: Callable[[str], None] = print,
+  ):
+    """Opens a directory, creating it where missing.
+
+    Args:
+      directory: of this run's checkpoints; a folder per step.
+      keep: newest checkpoints to keep.
+      report: told what a person should know (a damaged checkpoint).
+    """
+    self._directory = epath.Path(directory)
+    self._report = report
+    self._manager = ocp.CheckpointManager(
+        self._directory,
+        options=ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            cleanup_tmp_directories=True,
+        ),
+    )
+    # Hashing runs beside training, as saving does.
+    self._sealer = futures.ThreadPoolExecutor(max_workers=1)
+    self._unsealed = False
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *exc) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Waits for a save in progress and lets go of the directory."""
+    try:
+      self._manager.close()
+      self._seal()
+    finally:
+      self._sealer.shutdown()
+
+  def steps(self) -> list[int]:
+    """Steps with a finished checkpoint, ascending."""
+    return saved_steps(self._directory)
+
+  def reached_preemption(self, step: int) -> bool:
+    """Whether the cluster has announced that it will stop this job."""
+    return self._manager.reached_preemption(step)
+
+  def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
+    """Starts saving; the arrays are copied before this returns.
+
+    Args:
+      step: updates made.
+      state: tree of arrays.
+      data: JSON-able state of the data iterator.
+
+    Raises:
+      CheckpointError: if this save or the one before it failed.
+    """
+    self.wait(step)
+    self._unsealed = True
+    self._guard(
+        step,
+        lambda: self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                data=ocp.args.JsonSave(data),
+            ),
+            force=True,
+        ),
+    )
+
+  def poll(self) -> None:
+    """Seals a save that has finished meanwhile; returns at once."""
+    if self._unsealed and not self._manager.is_saving_in_progress():
+      self._unsealed = False
+      self._sealer.submit(self._seal)
+
+  def wait(self, step: int) -> None:
+    """Waits until the save in progress is on disk and sealed.
+
+    Args:
+      step: named in the error.
+
+    Raises:
+      CheckpointError: if it failed.
+    """
+
+    def finish():
+      self._manager.wait_until_finished()
+      self._sealer.submit(self._seal).result()
+
+    if self._unsealed:
+      self._guard(step, finish)
+      self._unsealed = False
+
+  def _guard(self, step, call):
+    try:
+      call()
+    except (OSError, ValueError, RuntimeError) as error:
+      kept = [s for s in intact_steps(self._directory) if s != step]
+      last = f'the last good one is of step {kept[-1]}' if kept else 'none kept'
+      raise CheckpointError(
+          f'could not save the checkpoint of step {step} in'
+          f' {self._directory} ({last}): {error}'
+      ) from error
+
+  def restore(self, abstract_state: Any) -> tuple[int, Any, dict] | None:
+    """The newest intact checkpoint.
+
+    Damaged checkpoints that are newer are moved to a folder `damaged` beside
+    the checkpoints, and reported.
+
+    Args:
+      abstract_state: tree of ShapeDtypeStruct with shardings.
+
+    Returns:
+      (step, state, data), or None where there is no checkpoint at all.
+
+    Raises:
+      CheckpointError: if there are checkpoints and none is intact.
+    """
+    steps = saved_steps(self._directory)
+    damaged = {}
+    for step in reversed(steps):
+      problem = find_damage(self._directory / str(step))
+      if problem is None:
+        break
+      damaged[step] = problem
+    else:
+      if damaged:
+        listing = '; '.join(f'step {s}: {p}' for s, p in damaged.items())
+        raise CheckpointError(
+            f'no checkpoint in {self._directory} is intact ({listing}). Nothing'
+            ' was changed; start a new run in another workdir.'
+        )
+      return None
+    for bad, problem in damaged.items():
+      self._report(
+          f'checkpoint of step {bad} is damaged ({problem}); falling back to'
+          f' step {step}. The damaged one is kept in'
+          f' {self._move_aside(bad)}.'
+      )
+    if damaged:
+      self._manager.reload()
+    restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract_state),
+            data=ocp.args.JsonRestore(),
+        ),
+    )
+    return step, restored['state'], restored['data']
+
+  def _move_aside(self, step: int) -> epath.Path:
+    aside = self._directory.parent / 'damaged'
+    target, copy = aside / str(step), 1
+    while target.exists():
+      target, copy = aside / f'{step}-{copy}', copy + 1
+    if jax.process_index() == 0:
+      aside.mkdir(parents=True, exist_ok=True)
+      (self._directory / str(step)).rename(target)
+    ocp.multihost.sync_global_processes(f'moved_aside_{step}')
+    return target
+
+  def _seal(self) -> None:
+    """Writes the manifest of every finished checkpoint without one."""
+    if jax.process_index() != 0:
+      return
+    for step in saved_steps(self._directory):
+      folder = self._directory / str(step)
+      if not (folder / _MANIFEST).exists():
+        write_manifest(folder)
+
+
+def saved_steps(directory: epath.PathLike) -> list[int]:
+  """Steps with a finished checkpoint, ascending."""
+  directory = epath.Path(directory)
+  if not directory.exists():
+    return []
+  return sorted(
+      int(path.name) for path in directory.iterdir() if path.name.isdigit()
+  )
+
+
+def intact_steps(directory: epath.PathLike) -> list[int]:
+  """Steps whose checkpoint agrees with its manifest, ascending."""
+  directory = epath.Path(directory)
+  return [
+      step
+      for step in saved_steps(directory)
+      if find_damage(directory / str(step)) is None
+  ]
+
+
+def write_manifest(folder: epath.Path) -> None:
+  """Records size and SHA-256 of every file below a finished checkpoint."""
+  # The temporary name comes first, so a manifest is whole or absent.
+  draft = folder / f'{_MANIFEST}.tmp'
+  draft.write_text(json.dumps(_digests(folder), indent=1, sort_keys=True))
+  draft.rename(folder / _MANIFEST)
+
+
+def find_damage(folder: epath.Path) -> str | None:
+  """What is wrong with a checkpoint, in words; None if it is intact."""
+  manifest = folder / _MANIFEST
+  if not manifest.exists():
+    return 'it has no manifest, so its save was cut off'
+  try:
+    expected = json.loads(manifest.read_text())
+  except (json.JSONDecodeError, UnicodeDecodeError):
+    return f'{_MANIFEST} is not readable'
+  found = _digests(folder)
+  for name in sorted(expected.keys() | found.keys()):
+    if name not in found:
+      return f'file {name} is missing'
+    if name not in expected:
+      return f'file {name} does not belong to it'
+    if found[name] != expected[name]:
+      return f'file {name} has changed since it was written'
+  return None
+
+
+def _digests(folder: epath.Path) -> dict[str, str]:
+  return {
+      str(path.relative_to(folder)): _sha256(path)
+      for path in sorted(_files(folder))
+      if not path.name.startswith(_MANIFEST)
+  }
+
+
+def _files(folder: epath.Path):
+  for path in folder.iterdir():
+    if path.is_dir():
+      yield from _files(path)
+    else:
+      yield path
+
+
+def _sha256(path: epath.Path) -> str:
+  digest = hashlib.sha256()
+  with path.open('rb') as file:
+    while chunk := file.read(1 << 22):
+      digest.update(chunk)
+  return digest.hexdigest()

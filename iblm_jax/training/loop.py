@@ -1,0 +1,294 @@
+"""Train, evaluate, save, resume."""
+
+from collections.abc import Callable
+import contextlib
+import json
+import math
+import time
+from typing import Any, NamedTuple
+
+from etils import epath
+import jax
+
+from iblm_jax.data import batches
+from iblm_jax.data import pipeline
+from iblm_jax.data import sources
+from iblm_jax.models import flops
+from iblm_jax.training import checkpoints
+from iblm_jax.training import evaluation
+from iblm_jax.training import hardware
+from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training import metrics as metrics_lib
+from iblm_jax.training import options
+from iblm_jax.training import program as program_lib
+from iblm_jax.training import progress
+from iblm_jax.training import signals
+from iblm_jax.training import state as state_lib
+from iblm_jax.training import summary as summary_lib
+
+
+class Preempted(Exception):
+  """The run was asked to stop; its state is saved."""
+
+
+class Job(NamedTuple):
+  """A run whose parts fit together; nothing of it is on disk yet."""
+
+  cfg: options.RunConfig
+  source: batches.Source
+  eval_sources: dict[str, batches.Source]
+  program: program_lib.Program
+
+
+def prepare(cfg: options.RunConfig) -> Job:
+  """Reads the data and checks that model, data and devices fit together.
+
+  Args:
+    cfg: the run.
+
+  Returns:
+    The job.
+
+  Raises:
+    ValueError: naming the option that does not fit; nothing was compiled or
+      written.
+  """
+  splits = sources.make_sources(cfg.data)
+  check_data(cfg, splits)
+  if cfg.train.tensorboard:
+    metrics_lib.check_tensorboard()
+  source = splits.pop('train')
+  return Job(cfg, source, splits, program_lib.Program(cfg))
+
+
+def train(
+    job: Job,
+    workdir: epath.PathLike,
+    *,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+  """Trains until the end of the run, from wherever the workdir stands.
+
+  Args:
+    job: from `prepare`.
+    workdir: gets metrics.jsonl, checkpoints/ and summary.json. A run that it
+      holds is resumed; the caller has checked that it is the same run.
+    report: told what a person wants to read, a line at a time.
+
+  Returns:
+    The summary.
+
+  Raises:
+    FloatingPointError: if the loss is not finite.
+    Preempted: after saving, if asked to stop by a signal or the cluster.
+    checkpoints.CheckpointError: if saving fails or nothing intact is left.
+  """
+  cfg, program = job.cfg, job.program
+  workdir = epath.Path(workdir)
+  started = time.monotonic()
+  workdir.mkdir(parents=True, exist_ok=True)
+
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(jax.set_mesh(program.mesh))
+    stop = stack.enter_context(signals.StopOnSignal())
+    store = stack.enter_context(
+        checkpoints.Checkpoints(
+            workdir / 'checkpoints',
+            keep=cfg.train.keep_checkpoints,
+            report=report,
+        )
+    )
+    restored = store.restore(program.abstract_state)
+    if restored is None:
+      first, data = 0, {'next_index': 0}
+      state = program.init(jax.random.key(cfg.train.seed))
+    else:
+      first, state, data = restored
+      if first == cfg.train.num_steps and (workdir / 'summary.json').exists():
+        report(f'{workdir} holds this run, finished at step {first}')
+        return json.loads((workdir / 'summary.json').read_text())
+      report(f'resumed from the checkpoint of step {first}')
+    report(
+        f'{state_lib.num_parameters(state.params):,} parameters,'
+        f' {cfg.data.batch_size} rows of {job.source.length} tokens a step,'
+        f' {program.mesh.size} x {jax.devices()[0].device_kind}'
+    )
+    writers = []
+    keep_up_to = -1 if restored is None else first
+    if jax.process_index() == 0:
+      writers.append(
+          metrics_lib.JsonLines(
+              workdir / 'metrics.jsonl', keep_up_to=keep_up_to
+          )
+      )
+      if cfg.train.tensorboard:
+        writers.append(
+            metrics_lib.TensorBoard(
+                workdir / 'tensorboard', keep_up_to=keep_up_to
+            )
+        )
+    for writer in writers:
+      stack.callback(writer.close)
+    iterator = pipeline.make_iterator(
+        job.source,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        num_threads=cfg.data.num_threads,
+        prefetch=cfg.data.prefetch,
+        start=data['next_index'],
+    )
+    stack.callback(iterator.close)
+
+    state, final = _steps(
+        job, state, first, iterator, store, writers, stop, report, workdir
+    )
+    store.wait(cfg.train.num_steps)
+  summary = summary_lib.make_summary(
+      cfg,
+      final,
+      state,
+      program.mesh,
+      wall_seconds=time.monotonic() - started,
+      resumed_from=None if restored is None else first,
+  )
+  if jax.process_index() == 0:
+    text = json.dumps(summary, indent=2)
+    (workdir / 'summary.json').write_text(f'{text}\n')
+  return summary
+
+
+def _steps(
+    job, state, first, iterator, store, writers, stop, report, workdir
+):
+  """The loop; returns the last state and the last evaluation per set."""
+  cfg, program = job.cfg, job.program
+  loop, length = cfg.train, job.source.length
+  peak = hardware.peak_flops(jax.devices()[0])
+  meter = progress.Meter(
+      loop.num_steps,
+      cfg.data.batch_size * length,
+      flops_per_token=3 * flops.forward_flops_per_token(cfg.model, length),
+      peak_flops=peak and peak * program.mesh.size,
+  )
+  pending = None
+
+  def write(step, values):
+    for writer in writers:
+      writer.write(step, values)
+      writer.flush()
+
+  def settle():
+    """Reads the metrics of a step that the device has left behind."""
+    nonlocal pending
+    if pending is None:
+      return
+    step, values = pending[0], jax.device_get(pending[1])
+    pending = None
+    _check_finite(step, values, store)
+    values |= meter.read(step)
+    write(step, values)
+    report(progress.line(step, loop.num_steps, values, meter.time_left(step)))
+
+  def evaluate(step, keep=True):
+    results = {}
+    for name, split in job.eval_sources.items():
+      results[name] = evaluation.evaluate(
+          state.params,
+          split,
+          step=program.eval_step,
+          sharding=program.batch_sharding,
+          num_threads=cfg.data.num_threads,
+      )
+      report(progress.evaluation_line(step, name, results[name]))
+    if keep and results:
+      write(
+          step,
+          {
+              f'eval/{name}/{metric}': value
+              for name, values in results.items()
+              for metric, value in values.items()
+          },
+      )
+    return results
+
+  if first == loop.num_steps:
+    return state, evaluate(first, keep=False)
+  if loop.eval_every and first == 0:
+    evaluate(0)
+  final = {}
+  for step in range(first + 1, loop.num_steps + 1):
+    if loop.profile_start is not None and step == loop.profile_start + 1:
+      jax.profiler.start_trace(str(workdir / 'profile'))
+    batch = mesh_lib.put_batch(next(iterator), program.batch_sharding)
+    state, metrics = program.train_step(state, batch)
+    settle()
+    store.poll()
+    if step == first + 1:
+      # Compilation is not part of the rate.
+      jax.block_until_ready(metrics)
+      meter.restart(step)
+    if (
+        loop.profile_start is not None
+        and step == loop.profile_start + loop.profile_steps
+    ):
+      jax.block_until_ready(metrics)
+      jax.profiler.stop_trace()
+
+    last = step == loop.num_steps
+    if last or step % loop.log_every == 0:
+      pending = (step, metrics)
+    if last or (loop.eval_every and step % loop.eval_every == 0):
+      settle()
+      final = evaluate(step)
+      meter.restart(step)
+    stopping = store.reached_preemption(step) or (
+        stop.requested and jax.process_count() == 1
+    )
+    save = loop.checkpoint_every and step % loop.checkpoint_every == 0
+    if last or stopping or save:
+      settle()
+      _check_finite(step, jax.device_get(metrics), store)
+      store.save(step, state, iterator.get_state())
+      meter.restart(step)
+    if stopping and not last:
+      store.wait(step)
+      raise Preempted(
+          f'asked to stop: saved at step {step} of {loop.num_steps}; the same'
+          ' command goes on from there.'
+      )
+  return state, final
+
+
+def check_data(
+    cfg: options.RunConfig, splits: dict[str, batches.Source]
+) -> None:
+  """Raises ValueError where the model does not fit the data."""
+  for name, split in splits.items():
+    if split.vocab_size > cfg.model.vocab_size:
+      raise ValueError(
+          'model.vocab_size must be at least that of the data,'
+          f' {split.vocab_size}, got {cfg.model.vocab_size}.'
+      )
+    if cfg.model.entropy.patch_size > split.length:
+      raise ValueError(
+          'model.entropy.patch_size must be at most the length of a row,'
+          f' {split.length} in {name!r}, got {cfg.model.entropy.patch_size}.'
+      )
+    learned = cfg.model.positions == 'learned'
+    if learned and split.length > cfg.model.max_length:
+      raise ValueError(
+          f'model.max_length must be at least {split.length}, the length of a'
+          f' row in {name!r}, got {cfg.model.max_length}.'
+      )
+
+
+def _check_finite(step, values, store) -> None:
+  for name in ('train/loss', 'optim/grad_norm'):
+    if not math.isfinite(values[name]):
+      saved = store.steps()
+      last = f'step {saved[-1]}' if saved else 'none'
+      raise FloatingPointError(
+          f'{name} is {float(values[name])} at step {step}: training stopped.'
+          f' Last checkpoint: {last}. A smaller optimizer.schedule.peak, a'
+          ' longer warm-up or a smaller objective.weight may help.'
+      )

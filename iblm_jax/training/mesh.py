@@ -1,0 +1,167 @@
+"""Device meshes, and how logical axes of arrays map onto them."""
+
+import dataclasses
+import math
+from typing import Any
+
+from flax import linen as nn
+import jax
+from jax.sharding import AxisType
+from jax.sharding import Mesh
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+
+Rules = tuple[tuple[str, Any], ...]
+
+DEFAULT_RULES: Rules = (
+    ('batch', ('data', 'fsdp')),
+    ('embed', 'fsdp'),
+    ('heads', 'tensor'),
+    ('mlp', 'tensor'),
+    ('vocab', 'tensor'),
+    ('residual', None),
+    ('length', None),
+    ('kv', None),
+    ('layers', None),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Shape of the device mesh and the rules from logical to mesh axes.
+
+  Attributes:
+    data: replicas that share nothing but gradients; -1 takes all devices that
+      the other axes leave.
+    fsdp: devices over which the batch and every parameter are split.
+    tensor: devices over which heads, MLP width and vocabulary are split.
+    rules: pairs (logical axis, mesh axis, axes or None).
+
+  Raises:
+    ValueError: for an axis size that is neither positive nor -1 (data only).
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+  rules: Rules = DEFAULT_RULES
+
+  def __post_init__(self):
+    if self.data < 1 and self.data != -1:
+      raise ValueError(f'data must be >= 1, or -1, got {self.data}.')
+    for name in ('fsdp', 'tensor'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} must be >= 1, got {getattr(self, name)}.')
+
+
+def make_mesh(cfg: MeshConfig, devices: Any = None) -> Mesh:
+  """A mesh with axes data, fsdp and tensor; one device is a mesh too.
+
+  Args:
+    cfg: axis sizes.
+    devices: to use; by default all.
+
+  Returns:
+    The mesh, with Auto axes.
+
+  Raises:
+    ValueError: if the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  rest = cfg.fsdp * cfg.tensor
+  data = len(devices) // rest if cfg.data == -1 else cfg.data
+  if data * rest != len(devices):
+    raise ValueError(
+        f'mesh of data={cfg.data}, fsdp={cfg.fsdp}, tensor={cfg.tensor} does'
+        f' not fit {len(devices)} devices: the sizes must multiply to it.'
+    )
+  return jax.make_mesh(
+      (data, cfg.fsdp, cfg.tensor),
+      ('data', 'fsdp', 'tensor'),
+      axis_types=(AxisType.Auto,) * 3,
+      devices=devices,
+  )
+
+
+def batch_sharding(mesh: Mesh, cfg: MeshConfig) -> NamedSharding:
+  """How a batch array [B, ...] is split."""
+  spec = nn.logical_to_mesh_axes(('batch',), cfg.rules)
+  return NamedSharding(mesh, spec)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The same array on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_shards(mesh: Mesh, cfg: MeshConfig) -> int:
+  """Number of pieces a batch is split into."""
+  axes = nn.logical_to_mesh_axes(('batch',), cfg.rules)[0]
+  axes = (axes,) if isinstance(axes, str) else (axes or ())
+  return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def state_shardings(
+    abstract_state: Any, logical_axes: Any, mesh: Mesh, cfg: MeshConfig
+) -> Any:
+  """Shardings of a training state: optimizer moments follow their parameter.
+
+  Args:
+    abstract_state: tree with a field `params`, leaves with a shape.
+    logical_axes: tree of PartitionSpecs of logical names, like the params.
+    mesh: the mesh.
+    cfg: the rules.
+
+  Returns:
+    A tree of NamedSharding like the state. A leaf whose path ends in the path
+    of a parameter of the same shape is split like it; every other leaf is
+    replicated. A dimension that its mesh axes do not divide is not split.
+  """
+  is_spec = lambda x: isinstance(x, PartitionSpec)
+  specs = nn.logical_to_mesh(logical_axes, cfg.rules)
+  by_path = {
+      _names(path): spec
+      for path, spec in jax.tree_util.tree_leaves_with_path(
+          specs, is_leaf=is_spec
+      )
+  }
+  shapes = {
+      _names(path): leaf.shape
+      for path, leaf in jax.tree_util.tree_leaves_with_path(
+          abstract_state.params
+      )
+  }
+
+  def sharding(path, leaf):
+    names = _names(path)
+    for start in range(len(names)):
+      tail = names[start:]
+      if tail in by_path and shapes[tail] == leaf.shape:
+        return NamedSharding(mesh, _divisible(by_path[tail], leaf.shape, mesh))
+    return replicated(mesh)
+
+  return jax.tree_util.tree_map_with_path(sharding, abstract_state)
+
+
+def _names(path) -> tuple[str, ...]:
+  return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def _divisible(spec: PartitionSpec, shape, mesh: Mesh) -> PartitionSpec:
+  kept = []
+  for size, axes in zip(shape, (*spec, *[None] * len(shape)), strict=False):
+    names = (axes,) if isinstance(axes, str) else (axes or ())
+    pieces = math.prod(mesh.shape[name] for name in names)
+    kept.append(axes if size % pieces == 0 else None)
+  return PartitionSpec(*kept)
+
+
+def put_batch(
+    batch: dict[str, np.ndarray], sharding: NamedSharding
+) -> dict[str, jax.Array]:
+  """Global arrays from the rows that this process holds."""
+  return {
+      name: jax.make_array_from_process_local_data(sharding, rows)
+      for name, rows in batch.items()
+  }

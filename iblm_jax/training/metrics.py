@@ -1,0 +1,144 @@
+"""Metrics on disk: JSON lines always, TensorBoard where asked for."""
+
+from collections.abc import Mapping
+import importlib.util
+import json
+import math
+from typing import Any, Protocol
+
+from etils import epath
+import jax
+import numpy as np
+
+
+class Writer(Protocol):
+  """What the loop needs; implement it to send metrics elsewhere."""
+
+  def write(self, step: int, values: Mapping[str, Any]) -> None:
+    """Takes the scalars of a step."""
+    ...
+
+  def flush(self) -> None:
+    """Makes everything written so far durable."""
+    ...
+
+  def close(self) -> None:
+    """Flushes and lets go."""
+    ...
+
+
+class JsonLines:
+  """One JSON object a line: `step` and flat names of scalars."""
+
+  def __init__(self, path: epath.PathLike, *, keep_up_to: int):
+    """Opens a file of metrics for more lines.
+
+    Args:
+      path: of the file; created where missing. Only process 0 writes.
+      keep_up_to: lines of later steps are cut away: a resumed run writes them
+        again.
+    """
+    self._path = epath.Path(path)
+    self._lines = []
+    self._active = jax.process_index() == 0
+    if self._active:
+      self._lines = [
+          line for line in _read_lines(self._path)
+          if json.loads(line)['step'] <= keep_up_to
+      ]
+      self._rewrite()
+    self._pending = []
+
+  def write(self, step: int, values: Mapping[str, Any]) -> None:
+    """Adds a line; non-finite values are written as null."""
+    if not self._active:
+      return
+    row = {'step': int(step)}
+    row |= {name: to_python(value) for name, value in values.items()}
+    self._pending.append(json.dumps(row))
+
+  def flush(self) -> None:
+    """Appends the pending lines to the file."""
+    if not self._pending:
+      return
+    self._lines += self._pending
+    if '://' in str(self._path):
+      self._rewrite()  # object stores cannot append
+    else:
+      with self._path.open('a') as file:
+        file.write(''.join(f'{line}\n' for line in self._pending))
+    self._pending = []
+
+  def close(self) -> None:
+    """Flushes."""
+    self.flush()
+
+  def _rewrite(self):
+    draft = self._path.parent / f'{self._path.name}.tmp'
+    draft.write_text(''.join(f'{line}\n' for line in self._lines))
+    draft.replace(self._path)
+
+
+class TensorBoard:
+  """Event files through tensorboardX (extra `tensorboard`)."""
+
+  def __init__(self, folder: epath.PathLike, *, keep_up_to: int):
+    """Opens a folder of event files.
+
+    Args:
+      folder: created where missing.
+      keep_up_to: later steps of earlier event files are hidden.
+
+    Raises:
+      ValueError: if tensorboardX is not installed.
+    """
+    check_tensorboard()
+    import tensorboardX  # An extra: imported where it is used.
+
+    self._writer = tensorboardX.SummaryWriter(
+        str(folder), purge_step=keep_up_to + 1
+    )
+
+  def write(self, step: int, values: Mapping[str, Any]) -> None:
+    """Adds one scalar per name."""
+    for name, value in values.items():
+      self._writer.add_scalar(name, float(value), int(step))
+
+  def flush(self) -> None:
+    """Makes the events durable."""
+    self._writer.flush()
+
+  def close(self) -> None:
+    """Flushes and closes the event file."""
+    self._writer.close()
+
+
+def check_tensorboard() -> None:
+  """Raises ValueError where tensorboardX is not installed."""
+  if importlib.util.find_spec('tensorboardX') is None:
+    raise ValueError(
+        'train.tensorboard needs the package tensorboardX: pip install'
+        " 'iblm-jax[tensorboard]'."
+    )
+
+
+def to_python(value: Any) -> int | float | None:
+  """A JSON number from a scalar of any kind; None where it is not finite."""
+  number = np.asarray(value).item()
+  if isinstance(number, float) and not math.isfinite(number):
+    return None
+  return number
+
+
+def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
+  """All lines of a metrics file as dicts; a cut-off last line is left out."""
+  return [json.loads(line) for line in _read_lines(epath.Path(path))]
+
+
+def _read_lines(path: epath.Path) -> list[str]:
+  """Whole lines; a process that was killed can leave half of one."""
+  if not path.exists():
+    return []
+  *lines, rest = path.read_text().split('\n')
+  del rest
+  return [line for line in lines if line]

@@ -1,0 +1,107 @@
+"""Everything that decides a training run, checked when it is built."""
+
+import dataclasses
+
+from iblm_jax.data import sources
+from iblm_jax.models import config as model_config
+from iblm_jax.objectives import iblm
+from iblm_jax.objectives import layer_weights
+from iblm_jax.optim import gate as gate_lib
+from iblm_jax.optim import optimizers
+from iblm_jax.training import mesh as mesh_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+  """Length and rhythm of a run; steps are optimizer updates.
+
+  Attributes:
+    num_steps: length of the run.
+    seed: of the initial parameters.
+    accumulation: micro-batches per update.
+    log_every: steps between lines of metrics.
+    eval_every: steps between evaluations; 0 evaluates at the end only.
+    checkpoint_every: steps between checkpoints; 0 saves at the end only.
+    keep_checkpoints: newest checkpoints kept, at least 2, so that one damaged
+      file costs little.
+    tensorboard: write TensorBoard events too (extra `tensorboard`).
+    profile_start: step at which a profiler trace begins; None for no trace.
+    profile_steps: length of the trace.
+
+  Raises:
+    ValueError: for a value outside its range, naming field and value.
+  """
+
+  num_steps: int = 1000
+  seed: int = 0
+  accumulation: int = 1
+  log_every: int = 10
+  eval_every: int = 0
+  checkpoint_every: int = 0
+  keep_checkpoints: int = 3
+  tensorboard: bool = False
+  profile_start: int | None = None
+  profile_steps: int = 3
+
+  def __post_init__(self):
+    for name, low in (
+        ('num_steps', 1), ('seed', 0), ('accumulation', 1), ('log_every', 1),
+        ('eval_every', 0), ('checkpoint_every', 0), ('keep_checkpoints', 2),
+        ('profile_steps', 1),
+    ):
+      if getattr(self, name) < low:
+        raise ValueError(f'{name} must be >= {low}, got {getattr(self, name)}.')
+    if self.profile_start is not None and self.profile_start < 0:
+      raise ValueError(
+          f'profile_start must be >= 0 or None, got {self.profile_start}.'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """A training run: the options of every package, and how they fit together.
+
+  Attributes:
+    model: the decoder.
+    data: what it reads.
+    optimizer: how it learns.
+    objective: what is minimised.
+    gate: when the entropy is part of it.
+    mesh: which devices hold what.
+    train: length and rhythm.
+
+  Raises:
+    ValueError: where options of two packages contradict each other.
+  """
+
+  model: model_config.DecoderConfig
+  data: sources.DataConfig
+  optimizer: optimizers.OptimizerConfig
+  objective: iblm.ObjectiveConfig = iblm.ObjectiveConfig()
+  gate: gate_lib.GateConfig = gate_lib.GateConfig()
+  mesh: mesh_lib.MeshConfig = mesh_lib.MeshConfig()
+  train: LoopConfig = LoopConfig()
+
+  def __post_init__(self):
+    layer_weights.check_schedule(
+        self.objective.layer_schedule,
+        self.model.num_layers,
+        self.objective.skip_first,
+        self.objective.skip_last,
+    )
+    if self.data.batch_size % self.train.accumulation:
+      raise ValueError(
+          'data.batch_size must be a multiple of train.accumulation, got'
+          f' {self.data.batch_size} and {self.train.accumulation}.'
+      )
+    total = self.optimizer.schedule.total_steps
+    if total != self.train.num_steps:
+      raise ValueError(
+          'optimizer.schedule.total_steps must equal train.num_steps, got'
+          f' {total} and {self.train.num_steps}.'
+      )
+    if self.model.num_heads % self.mesh.tensor:
+      raise ValueError(
+          'model.num_heads must be a multiple of mesh.tensor, got'
+          f' {self.model.num_heads} and {self.mesh.tensor}.'
+      )

@@ -1,0 +1,104 @@
+"""The compiled functions of a run on a mesh."""
+
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+
+from iblm_jax.models import decoder
+from iblm_jax.models import parameter_groups
+from iblm_jax.optim import optimizers
+from iblm_jax.optim import schedules
+from iblm_jax.training import evaluation
+from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training import options
+from iblm_jax.training import state as state_lib
+from iblm_jax.training import step as step_lib
+
+
+class Program:
+  """Initialisation and steps, jitted with the shardings of a mesh.
+
+  Attributes:
+    mesh: of devices.
+    abstract_state: shapes, dtypes and shardings of the training state.
+    batch_sharding: of batch arrays [B, ...].
+    init: key -> state; no array is ever whole on one device.
+    train_step: (state, batch) -> (state, metrics); donates the state.
+    eval_step: (params, batch) -> sums.
+  """
+
+  def __init__(self, cfg: options.RunConfig, devices: Any = None):
+    """Builds everything but arrays; nothing is compiled yet.
+
+    Args:
+      cfg: the run.
+      devices: of the mesh; by default all.
+
+    Raises:
+      ValueError: if mesh, devices and batch do not fit together.
+    """
+    self.mesh = mesh_lib.make_mesh(cfg.mesh, devices)
+    shards = mesh_lib.batch_shards(self.mesh, cfg.mesh)
+    rows = cfg.data.batch_size // cfg.train.accumulation
+    if rows % shards:
+      raise ValueError(
+          'data.batch_size / train.accumulation must be a multiple of the'
+          f' {shards} pieces that the mesh splits a batch into, got {rows}.'
+      )
+    tx = make_optimizer(cfg)
+    init = functools.partial(state_lib.init_state, cfg=cfg.model, tx=tx)
+    abstract = jax.eval_shape(init, jax.random.key(0))
+    shardings = mesh_lib.state_shardings(
+        abstract, decoder.logical_axes(cfg.model), self.mesh, cfg.mesh
+    )
+    self.abstract_state = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        abstract,
+        shardings,
+    )
+    self.batch_sharding = mesh_lib.batch_sharding(self.mesh, cfg.mesh)
+    replicated = mesh_lib.replicated(self.mesh)
+
+    def apply(params, tokens_BxL, **kwargs):
+      # The rules tell linen which mesh axis a logical axis is.
+      with nn.logical_axis_rules(cfg.mesh.rules):
+        return decoder.apply(params, tokens_BxL, cfg.model, **kwargs)
+
+    self.init = jax.jit(init, out_shardings=shardings)
+    self.train_step = jax.jit(
+        functools.partial(
+            step_lib.train_step,
+            apply=apply,
+            num_layers=cfg.model.num_layers,
+            tx=tx,
+            learning_rate=schedules.make_schedule(cfg.optimizer.schedule),
+            objective=cfg.objective,
+            gate_config=cfg.gate,
+            accumulation=cfg.train.accumulation,
+        ),
+        in_shardings=(shardings, self.batch_sharding),
+        out_shardings=(shardings, replicated),
+        donate_argnums=0,
+    )
+    self.eval_step = jax.jit(
+        functools.partial(evaluation.eval_step, apply=apply),
+        in_shardings=(shardings.params, self.batch_sharding),
+        out_shardings=replicated,
+    )
+
+
+def make_optimizer(cfg: options.RunConfig):
+  """The optimizer of a run, with the decoder's parameter groups."""
+  groups = parameter_groups.group_labels
+  muon = parameter_groups.muon_dimension_numbers
+  return optimizers.make_optimizer(
+      cfg.optimizer,
+      cfg.gate,
+      decay_mask=parameter_groups.decay_mask,
+      group_labels=groups if cfg.optimizer.group_peaks else None,
+      muon_dimension_numbers=muon if cfg.optimizer.name == 'muon' else None,
+  )

@@ -1,0 +1,101 @@
+"""How fast a run is, and how long it will still take."""
+
+from collections.abc import Mapping
+import time
+from typing import Any
+
+
+class Meter:
+  """Rate of training, without the time spent on evaluation and saving."""
+
+  def __init__(
+      self,
+      num_steps: int,
+      tokens_per_step: int,
+      *,
+      flops_per_token: float,
+      peak_flops: float | None,
+  ):
+    """Starts the clock.
+
+    Args:
+      num_steps: length of the run.
+      tokens_per_step: tokens that one update reads, padding included.
+      flops_per_token: of training.
+      peak_flops: of all devices together, FLOP/s; None where not known.
+    """
+    self._num_steps = num_steps
+    self._tokens_per_step = tokens_per_step
+    self._flops_per_token = flops_per_token
+    self._peak_flops = peak_flops
+    self._step = None
+    self._since = time.monotonic()
+    self._rate = None  # steps per second
+
+  def restart(self, step: int) -> None:
+    """Begins a new interval at `step`: what lies before is not counted."""
+    self._step, self._since = step, time.monotonic()
+
+  def read(self, step: int) -> dict[str, float]:
+    """Rates since the last call or restart, and a new interval."""
+    now = time.monotonic()
+    if self._step is None or step <= self._step or now <= self._since:
+      self.restart(step)
+      return {}
+    self._rate = (step - self._step) / (now - self._since)
+    self.restart(step)
+    tokens = self._rate * self._tokens_per_step
+    rates = {'perf/tokens_per_second': tokens, 'perf/step_ms': 1e3 / self._rate}
+    if self._peak_flops:
+      rates['perf/mfu'] = tokens * self._flops_per_token / self._peak_flops
+    return rates
+
+  def time_left(self, step: int) -> str:
+    """Time to the end of the run at the last rate, as minutes and seconds."""
+    if self._rate is None:
+      return '?'
+    return clock((self._num_steps - step) / self._rate)
+
+
+def clock(seconds: float) -> str:
+  """Seconds as a person writes them.
+
+  Example:
+    >>> clock(75), clock(3725)
+    ('1:15', '1:02:05')
+  """
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours}:{minutes:02d}:{seconds:02d}'
+  return f'{minutes}:{seconds:02d}'
+
+
+def line(
+    step: int, num_steps: int, values: Mapping[str, Any], left: str
+) -> str:
+  """One line of progress: step, losses, phase, rate, time left."""
+  parts = [f'step {step:>{len(str(num_steps))}}/{num_steps}']
+  for name, label in (
+      ('train/loss', 'loss'),
+      ('train/cross_entropy', 'cross-entropy'),
+      ('train/mbe', 'entropy'),
+  ):
+    if name in values:
+      parts.append(f'{label} {float(values[name]):.4f}')
+  if 'gapt/phase' in values:
+    parts.append(f'phase {int(values["gapt/phase"])}')
+  if 'perf/tokens_per_second' in values:
+    parts.append(f'{values["perf/tokens_per_second"]:,.0f} tokens/s')
+  parts.append(f'{left} left')
+  return ' | '.join(parts)
+
+
+def evaluation_line(step: int, name: str, values: Mapping[str, float]) -> str:
+  """One line about an evaluation set."""
+  return (
+      f'  eval at step {step} on {name}: cross-entropy'
+      f' {values["cross_entropy"]:.4f} nats, accuracy'
+      f' {values["accuracy"]:.1%}, exact match {values["exact_match"]:.1%},'
+      f' entropy {values["mbe"]:.3f} nats'
+  )

@@ -1,0 +1,32 @@
+"""The state of training: everything that a checkpoint must hold."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from iblm_jax.models import decoder
+
+
+class TrainState(NamedTuple):
+  """Arrays only; the gate lives in `opt_state`."""
+
+  step: jax.Array  # int32 scalar, updates made
+  params: Any  # float32
+  opt_state: optax.OptState
+
+
+def init_state(
+    rng: jax.Array,
+    cfg: decoder.DecoderConfig,
+    tx: optax.GradientTransformation,
+) -> TrainState:
+  """Fresh parameters and optimizer state, at step 0."""
+  params = decoder.init(rng, cfg)
+  return TrainState(jnp.zeros([], jnp.int32), params, tx.init(params))
+
+
+def num_parameters(params: Any) -> int:
+  """Total number of entries in all leaves."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))

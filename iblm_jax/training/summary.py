@@ -1,0 +1,62 @@
+"""What remains of a run in one small file."""
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import jax
+
+import iblm_jax
+from iblm_jax.optim import inspection
+from iblm_jax.training import options
+from iblm_jax.training import state as state_lib
+
+
+def make_summary(
+    cfg: options.RunConfig,
+    evaluations: dict[str, dict[str, float]],
+    state: state_lib.TrainState,
+    mesh: jax.sharding.Mesh,
+    *,
+    wall_seconds: float,
+    resumed_from: int | None,
+) -> dict[str, Any]:
+  """Final evaluation, phases, time, versions, devices, seeds.
+
+  Args:
+    cfg: the run.
+    evaluations: metrics per evaluation set.
+    state: at the end.
+    mesh: the run's.
+    wall_seconds: of this process, compilation included.
+    resumed_from: step this process began at; None from scratch.
+
+  Returns:
+    A tree of JSON types. `phases` is there for the method 'gapt' only, and
+    covers the whole run, not only what this process did.
+  """
+  summary = {
+      'method': cfg.objective.method,
+      'steps': int(state.step),
+      'parameters': state_lib.num_parameters(state.params),
+      'eval': evaluations,
+      'wall_seconds': round(wall_seconds, 1),
+      'resumed_from': resumed_from,
+      'seed': cfg.train.seed,
+      'data_seed': cfg.data.seed,
+      'devices': f'{mesh.size} x {jax.devices()[0].device_kind}',
+      'processes': jax.process_count(),
+      'versions': {
+          'iblm_jax': iblm_jax.__version__,
+          'python': platform.python_version(),
+          **{
+              name: importlib.metadata.version(name)
+              for name in ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain')
+          },
+      },
+  }
+  if cfg.objective.method == 'gapt':
+    summary['phases'] = inspection.phase_statistics(
+        inspection.gate_state(state.opt_state)
+    )
+  return summary

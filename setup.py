@@ -1,0 +1,83 @@
+"""Package metadata; tool settings are in pyproject.toml."""
+
+import pathlib
+
+import setuptools
+
+_HERE = pathlib.Path(__file__).parent
+
+_PLOT = ['matplotlib>=3.8']
+_CERTIFY = ['constriction>=0.4']
+_HF = ['tokenizers>=0.20', 'sentencepiece>=0.2', 'safetensors>=0.4']
+_TEST = [
+    'chex>=0.1.90',
+    'hypothesis>=6.100',
+    'pytest>=8.2',
+    'tokenizers>=0.20',
+    *_PLOT,
+    *_CERTIFY,
+]
+
+setuptools.setup(
+    name='iblm-jax',
+    version='0.1.0',
+    description=(
+        'Train, measure, build and certify language models with the'
+        ' information bottleneck, in JAX.'
+    ),
+    long_description=(_HERE / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    python_requires='>=3.11',
+    packages=setuptools.find_packages(include=['iblm_jax', 'iblm_jax.*']),
+    package_data={'iblm_jax': ['py.typed']},
+    install_requires=[
+        'absl-py>=2.1',
+        'einops>=0.8',
+        'etils[epath]>=1.7',
+        'flax>=0.12',
+        'grain>=0.2.18',
+        'jax>=0.10',
+        'ml_collections>=1.0',
+        'numpy>=1.26',
+        'optax>=0.2.8',
+        'orbax-checkpoint>=0.12,<1',
+    ],
+    extras_require={
+        'cuda12': ['jax[cuda12]>=0.10'],
+        'cuda13': ['jax[cuda13]>=0.10'],
+        'tpu': ['jax[tpu]>=0.10'],
+        # The TPU compiler alone (about 700 MB), for ahead-of-time compilation
+        # on a machine without a TPU; the version is the one jax[tpu] names.
+        'aot': ['jax[tpu]>=0.10'],
+        'tensorboard': ['tensorboardX>=2.6'],
+        'plot': _PLOT,
+        'hf': _HF,
+        'certify': _CERTIFY,
+        'test': _TEST,
+        'dev': [
+            *_TEST,
+            'build>=1.2',
+            'codespell>=2.3',
+            'pre-commit>=4.0',
+            'pyrefly>=1.4',
+            'ruff>=0.14',
+        ],
+        'docs': ['myst-parser>=4.0', 'sphinx>=8.0'],
+    },
+    entry_points={
+        'console_scripts': [
+            'iblm-train = iblm_jax.main:run',
+            'iblm-report = iblm_jax.report:run',
+            'iblm-generate = iblm_jax.generate:run',
+        ],
+    },
+    classifiers=[
+        'Development Status :: 3 - Alpha',
+        'Intended Audience :: Science/Research',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Typing :: Typed',
+    ],
+)

@@ -1,0 +1,31 @@
+"""Makes JAX strict for every test; fake devices only where asked for."""
+
+import os
+
+from absl import flags
+import jax
+import pytest
+
+# The tests in this folder need eight devices, so they run in a process of
+# their own, started by eight_devices_test.py.
+FAKE_DEVICES = os.environ.get('IBLM_TEST_FAKE_DEVICES')
+collect_ignore = [] if FAKE_DEVICES else ['eight_devices']
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_platforms', 'cpu')
+if FAKE_DEVICES:
+  jax.config.update('jax_num_cpu_devices', int(FAKE_DEVICES))
+
+# Grain reads absl flags, which no program has parsed under pytest.
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope='session')
+def real_text():
+  """Folder of real text beside the project; skips where it is missing."""
+  folder = os.path.abspath(
+      os.path.join(os.path.dirname(__file__), '../../shared/data')
+  )
+  if not os.path.isdir(folder):
+    pytest.skip(f'real text is not available: no folder {folder}.')
+  return folder

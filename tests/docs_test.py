@@ -1,0 +1,36 @@
+"""The examples of the documentation run, and the pages show what runs."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+DOCS = ROOT / 'docs'
+
+
+def test_the_gate_in_a_foreign_loop_runs_and_goes_through_both_phases():
+  run = subprocess.run(
+      [sys.executable, str(DOCS / 'use_the_gate_in_your_own_loop.py')],
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)},
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert run.returncode == 0, run.stderr
+  lines = re.findall(
+      r'^step=(\d+) loss=(\S+) entropy=(\S+) phase=([12])$', run.stdout, re.M
+  )
+  losses = [float(loss) for _, loss, _, _ in lines]
+  assert len(lines) == 21
+  assert losses[-1] < 0.25 * losses[0]
+  assert {phase for *_, phase in lines} == {'1', '2'}
+  assert all(0 < float(entropy) < 4.2 for _, _, entropy, _ in lines)  # log 64
+  assert 'share_compression' in run.stdout.splitlines()[-1]
+
+
+def test_the_page_shows_the_program_that_runs():
+  program = (DOCS / 'use_the_gate_in_your_own_loop.py').read_text()
+  page = (DOCS / 'use_the_gate_in_your_own_loop.md').read_text()
+  assert f'```python\n{program}```' in page

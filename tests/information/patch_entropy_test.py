@@ -1,0 +1,137 @@
+"""Windows, masks and documents, against a plain loop over windows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from iblm_jax import information
+
+patch_entropy = jax.jit(
+    information.patch_entropy,
+    static_argnames=('patch_size', 'alpha', 'center', 'normalize', 'base'),
+)
+
+
+def _normal(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def _by_loop(numpy_entropy, x, size, alpha, mask, segments, center=False):
+  """Mean over windows, written from the definition."""
+  entropies = []
+  for b in range(x.shape[0]):
+    for start in range(0, x.shape[1] - size + 1, size):
+      keep = [i for i in range(start, start + size) if mask[b, i]]
+      ids = [segments[b, i] for i in keep]
+      if ids:  # the earliest of the best represented documents
+        best = max(ids, key=lambda s: (ids.count(s), -ids.index(s)))
+        keep = [i for i in keep if segments[b, i] == best]
+      if len(keep) < 2:
+        continue
+      rows = x[b, keep].astype(np.float64)
+      rows = rows - rows.mean(0) if center else rows
+      entropies.append(numpy_entropy(rows, alpha))
+  return np.mean(entropies) if entropies else 0.0
+
+
+@pytest.mark.parametrize('length', [32, 37])
+@pytest.mark.parametrize('alpha', [0.7, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize('center', [False, True])
+def test_against_a_loop_over_windows(numpy_entropy, length, alpha, center):
+  rng = np.random.default_rng(4)
+  x = _normal(9, length, 12) + 1.0
+  everyone = np.ones((9, length), bool)
+  mask = rng.random((9, length)) < 0.6
+  one = np.zeros((9, length), np.int32)
+  documents = np.sort(rng.integers(0, 9, (9, length)), axis=1)
+  cases = {
+      'plain': (None, None),
+      'mask': (mask, None),
+      'documents': (None, documents),
+      'both': (mask, documents),
+  }
+  for name, (m, s) in cases.items():
+    got = patch_entropy(
+        x, patch_size=8, alpha=alpha, mask=m, segment_ids=s, center=center
+    )
+    want = _by_loop(
+        numpy_entropy, x, 8, alpha, everyone if m is None else m,
+        one if s is None else s, center,
+    )
+    np.testing.assert_allclose(got, want, atol=1e-5, rtol=0, err_msg=name)
+
+
+def test_the_tail_and_dropped_rows_do_not_matter():
+  x = _normal(2, 21, 6)
+  mask = np.ones((2, 21), bool)
+  mask[0, 3:11] = False  # window 0 keeps three rows, window 1 none
+  f = lambda x: patch_entropy(x, patch_size=8, mask=mask)
+  other = x.copy()
+  other[:, 16:] = 7.0
+  other[0, 3:11] = np.nan
+  assert float(f(x)) == float(f(other))
+  gradient = jax.grad(f)(jnp.asarray(other))
+  assert np.isfinite(gradient).all()
+  np.testing.assert_array_equal(gradient[:, 16:], np.zeros((2, 5, 6)))
+  np.testing.assert_array_equal(gradient[0, 3:11], np.zeros((8, 6)))
+  assert np.abs(gradient[0, :3]).max() > 1e-4
+
+
+def test_a_window_with_one_token_is_left_out_not_averaged_as_zero():
+  x = np.broadcast_to(np.eye(4, dtype='f'), (1, 4, 4))
+  x = np.concatenate([x, x], axis=1)
+  mask = np.array([[True] * 4 + [True] + [False] * 3])
+  got = patch_entropy(x, patch_size=4, mask=mask)
+  np.testing.assert_allclose(got, np.log(4), atol=1e-6)
+
+
+@pytest.mark.parametrize('alpha', [0.5, 1.0, 2.0])
+def test_no_valid_window_gives_zero_and_zero_gradient(alpha):
+  x = jnp.asarray(_normal(2, 16, 4))
+  mask = np.zeros((2, 16), bool)
+  mask[:, ::8] = True
+  f = lambda x: patch_entropy(
+      x, patch_size=8, alpha=alpha, mask=mask, center=True
+  )
+  value, gradient = jax.value_and_grad(f)(x)
+  assert float(value) == 0
+  np.testing.assert_array_equal(gradient, np.zeros((2, 16, 4)))
+
+
+def test_matches_the_mean_of_matrix_entropies():
+  x = _normal(4, 64, 10)
+  got = patch_entropy(x, patch_size=16, alpha=1.5, normalize=True)
+  want = information.matrix_entropy(
+      x.reshape(4, 4, 16, 10), alpha=1.5, normalize=True
+  )
+  np.testing.assert_allclose(got, jnp.mean(want), atol=1e-6)
+
+
+@pytest.mark.parametrize('size', [1, 0, -3, 17])
+def test_patch_size_out_of_range(size):
+  with pytest.raises(ValueError, match=r'patch_size must be.*\[2, 16\]'):
+    information.patch_entropy(jnp.ones((2, 16, 4)), patch_size=size)
+
+
+def test_patch_entropy_refuses_shapes():
+  x = jnp.ones((2, 16, 4))
+  with pytest.raises(ValueError, match=r'x must have shape \[B, L, D\]'):
+    information.patch_entropy(x[0], patch_size=4)
+  with pytest.raises(ValueError, match='mask must have shape'):
+    information.patch_entropy(x, patch_size=4, mask=jnp.ones((2, 15), bool))
+  with pytest.raises(ValueError, match='segment_ids must have shape'):
+    information.patch_entropy(
+        x, patch_size=4, segment_ids=jnp.ones((16,), jnp.int32)
+    )
+  with pytest.raises(ValueError, match='alpha must be'):
+    information.patch_entropy(x, patch_size=4, alpha=-1.0)
+
+
+def test_config_checks_its_values():
+  config = information.EntropyConfig(alpha=1.0, patch_size=16, center=True)
+  assert (config.alpha, config.normalize) == (1.0, False)
+  with pytest.raises(ValueError, match='alpha must be'):
+    information.EntropyConfig(alpha=-1.0)
+  with pytest.raises(ValueError, match=r'patch_size must be.*patch_size=1'):
+    information.EntropyConfig(patch_size=1)
