@@ -23,8 +23,8 @@ def _step(params, opt_state, step):
   (loss, entropy), pull_back = jax.vjp(
       lambda params: _losses(params, x_NxD, y_N), params
   )
-  (grads,) = pull_back((jnp.ones([]), jnp.zeros([])))
-  (aux_grads,) = pull_back((jnp.zeros([]), jnp.ones([])))
+  one, zero = jnp.ones_like(loss), jnp.zeros_like(loss)
+  (grads,), (aux_grads,) = pull_back((one, zero)), pull_back((zero, one))
   losses = dict(value=loss, aux_value=entropy, aux_updates=aux_grads)
   updates, opt_state = tx.update(grads, opt_state, params, **losses)
   return optax.apply_updates(params, updates), opt_state, loss, entropy

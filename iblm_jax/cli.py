@@ -35,21 +35,28 @@ def refusing():
     raise BadUsage(str(error)) from error
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[..., None], positional: str = '') -> None:
   """Parses flags, runs `main` and turns its errors into exit statuses.
 
   Args:
-    main: takes no arguments; flags are parsed when it is called.
+    main: takes no arguments, or the list of positional ones; flags are parsed
+      when it is called.
+    positional: how a usage message names positional arguments; empty if the
+      program takes none.
   """
 
   def guarded(argv):
-    if len(argv) > 1:
-      _leave(f'unexpected arguments {argv[1:]}.', _BAD_USAGE)
+    arguments = argv[1:]
+    if bool(arguments) != bool(positional):
+      _leave(
+          f'expected {positional or "flags only"}, got arguments {arguments}.',
+          _BAD_USAGE,
+      )
     if not flags.FLAGS['verbosity'].present:
       # Programs report through `report`; the libraries' log is for --verbosity.
-      logging.set_verbosity(logging.WARNING)
+      logging.set_verbosity(logging.ERROR)
     try:
-      main()
+      main(*([arguments] if positional else []))
     except BadUsage as error:
       _leave(str(error), _BAD_USAGE)
     except (checkpoints.CheckpointError, FloatingPointError, OSError) as error:

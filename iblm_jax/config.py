@@ -112,6 +112,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
       raise ValueError(f'{path} must be one of {args}, got {value!r}.')
     return value
   if origin in (tuple, list) or hint is tuple:
+    if isinstance(value, str):  # as flags give a list of names
+      value = value.split(',')
     if not isinstance(value, list):
       raise ValueError(f'{path} must be a list, got {value!r}.')
     return _tuples(value)

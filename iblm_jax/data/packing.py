@@ -1,9 +1,9 @@
 """Packing: documents of any length into rows of one length, with no waste.
 
-A document `t1 … tn` is read as `<bos> t1 … tn` and asked for `t1 … tn <eos>`:
-n + 1 positions. So every token and every end of a document is a target once,
-each target belongs to the document of its input, and no position is spent on
-reading an eos that predicts nothing.
+A document `t1 ... tn` is read as `<bos> t1 ... tn` and asked for
+`t1 ... tn <eos>`: n + 1 positions. So every token and every end of a document
+is a target once, each target belongs to the document of its input, and no
+position is spent on reading an eos that predicts nothing.
 
 The positions of all documents in a row, one after the other, are cut into rows
 of L. Training orders the documents anew in every epoch, turns the resulting

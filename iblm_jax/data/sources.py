@@ -47,6 +47,17 @@ class DataConfig:
     _checks.check_int('seed', self.seed, 0, 2**63 - 1)
     _checks.check_int('num_threads', self.num_threads, 1, 256)
     _checks.check_int('prefetch', self.prefetch, 0, 4096)
+    if not isinstance(
+        self.multiplication, multiplication_lib.MultiplicationConfig
+    ):
+      raise ValueError(
+          'multiplication must be a MultiplicationConfig, got'
+          f' {self.multiplication!r}.'
+      )
+    if not isinstance(self.text, text_lib.TextConfig | None):
+      raise ValueError(
+          f'text must be a TextConfig or None, got {self.text!r}.'
+      )
     if self.kind == 'text' and self.text is None:
       raise ValueError("text must be a TextConfig for kind='text', got None.")
 

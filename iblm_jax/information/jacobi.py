@@ -51,6 +51,7 @@ def eigvalsh(a: jax.Array) -> jax.Array:
   return jacobi_values(_batch_last(a)).T.reshape(a.shape[:-1])
 
 
+@jax.jit  # compiled once a shape where the caller does not compile
 def jacobi(a: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Cyclic Jacobi method on many symmetric matrices at once.
 
@@ -83,6 +84,7 @@ def jacobi(a: jax.Array) -> tuple[jax.Array, jax.Array]:
   return values, jnp.concatenate(state[5:])[:size, :size]
 
 
+@jax.jit
 def jacobi_values(a: jax.Array) -> jax.Array:
   """The eigenvalues of `jacobi` alone, for about two thirds of the work."""
   state = _sweeps(_quarters(_seated(a)))
@@ -114,7 +116,7 @@ def _quarters(a):
 
 def _sweeps(state):
   n = 2 * state[0].shape[0]
-  sweeps = 4 if n <= 4 else 5 if n <= 8 else 6
+  sweeps = 4 if n <= 4 else 5 if n <= 8 else 7
   return jax.lax.fori_loop(
       0, sweeps * (n - 1), lambda _, s: _round(s), state, unroll=n - 1
   )

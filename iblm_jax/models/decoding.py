@@ -1,6 +1,7 @@
 """Decoding with a key-value cache."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -91,6 +92,33 @@ def extend(
   return logits_BxTxV, Cache(k, v, cache.length + num_new)
 
 
+def check_sampling(
+    cfg: decoder.DecoderConfig,
+    prompt_length: int,
+    num_tokens: int,
+    *,
+    temperature: float,
+    top_k: int | None,
+) -> None:
+  """Raises ValueError for arguments that `sample` cannot use."""
+  total = prompt_length + num_tokens
+  if prompt_length < 1:
+    raise ValueError('the prompt must hold at least one token.')
+  if num_tokens < 1:
+    raise ValueError(f'num_tokens must be at least 1, got {num_tokens}.')
+  if not 0 <= temperature < math.inf:
+    raise ValueError(
+        f'temperature must be finite and >= 0, got {temperature}.'
+    )
+  if top_k is not None and not 1 <= top_k <= cfg.vocab_size:
+    raise ValueError(f'top_k must lie in [1, {cfg.vocab_size}], got {top_k}.')
+  if cfg.positions == 'learned' and total > cfg.max_length:
+    raise ValueError(
+        f'prompt and continuation have {total} tokens, more than max_length'
+        f' {cfg.max_length}.'
+    )
+
+
 def sample(
     params: decoder.Params,
     prompt_BxT: jax.Array,
@@ -116,25 +144,11 @@ def sample(
     int32 [B, num_tokens].
 
   Raises:
-    ValueError: for an empty prompt, num_tokens < 1, a negative temperature,
-      top_k outside [1, V], or more tokens than learned positions.
+    ValueError: from `check_sampling`.
   """
-  total = prompt_BxT.shape[1] + num_tokens
-  if prompt_BxT.shape[1] < 1:
-    raise ValueError('the prompt must hold at least one token.')
-  if num_tokens < 1:
-    raise ValueError(f'num_tokens must be at least 1, got {num_tokens}.')
-  if not temperature >= 0:
-    raise ValueError(f'temperature must be >= 0, got {temperature}.')
-  if top_k is not None and not 1 <= top_k <= cfg.vocab_size:
-    raise ValueError(
-        f'top_k must lie in [1, {cfg.vocab_size}], got {top_k}.'
-    )
-  if cfg.positions == 'learned' and total > cfg.max_length:
-    raise ValueError(
-        f'prompt and continuation have {total} tokens, more than max_length'
-        f' {cfg.max_length}.'
-    )
+  check_sampling(
+      cfg, prompt_BxT.shape[1], num_tokens, temperature=temperature, top_k=top_k
+  )
 
   def pick(logits_BxV, key):
     if temperature == 0:
@@ -151,6 +165,7 @@ def sample(
     token_B = pick(logits_Bx1xV[:, -1], key)
     return (cache, token_B), token_B
 
+  total = prompt_BxT.shape[1] + num_tokens
   cache = init_cache(cfg, prompt_BxT.shape[0], total)
   logits_BxTxV, cache = extend(params, prompt_BxT, cache, cfg)
   keys = jax.random.split(rng, num_tokens)

@@ -30,6 +30,7 @@ class Checkpoints:
       directory: epath.PathLike,
       *,
       keep: int = 3,
+      read_only: bool = False,
       report: Callable[[str], None] = print,
   ):
     """Opens a directory, creating it where missing.
@@ -37,15 +38,19 @@ class Checkpoints:
     Args:
       directory: of this run's checkpoints; a folder per step.
       keep: newest checkpoints to keep.
+      read_only: never create, move or delete anything.
       report: told what a person should know (a damaged checkpoint).
     """
+    self._read_only = read_only
     self._directory = epath.Path(directory)
     self._report = report
     self._manager = ocp.CheckpointManager(
         self._directory,
         options=ocp.CheckpointManagerOptions(
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-            cleanup_tmp_directories=True,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
         ),
     )
     # Hashing runs beside training, as saving does.
@@ -62,7 +67,8 @@ class Checkpoints:
     """Waits for a save in progress and lets go of the directory."""
     try:
       self._manager.close()
-      self._seal()
+      if not self._read_only:
+        self._seal()
     finally:
       self._sealer.shutdown()
 
@@ -165,12 +171,14 @@ class Checkpoints:
         )
       return None
     for bad, problem in damaged.items():
-      self._report(
+      message = (
           f'checkpoint of step {bad} is damaged ({problem}); falling back to'
-          f' step {step}. The damaged one is kept in'
-          f' {self._move_aside(bad)}.'
+          f' step {step}'
       )
-    if damaged:
+      if not self._read_only:
+        message += f'. The damaged one is kept in {self._move_aside(bad)}'
+      self._report(f'{message}.')
+    if damaged and not self._read_only:
       self._manager.reload()
     restored = self._manager.restore(
         step,

@@ -235,7 +235,7 @@ def _steps(
       jax.profiler.stop_trace()
 
     last = step == loop.num_steps
-    if last or step % loop.log_every == 0:
+    if last or step == 1 or step % loop.log_every == 0:
       pending = (step, metrics)
     if last or (loop.eval_every and step % loop.eval_every == 0):
       settle()

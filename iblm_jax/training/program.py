@@ -49,17 +49,8 @@ class Program:
       )
     tx = make_optimizer(cfg)
     init = functools.partial(state_lib.init_state, cfg=cfg.model, tx=tx)
-    abstract = jax.eval_shape(init, jax.random.key(0))
-    shardings = mesh_lib.state_shardings(
-        abstract, decoder.logical_axes(cfg.model), self.mesh, cfg.mesh
-    )
-    self.abstract_state = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        abstract,
-        shardings,
-    )
+    self.abstract_state = abstract_state(cfg, self.mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
     self.batch_sharding = mesh_lib.batch_sharding(self.mesh, cfg.mesh)
     replicated = mesh_lib.replicated(self.mesh)
 
@@ -89,6 +80,25 @@ class Program:
         in_shardings=(shardings.params, self.batch_sharding),
         out_shardings=replicated,
     )
+
+
+def abstract_state(
+    cfg: options.RunConfig, mesh: jax.sharding.Mesh
+) -> state_lib.TrainState:
+  """Shapes, dtypes and shardings of a run's training state on a mesh."""
+  tx = make_optimizer(cfg)
+  init = functools.partial(state_lib.init_state, cfg=cfg.model, tx=tx)
+  abstract = jax.eval_shape(init, jax.random.key(0))
+  shardings = mesh_lib.state_shardings(
+      abstract, decoder.logical_axes(cfg.model), mesh, cfg.mesh
+  )
+  return jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(
+          leaf.shape, leaf.dtype, sharding=sharding
+      ),
+      abstract,
+      shardings,
+  )
 
 
 def make_optimizer(cfg: options.RunConfig):

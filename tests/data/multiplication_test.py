@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iblm_jax.data import multiplication, tokenizers
+from iblm_jax.data import hashing, multiplication, tokenizers
 
 CONFIG = multiplication.MultiplicationConfig()
 TOKENIZER = tokenizers.DigitTokenizer()
@@ -173,6 +173,34 @@ def test_operands_follow_the_distribution_of_the_side(split, seed):
   assert counts[wanted == 0].sum() == 0
   counts, wanted = counts[wanted > 0], wanted[wanted > 0]
   assert stats.chisquare(counts, wanted * 300_000).pvalue > 1e-3
+
+
+@pytest.mark.parametrize('split', multiplication.SPLITS)
+@pytest.mark.parametrize('holdout', [0.1, 0.9])
+def test_operands_agree_with_a_loop(split, holdout):
+  """One attempt after the other until the pair is on the right side."""
+  source = make(split, holdout=holdout, seed=11)
+  digits = (3, 3) if split == 'out_of_distribution' else (1, 2)
+  got = np.stack(source.operands(np.arange(300, 900)), axis=1).tolist()
+  # Only training depends on the seed.
+  seed = 11 if split == 'train' else 0
+  name = 0xDA7A + multiplication.SPLITS.index(split)
+  key = hashing.fold(hashing.fold(seed, name), np.arange(300, 900))
+  for i in range(0, 600, 6):
+    attempt = 0
+    while True:
+      drawn = hashing.fold(key[i], attempt)
+      words = [int(hashing.fold(drawn, j)) for j in range(4)]
+      pair = []
+      for count_word, value_word in ((words[0], words[2]), words[1::2]):
+        count = digits[0] + count_word % (digits[1] - digits[0] + 1)
+        numbers = range(10 ** (count - 1), 10**count)
+        pair.append(numbers[value_word % len(numbers)])
+      held_out = bool(multiplication.is_held_out(*pair, holdout))
+      if digits == (3, 3) or held_out == (split == 'in_distribution'):
+        break
+      attempt += 1
+    assert got[i] == pair
 
 
 def test_example_is_a_function_of_seed_and_number():

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import time
 
 import numpy as np
 import pytest
@@ -251,6 +252,24 @@ def test_threads_read_the_same_batches():
   source = packing.PackedText(corpus, seq_len=8, batch_size=16)
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
     np.testing.assert_equal(list(pool.map(source.batch, range(60))), wanted)
+
+
+def test_threads_share_one_epoch(monkeypatch):
+  """It is made once, however many ask for it meanwhile."""
+  corpus = corpus_of(random_documents(30, 10))
+  source = packing.PackedText(corpus, seq_len=8, batch_size=1)
+  make_epoch = source._shuffled
+  made = []
+
+  def slowly(epoch):
+    made.append(epoch)
+    time.sleep(0.05)
+    return make_epoch(epoch)
+
+  monkeypatch.setattr(source, '_shuffled', slowly)
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    list(pool.map(source.batch, range(source.num_rows)))
+  assert made == [0]
 
 
 def test_one_token_may_begin_and_end_documents():

@@ -1,6 +1,7 @@
 """The iterator: sharding by process, exact state, and its threads."""
 
 import contextlib
+import dataclasses
 import json
 import threading
 import time
@@ -265,6 +266,11 @@ def test_sources_of_text(tmp_path):
     np.testing.assert_equal(
         sources.eval_sets(config)['validation'].batch(k), source.batch(k)
     )
+  # Another seed shuffles training, and leaves validation as it is.
+  other = sources.make_sources(dataclasses.replace(config, seed=1))
+  np.testing.assert_equal(other['validation'].batch(0), source.batch(0))
+  first = made['train'].batch(0)['tokens']
+  assert (other['train'].batch(0)['tokens'] != first).any()
 
 
 def test_text_without_holdout_has_no_validation_set(tmp_path):
@@ -281,7 +287,9 @@ def test_text_without_holdout_has_no_validation_set(tmp_path):
     'options,message',
     [
         ({'kind': 'images'}, "kind must be one of .* got 'images'"),
-        ({'kind': 'text'}, 'text must be a TextConfig'),
+        ({'kind': 'text'}, 'text must be a TextConfig .* got None'),
+        ({'text': {}}, 'text must be a TextConfig or None, got {}'),
+        ({'multiplication': None}, 'multiplication must be .* got None'),
         ({'batch_size': 0}, 'batch_size must be .* got 0'),
         ({'seed': 1.5}, 'seed must be .* got 1.5'),
         ({'prefetch': -1}, 'prefetch must be .* got -1'),

@@ -98,7 +98,7 @@ def test_bad_file_is_refused(tmp_path, name, content, message):
   assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize('damage', ['cut', 'flip', 'plain', 'tail'])
+@pytest.mark.parametrize('damage', ['cut', 'flip', 'plain', 'tail', 'block'])
 def test_damaged_gzip_is_refused(tmp_path, damage):
   data = gzip.compress(b'a long enough text ' * 100)
   flipped = bytearray(data)
@@ -110,6 +110,8 @@ def test_damaged_gzip_is_refused(tmp_path, damage):
           'flip': bytes(flipped),
           'plain': b'not compressed',
           'tail': data + b'more',
+          # The deflate stream begins with a block of no valid type.
+          'block': data[:10] + b'\xff' + data[11:],
       }[damage]
   )
   with pytest.raises(ValueError, match=r'a\.txt\.gz.* is a damaged gzip'):

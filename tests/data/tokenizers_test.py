@@ -117,7 +117,25 @@ def word_level(path, special):
           'added_tokens': added,
           'normalizer': None,
           'pre_tokenizer': {'type': 'WhitespaceSplit'},
-          'post_processor': None,
+          # As most published files: puts a special token before each text.
+          'post_processor': {
+              'type': 'TemplateProcessing',
+              'single': [
+                  {'SpecialToken': {'id': special[0], 'type_id': 0}},
+                  {'Sequence': {'id': 'A', 'type_id': 0}},
+              ],
+              'pair': [
+                  {'Sequence': {'id': 'A', 'type_id': 0}},
+                  {'Sequence': {'id': 'B', 'type_id': 0}},
+              ],
+              'special_tokens': {
+                  special[0]: {
+                      'id': special[0],
+                      'ids': [vocabulary[special[0]]],
+                      'tokens': [special[0]],
+                  }
+              },
+          },
           'decoder': None,
           'model': {
               'type': 'WordLevel',

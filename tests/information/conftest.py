@@ -1,4 +1,4 @@
-"""Independent truth: entropies in float64 NumPy, straight from the definition."""
+"""Independent truth: entropies in float64 NumPy, from the definition."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,5 @@
 """Values of matrix and patch entropy against float64 NumPy and closed forms."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,10 +12,11 @@ ORDERS_FROM_ONE = [
     8.0, 9.0, 12.5, 40.0, INF,
 ]
 ORDERS_BELOW_ONE = [0.0, 0.05, 0.25, 0.5, 0.7, 0.8, 0.95, 1 - 1e-3, 1 - 1e-6]
-matrix_entropy = jax.jit(
-    information.matrix_entropy,
-    static_argnames=('alpha', 'center', 'normalize', 'base'),
-)
+
+
+def matrix_entropy(z, **keywords):
+  """Not compiled as a whole: one order more costs no compilation."""
+  return information.matrix_entropy(jnp.asarray(z), **keywords)
 
 
 def _normal(*shape, seed=0):
@@ -26,10 +26,8 @@ def _normal(*shape, seed=0):
 def _batches():
   """Many small matrices (Jacobi), and few or large ones (LAPACK)."""
   return {
-      'many_8x32': _normal(48, 8, 32),
+      'many_8x32': _normal(40, 8, 32),
       'many_7x5': _normal(40, 7, 5),
-      'many_16x20': _normal(33, 16, 20),
-      'one_8x32': _normal(1, 8, 32),
       'rank_3': _normal(40, 8, 3) @ _normal(40, 3, 32, seed=1),
       'tall_60x24': _normal(2, 60, 24),
       'wide_40x90': _normal(2, 40, 90),
@@ -89,7 +87,7 @@ def test_known_spectrum(rows_with_spectrum, alpha, want):
 
 def test_base_two_gives_bits():
   z = jnp.eye(8)
-  assert float(matrix_entropy(z, alpha=1.0, base=2)) == 3.0
+  assert abs(float(matrix_entropy(z, alpha=1.0, base=2)) - 3) < 1e-6
   x = jnp.broadcast_to(jnp.eye(4)[None], (2, 4, 4))
   got = information.patch_entropy(x, patch_size=4, base=4.0)
   assert abs(float(got) - 1) < 1e-6
@@ -106,7 +104,7 @@ def test_falls_as_the_order_grows():
     assert np.all(s[0] - s[-1] > 0.5)
 
 
-@pytest.mark.parametrize('alpha', [0.5, 1.0, 2.0, 3.0, INF])
+@pytest.mark.parametrize('alpha', [0.5, 1.5, 3.0])
 def test_invariances(alpha):
   z = _normal(40, 8, 24)
   want = matrix_entropy(z, alpha=alpha)
@@ -159,22 +157,24 @@ def test_equal_rows_have_no_spread_to_measure():
 
 
 @pytest.mark.parametrize('alpha', [0.0, 0.5, 1.0, 1.5, 2.0, 5.0, 9.0, INF])
-@pytest.mark.parametrize('batch', [1, 40])
-def test_degenerate_inputs_give_zero(alpha, batch):
-  z = _normal(batch, 8, 16)
-  cases = {
-      'zero': z * 0,
-      'one row': z[:, :1],
-      'rank one': np.broadcast_to(z[:, :1], z.shape),
-      'one row of many': z * (np.arange(8) == 3)[None, :, None],
-      'one column': z[:, :, :1],
-  }
-  for name, rows in cases.items():
-    got = matrix_entropy(rows.astype('f'), alpha=alpha)
-    assert np.all(got >= 0) and np.all(got < 1e-6), name
-  nobody = np.zeros((batch, 8), bool)
-  got = matrix_entropy(z, alpha=alpha, mask=nobody)
-  np.testing.assert_array_equal(got, np.zeros(batch))
+@pytest.mark.parametrize('copies', [1, 10])  # by LAPACK, by rotations
+def test_degenerate_inputs_give_zero(alpha, copies):
+  z = _normal(8, 16)
+  row = np.arange(8)[:, None]
+  cases = [
+      z * 0,
+      z * (row == 3),
+      np.broadcast_to(z[:1], z.shape),
+      z * (np.arange(16)[None] == 5),
+  ]
+  zs = np.tile(np.stack(cases), (copies, 1, 1)).astype('f')
+  got = matrix_entropy(zs, alpha=alpha)
+  assert np.all(got >= 0) and np.all(got < 1e-6)
+  nobody = jnp.zeros(zs.shape[:2], bool)
+  got = matrix_entropy(zs + 1, alpha=alpha, mask=nobody)
+  np.testing.assert_array_equal(got, np.zeros(len(zs)))
+  one = matrix_entropy(z[:1], alpha=alpha)
+  assert 0 <= float(one) < 1e-6
 
 
 @pytest.mark.parametrize('alpha', [0.5, 1.0, 2.0])

@@ -7,10 +7,14 @@ import pytest
 
 from iblm_jax import information
 
-patch_entropy = jax.jit(
-    information.patch_entropy,
-    static_argnames=('patch_size', 'alpha', 'center', 'normalize', 'base'),
-)
+
+def patch_entropy(x, *, mask=None, segment_ids=None, **keywords):
+  """Not compiled as a whole: one order more costs no compilation."""
+  mask = None if mask is None else jnp.asarray(mask)
+  segment_ids = None if segment_ids is None else jnp.asarray(segment_ids)
+  return information.patch_entropy(
+      jnp.asarray(x), mask=mask, segment_ids=segment_ids, **keywords
+  )
 
 
 def _normal(*shape, seed=0):
@@ -35,10 +39,10 @@ def _by_loop(numpy_entropy, x, size, alpha, mask, segments, center=False):
   return np.mean(entropies) if entropies else 0.0
 
 
-@pytest.mark.parametrize('length', [32, 37])
-@pytest.mark.parametrize('alpha', [0.7, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize('alpha', [1.0, 2.0])
 @pytest.mark.parametrize('center', [False, True])
-def test_against_a_loop_over_windows(numpy_entropy, length, alpha, center):
+def test_against_a_loop_over_windows(numpy_entropy, alpha, center):
+  length = 37
   rng = np.random.default_rng(4)
   x = _normal(9, length, 12) + 1.0
   everyone = np.ones((9, length), bool)

@@ -55,6 +55,23 @@ def test_gains_compare_with_the_best_before_the_step():
   assert phases(run(config, pairs)) == [1] * 12
 
 
+@pytest.mark.parametrize(
+    'best, value, improved',
+    [
+        (1e-5, 5e-6, True),
+        (1e-8, 5e-9, False),  # the denominator is at least 1e-6
+        (5e-7, 1e-7, True),
+        (1e-10, -1.0, False),  # below 1e-9 there is no gain at all
+        (-1e-5, -2e-5, True),
+    ],
+)
+def test_gains_near_zero(best, value, improved):
+  config = optim.GateConfig(patience_main=10)
+  state = run(config, [(best, 1.0), (value, 1.0)])[-1]
+  assert int(state.stall_main) == (0 if improved else 2)
+  np.testing.assert_array_equal(state.best_main, np.float32(value))
+
+
 def test_stall_counter_starts_again_after_each_phase():
   config = optim.GateConfig(patience_main=2, patience_aux=3)
   pairs = [(1.0, 1.0)] * 11

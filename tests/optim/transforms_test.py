@@ -123,13 +123,12 @@ def test_pcgrad_of_opposite_gradients_and_of_zero():
 
 
 def test_pcgrad_sums_in_float32():
-  # In bfloat16 a running sum of ones stops at 256.
-  n = 4096
-  g1 = {'w': jnp.ones(n, jnp.bfloat16)}
-  g2 = {'w': jnp.full(n, -0.5, jnp.bfloat16)}
+  # In bfloat16 the sum of 4111 ones is 4096; the float32 leaf shows it.
+  ones = jnp.ones(4111, jnp.bfloat16)
+  g1 = {'a': ones, 'b': jnp.ones(1)}
+  g2 = {'a': -ones.at[4096:].set(0), 'b': jnp.zeros(1)}
   got, _ = update(optim.gapt(ALWAYS, projection='pcgrad'), g1, g2)
-  assert got['w'].dtype == jnp.bfloat16
-  np.testing.assert_array_equal(flat(got), 1.0)
+  np.testing.assert_allclose(got['b'], 1 + 4096 / 4112, rtol=1e-6)
 
 
 @pytest.mark.parametrize('projection', [None, 'pcgrad'])
@@ -352,7 +351,7 @@ def test_multi_steps_sees_the_last_micro_batch_only():
 def test_one_weighted_pull_back_equals_gapt():
   # A loop that asks the gate first and pulls back once, with phase_gate for
   # the state, against gapt with two gradient trees.
-  config = optim.GateConfig(patience_main=3, patience_aux=2)
+  config = optim.GateConfig(patience_main=3, patience_aux=2, rtol_main=0.2)
   weight = 0.3
 
   def losses(params):
@@ -378,7 +377,8 @@ def test_one_weighted_pull_back_equals_gapt():
   @jax.jit
   def two(params, state):
     (value, aux_value), pull_back = jax.vjp(losses, params)
-    g1, g2 = (pull_back(ct)[0] for ct in ((1.0, 0.0), (0.0, 1.0)))
+    one, zero = jnp.ones_like(value), jnp.zeros_like(value)
+    (g1,), (g2,) = pull_back((one, zero)), pull_back((zero, one))
     updates, state = two_tx.update(
         g1, state, params, value=value, aux_value=aux_value, aux_updates=g2
     )

@@ -1,0 +1,102 @@
+"""Language modelling of any text files, byte by byte.
+
+Point it at your own text:
+
+  python -m iblm_jax.main --config=configs/text.py:gapt --workdir=runs/mine \
+      --config.data.text.paths=my_book.txt
+
+Paths are separated by commas: `.txt` and `.jsonl` files (with a field `text`),
+each also as `.gz`, and folders of these. A tenth is held out: whole documents,
+or the tail of each where there are fewer than twenty.
+
+Variants: ce, mbe, gapt (as in configs/multiplication.py) and smoke. The default
+is a decoder of 1.9 M parameters and 600 steps of 16 x 256 bytes. Measured
+times and losses are in docs/training_on_text.md.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
+  """The config of a variant."""
+  variants = ('ce', 'mbe', 'gapt', 'smoke')
+  if variant not in variants:
+    raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
+
+  c = ml_collections.ConfigDict()
+  c.model = dict(
+      vocab_size=259,  # 256 bytes and three marks
+      num_layers=6,
+      width=160,
+      num_heads=5,
+      activation='relu2',
+      qk_norm=True,
+      positions='rotary',
+      document_mask=True,
+      scan_layers=True,
+      remat='none',
+      dtype='float32',
+      entropy=dict(alpha=2.0, patch_size=8, center=False, normalize=False),
+  )
+  c.data = dict(
+      kind='text',
+      batch_size=16,
+      seed=0,
+      num_threads=1,
+      prefetch=4,
+      text=dict(
+          paths=config_dict.placeholder(str),
+          documents='file',  # of a .txt: the file, or each line or paragraph
+          text_field='text',
+          holdout=0.1,
+          tokenizer='bytes',  # or a tokenizer.json, or a SentencePiece .model
+          seq_len=256,
+          eval_rows=256,
+      ),
+  )
+  c.objective = dict(
+      method=variant if variant in ('ce', 'mbe') else 'gapt',
+      weight=0.1,  # lambda
+      reduction='mean',
+      layer_schedule='rotate',
+      skip_first=1,
+      skip_last=1,
+      floor='max',
+      measure_entropy=True,
+  )
+  c.gate = dict(
+      patience_main=125,  # updates
+      patience_aux=75,
+      rtol_main=0.01,
+      rtol_aux=0.01,
+      spike=0.1,
+      best='every_step',
+      ema=0.98,
+      reset_aux_best=True,
+  )
+  c.optimizer = dict(
+      name='adamw',
+      weight_decay=0.1,
+      clip_norm=1.0,
+      schedule=dict(name='wsd', peak=2e-3, warmup_steps=50),
+  )
+  c.mesh = dict(data=-1, fsdp=1, tensor=1)
+  c.train = dict(
+      num_steps=600,
+      seed=0,
+      accumulation=1,
+      log_every=10,
+      eval_every=100,
+      checkpoint_every=100,
+      keep_checkpoints=3,
+      tensorboard=False,
+  )
+  if variant == 'smoke':
+    c.model.update(num_layers=3, width=64, num_heads=2)
+    c.data.batch_size = 4
+    c.data.text.update(seq_len=128, eval_rows=8)
+    c.train.update(num_steps=20, eval_every=10, checkpoint_every=10)
+    c.optimizer.schedule.warmup_steps = 5
+    c.gate.update(patience_main=6, patience_aux=4)
+  return c

@@ -1,0 +1,82 @@
+"""Samples from a checkpoint: python -m iblm_jax.generate --workdir=RUN --prompt=...
+
+For a run on multiplication, the prompt is a question such as 12x34=.
+"""
+
+from absl import flags
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from iblm_jax import cli
+from iblm_jax.data import sources
+from iblm_jax.models import decoding
+from iblm_jax.training import checkpoints
+from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training import program as program_lib
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+_PROMPT = flags.DEFINE_string('prompt', '', 'Text to continue.')
+_TOKENS = flags.DEFINE_integer('max_tokens', 200, 'Most tokens to add.')
+_TEMPERATURE = flags.DEFINE_float(
+    'temperature', 0.0, '0 takes the most likely token.'
+)
+_TOP_K = flags.DEFINE_integer(
+    'top_k', None, 'Sample among the k most likely tokens only.'
+)
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the sampling.')
+
+
+def main() -> None:
+  """Restores the newest intact checkpoint and continues the prompt."""
+  with cli.refusing():
+    cfg = cli.read_run(_WORKDIR.value)
+    tokenizer = sources.make_tokenizer(cfg.data)
+    prompt_T = np.concatenate(
+        [[tokenizer.bos_id], tokenizer.encode(_PROMPT.value)]
+    ).astype(np.int32)
+    decoding.check_sampling(
+        cfg.model,
+        prompt_T.size,
+        _TOKENS.value,
+        temperature=_TEMPERATURE.value,
+        top_k=_TOP_K.value,
+    )
+  folder = epath.Path(_WORKDIR.value) / 'checkpoints'
+  # One device is enough here, whatever mesh the run was trained on.
+  mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(), jax.devices()[:1])
+  abstract = program_lib.abstract_state(cfg, mesh)
+  with checkpoints.Checkpoints(folder, read_only=True) as store:
+    restored = store.restore(abstract)
+  if restored is None:
+    with cli.refusing():
+      raise ValueError(f'{folder} holds no checkpoint yet.')
+  state = restored[1]
+  sampled_1xT = jax.jit(
+      decoding.sample,
+      static_argnums=2,
+      static_argnames=('num_tokens', 'temperature', 'top_k'),
+  )(
+      state.params,
+      jnp.asarray(prompt_T)[None],
+      cfg.model,
+      jax.random.key(_SEED.value),
+      num_tokens=_TOKENS.value,
+      temperature=_TEMPERATURE.value,
+      top_k=_TOP_K.value,
+  )
+  tokens = np.asarray(sampled_1xT)[0].tolist()
+  if tokenizer.eos_id in tokens:
+    tokens = tokens[: tokens.index(tokenizer.eos_id)]
+  cli.report(_PROMPT.value + tokenizer.decode(tokens))
+
+
+def run() -> None:
+  """Entry point."""
+  flags.mark_flag_as_required('workdir')
+  cli.run(main)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,1 @@
+"""Model families behind `init(rng, cfg)` and `apply(params, tokens, cfg)`."""

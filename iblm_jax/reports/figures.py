@@ -1,0 +1,214 @@
+"""Figures of runs; needs matplotlib (extra `plot`)."""
+
+from collections.abc import Sequence
+import functools
+import importlib.util
+from typing import Any
+
+from iblm_jax.reports import runs as runs_lib
+
+# Okabe and Ito's palette: told apart by colour-blind readers and in print.
+_COLOURS = (
+    '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000',
+)
+_BAND = '#E69F00'
+_STYLE = {
+    'figure.dpi': 110,
+    'font.size': 10,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'grid.alpha': 0.25,
+    'axes.titlesize': 11,
+    'axes.titlelocation': 'left',
+    'legend.frameon': False,
+}
+
+
+def check_matplotlib() -> None:
+  """Raises ValueError where matplotlib is not installed."""
+  if importlib.util.find_spec('matplotlib') is None:
+    raise ValueError(
+        'figures need the package matplotlib: pip install "iblm-jax[plot]".'
+    )
+
+
+def _styled(draw):
+  """Draws without a display, in the style above; leaves no global trace."""
+
+  @functools.wraps(draw)
+  def styled(runs):
+    import matplotlib  # An extra: imported where it is used.
+
+    with matplotlib.rc_context(_STYLE):
+      return draw(runs)
+
+  return styled
+
+
+def _subplots(rows: int, columns: int, figsize, **kwargs):
+  from matplotlib import figure
+
+  # Not pyplot: it would hold on to every figure and to a display.
+  canvas = figure.Figure(figsize=figsize, layout='constrained')
+  return canvas, canvas.subplots(rows, columns, squeeze=False, **kwargs)
+
+
+@_styled
+def loss_figure(runs: Sequence[runs_lib.Run]) -> Any:
+  """Cross-entropy in training and on each evaluation set, and the phases.
+
+  Args:
+    runs: to compare; one colour each in all panels.
+
+  Returns:
+    A matplotlib figure: the training panel, below it a strip per gated run
+    that is filled where it compressed, then a panel per evaluation set.
+  """
+  gated = [run for run in runs if run.compression()]
+  sets = sorted({name for run in runs for name in run.eval_sets()})
+  heights = [4.0] + [0.3] * len(gated) + [2.6] * len(sets)
+  figure, axes = _subplots(
+      len(heights),
+      1,
+      figsize=(9, sum(heights) + 1.0),
+      sharex=True,
+      gridspec_kw={'height_ratios': heights},
+  )
+  axes = list(axes[:, 0])
+  top, strips, panels = axes[0], axes[1 : 1 + len(gated)], axes[1 + len(gated) :]
+  for run, colour in _coloured(runs):
+    top.plot(
+        *run.series('train/cross_entropy'),
+        color=colour,
+        linewidth=1.2,
+        label=f'{run.name} ({run.method})',
+    )
+  top.set(ylabel='nats per token', title='Cross-entropy in training')
+  top.legend(loc='upper right')
+  for run, strip in zip(gated, strips, strict=True):
+    _fill(strip, run, 0.85)
+    strip.set(yticks=[], ylim=(0, 1))
+    strip.grid(False)
+    strip.spines['left'].set_visible(False)
+    strip.set_ylabel(
+        f'{run.name}\ncompresses', rotation=0, ha='right', va='center',
+        fontsize=8,
+    )
+  for name, panel in zip(sets, panels, strict=True):
+    for run, colour in _coloured(runs):
+      steps, values = run.series(f'eval/{name}/cross_entropy')
+      panel.plot(steps, values, color=colour, marker='o', markersize=3)
+    panel.set(
+        ylabel='nats per token',
+        title=f'Cross-entropy on {name.replace("_", " ")}',
+    )
+  axes[-1].set_xlabel('step')
+  return figure
+
+
+@_styled
+def entropy_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
+  """Entropy of every layer over training, a panel per run, phases shaded.
+
+  Args:
+    runs: those without entropy in their metrics are left out.
+
+  Returns:
+    A matplotlib figure; None if no run has measured the entropy.
+  """
+  measured = [run for run in runs if run.names('train/mbe/layer_')]
+  if not measured:
+    return None
+  figure, axes = _subplots(
+      len(measured),
+      1,
+      figsize=(9, 3.0 * len(measured) + 0.6),
+      sharex=True,
+      sharey=True,
+  )
+  for run, axis in zip(measured, axes[:, 0], strict=True):
+    _fill(axis, run, 0.22)
+    names = run.names('train/mbe/layer_')
+    for index, name in enumerate(names):
+      colour = _layer_colour(index, len(names))
+      label = f'layer {int(name.rsplit("_", 1)[1])}'
+      axis.plot(*run.series(name), color=colour, linewidth=1.2, label=label)
+    entropy = run.config['model']['entropy']
+    shading = '; shaded: compression phases' if run.compression() else ''
+    axis.set(
+        ylabel='entropy, nats',
+        title=(
+            f'{run.name} ({run.method}): entropy of order'
+            f' {entropy["alpha"]:g} in windows of {entropy["patch_size"]}'
+            f' tokens{shading}'
+        ),
+    )
+    axis.set_ylim(bottom=0)
+    axis.legend(
+        loc='center left', bbox_to_anchor=(1.0, 0.5), fontsize=8,
+        ncols=1 + len(names) // 16,
+    )
+  axes[-1, 0].set_xlabel('step')
+  return figure
+
+
+@_styled
+def profile_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
+  """Entropy of every layer at the last evaluation, and exact match over time.
+
+  Args:
+    runs: to compare.
+
+  Returns:
+    A matplotlib figure with a row per evaluation set; None without any.
+  """
+  sets = sorted({name for run in runs for name in run.eval_sets()})
+  if not sets:
+    return None
+  figure, axes = _subplots(len(sets), 2, figsize=(9, 2.9 * len(sets) + 0.4))
+  for name, (left, right) in zip(sets, axes, strict=True):
+    for run, colour in _coloured(runs):
+      layers = run.names(f'eval/{name}/mbe/layer_')
+      left.plot(
+          range(len(layers)),
+          [run.series(layer)[1][-1] for layer in layers],
+          color=colour,
+          marker='o',
+          markersize=4,
+          label=run.name,
+      )
+      right.plot(
+          *run.series(f'eval/{name}/accuracy'), color=colour, linestyle='--'
+      )
+      right.plot(*run.series(f'eval/{name}/exact_match'), color=colour)
+    title = name.replace('_', ' ')
+    left.set(
+        title=f'Final entropy by layer, {title}', xlabel='layer',
+        ylabel='nats',
+    )
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.set_ylim(bottom=0)
+    right.set(
+        title=f'Accuracy, {title}', xlabel='step', ylim=(-0.02, 1.02),
+        ylabel='whole row (dashed: tokens)',
+    )
+  axes[0, 0].legend()
+  return figure
+
+
+def _coloured(runs):
+  return [(r, _COLOURS[i % len(_COLOURS)]) for i, r in enumerate(runs)]
+
+
+def _layer_colour(index: int, count: int):
+  from matplotlib import colormaps
+
+  return colormaps['viridis'](0.92 * index / max(count - 1, 1))
+
+
+def _fill(axis, run: runs_lib.Run, strength: float) -> None:
+  """Shades every interval by the share of its steps in compression."""
+  for start, stop, share in run.compression():
+    if share > 0:
+      axis.axvspan(start, stop, color=_BAND, alpha=strength * share, linewidth=0)

@@ -1,0 +1,146 @@
+"""Runs as they lie on disk, read for comparison."""
+
+from collections.abc import Sequence
+import csv
+import io
+import json
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from iblm_jax.training import metrics
+
+
+class Run(NamedTuple):
+  """One run.
+
+  Attributes:
+    name: short, unique among the runs compared.
+    config: tree of config.json.
+    rows: of metrics.jsonl, in order.
+    summary: of summary.json; empty while the run goes on.
+  """
+
+  name: str
+  config: dict[str, Any]
+  rows: list[dict[str, Any]]
+  summary: dict[str, Any]
+
+  @property
+  def method(self) -> str:
+    """'ce', 'mbe' or 'gapt'."""
+    return self.config['objective']['method']
+
+  def series(self, name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a metric, where it was written and is finite."""
+    pairs = [
+        (row['step'], row[name])
+        for row in self.rows
+        if row.get(name) is not None
+    ]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+  def names(self, prefix: str) -> list[str]:
+    """Names of the metrics that begin with a prefix, sorted."""
+    return sorted({n for row in self.rows for n in row if n.startswith(prefix)})
+
+  def eval_sets(self) -> list[str]:
+    """Names of the evaluation sets."""
+    return sorted({name.split('/')[1] for name in self.names('eval/')})
+
+  def compression(self) -> list[tuple[int, int, float]]:
+    """Intervals (first step, last step, share of them in compression).
+
+    Exact however rarely the run wrote metrics: the gate counts its steps.
+    """
+    steps, counts = self.series('gapt/compression_steps')
+    intervals, before, counted = [], 0, 0
+    for step, count in zip(steps, counts, strict=True):
+      if step > before:
+        intervals.append((before, step, (count - counted) / (step - before)))
+      before, counted = step, count
+    return intervals
+
+
+def read_runs(workdirs: Sequence[epath.PathLike]) -> list[Run]:
+  """Reads runs and gives them short names.
+
+  Args:
+    workdirs: at least one.
+
+  Returns:
+    The runs, in the same order.
+
+  Raises:
+    ValueError: if a folder holds no run or no metrics yet, naming it.
+  """
+  if not workdirs:
+    raise ValueError('at least one run is needed.')
+  paths = [epath.Path(workdir) for workdir in workdirs]
+  short = [path.name for path in paths]
+  names = short if len(set(short)) == len(short) else [str(p) for p in paths]
+  return [_read(path, name) for path, name in zip(paths, names, strict=True)]
+
+
+def _read(path: epath.Path, name: str) -> Run:
+  config_path = path / 'config.json'
+  if not config_path.exists():
+    raise ValueError(f'{path} holds no run: there is no {config_path}.')
+  rows = metrics.read_metrics(path / 'metrics.jsonl')
+  if not rows:
+    raise ValueError(f'{path} has no metrics yet.')
+  summary_path = path / 'summary.json'
+  summary = {}
+  if summary_path.exists():
+    summary = json.loads(summary_path.read_text())
+  return Run(name, json.loads(config_path.read_text()), rows, summary)
+
+
+def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
+  """One row per run: options that matter, last metrics, phases.
+
+  Args:
+    runs: to compare.
+
+  Returns:
+    Rows with the same keys; an empty string where a run has no such value.
+  """
+  rows = []
+  for run in runs:
+    objective, entropy = run.config['objective'], run.config['model']['entropy']
+    row = {
+        'run': run.name,
+        'method': run.method,
+        'seed': run.config['train']['seed'],
+        'weight': objective['weight'],
+        'alpha': entropy['alpha'],
+        'patch_size': entropy['patch_size'],
+        'steps': run.rows[-1]['step'],
+        'finished': bool(run.summary),
+    }
+    last = ['train/cross_entropy', 'train/mbe']
+    for name in run.eval_sets():
+      last += [
+          f'eval/{name}/{metric}'
+          for metric in ('cross_entropy', 'accuracy', 'exact_match', 'mbe')
+      ]
+    for name in last:
+      values = run.series(name)[1]
+      row[name] = values[-1] if values else ''
+    row |= {
+        f'phases/{name}': value
+        for name, value in run.summary.get('phases', {}).items()
+    }
+    row['wall_seconds'] = run.summary.get('wall_seconds', '')
+    rows.append(row)
+  columns = list(dict.fromkeys(name for row in rows for name in row))
+  return [{name: row.get(name, '') for name in columns} for row in rows]
+
+
+def to_csv(rows: Sequence[dict[str, Any]]) -> str:
+  """A table as comma-separated text with a header line."""
+  file = io.StringIO()
+  writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(rows)
+  return file.getvalue()

@@ -1,0 +1,164 @@
+"""Spectra, effective rank and the streaming accumulator."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from iblm_jax import information
+
+
+def _normal(*shape, seed=0):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def _probabilities(z):
+  square = np.linalg.svd(z.astype(np.float64), compute_uv=False) ** 2
+  return square / square.sum(-1, keepdims=True)
+
+
+def test_spectrum_against_singular_values():
+  for z in (_normal(40, 8, 20), _normal(30, 12), _normal(6, 9)):
+    got = np.asarray(information.matrix_spectrum(jnp.asarray(z)))
+    np.testing.assert_allclose(got, _probabilities(z), rtol=1e-5, atol=1e-8)
+    assert np.all(np.diff(got, axis=-1) <= 0)
+
+
+def test_spectrum_keeps_the_digits_of_small_eigenvalues(rows_with_spectrum):
+  p = np.geomspace(1, 1e-6, 12)
+  z = rows_with_spectrum(p, 20)
+  got = information.matrix_spectrum(jnp.asarray(z))
+  np.testing.assert_allclose(got, _probabilities(z), rtol=1e-3)
+
+
+def test_spectrum_with_mask_and_center():
+  z = _normal(10, 4) + 3
+  keep = np.arange(10) % 3 > 0
+  got = information.matrix_spectrum(
+      jnp.asarray(z), mask=jnp.asarray(keep), center=True
+  )
+  want = _probabilities(z[keep] - z[keep].astype(np.float64).mean(0))
+  np.testing.assert_allclose(got, want, atol=1e-6)
+  nobody = information.matrix_spectrum(
+      jnp.asarray(z), mask=jnp.zeros(10, bool)
+  )
+  np.testing.assert_array_equal(nobody, np.zeros(4))
+
+
+@pytest.mark.parametrize('alpha', [0.5, 1.0, 1.5, 2.0, 4.0])
+def test_entropy_of_the_spectrum_is_the_matrix_entropy(alpha):
+  z = jnp.asarray(_normal(9, 14))
+
+  def through_spectrum(z):
+    p = information.matrix_spectrum(z)
+    return information.entropy_of_spectrum(p, alpha=alpha)
+
+  direct = lambda z: information.matrix_entropy(z, alpha=alpha)
+  a, a_grad = jax.value_and_grad(through_spectrum)(z)
+  b, b_grad = jax.value_and_grad(direct)(z)
+  np.testing.assert_allclose(a, b, atol=3e-6)
+  np.testing.assert_allclose(a_grad, b_grad, atol=2e-5 * np.abs(b_grad).max())
+
+
+def test_gradient_of_one_eigenvalue(finite_differences):
+  z = _normal(5, 7)
+  got = jax.grad(lambda z: information.matrix_spectrum(z)[1])(jnp.asarray(z))
+  want = finite_differences(lambda z: _probabilities(z)[1], z)
+  np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize('base', [1, 0, -1.0, float('inf')])
+def test_bad_base(base):
+  with pytest.raises(ValueError, match='base must be'):
+    information.entropy_of_spectrum(jnp.ones(1), base=base)
+
+
+def test_effective_rank():
+  eye = jnp.eye(5, 9)
+  assert abs(float(information.effective_rank(eye)) - 5) < 1e-5
+  z = jnp.diag(jnp.array([3.0, 1.0]))
+  p = np.array([0.9, 0.1])
+  want = np.exp(-np.sum(p * np.log(p)))
+  np.testing.assert_allclose(information.effective_rank(z), want, rtol=1e-6)
+  p = np.array([0.75, 0.25])
+  want = np.exp(-np.sum(p * np.log(p)))
+  got = information.effective_rank(z, singular_values=True)
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+  assert float(information.effective_rank(z * 0)) == 1
+
+
+def _accumulated(batches, masks=None):
+  state = information.accumulator_init(batches[0].shape[1])
+  for i, z in enumerate(batches):
+    mask = None if masks is None else jnp.asarray(masks[i])
+    state = information.accumulate(state, jnp.asarray(z), mask)
+  return state
+
+
+@pytest.mark.parametrize('alpha', [1.0, 1.5, 2.0, 3.0, float('inf')])
+@pytest.mark.parametrize('center', [False, True])
+def test_accumulated_equals_stacked(numpy_entropy, alpha, center):
+  batches = [_normal(n, 6, seed=n) + 2 for n in (50, 1, 30, 77)]
+  rows = np.concatenate(batches).astype(np.float64)
+  rows = rows - rows.mean(0) if center else rows
+  keywords = dict(alpha=alpha, center=center)
+  state = _accumulated(batches)
+  got = information.accumulated_entropy(state, **keywords)
+  np.testing.assert_allclose(got, numpy_entropy(rows, alpha), atol=1e-5)
+  merged = information.accumulator_merge(
+      _accumulated(batches[:1]), _accumulated(batches[1:])
+  )
+  got = information.accumulated_entropy(merged, **keywords)
+  np.testing.assert_allclose(got, numpy_entropy(rows, alpha), atol=1e-5)
+  bits = information.accumulated_entropy(state, **keywords, base=2)
+  np.testing.assert_allclose(bits * np.log(2), got, atol=1e-6)
+
+
+def test_a_large_offset_costs_no_digits(numpy_entropy):
+  """Centring at the end of a plain sum would leave nothing but rounding."""
+  spread = _normal(400, 5) * np.array([1, 2, 3, 4, 5], 'f')
+  rows = spread + np.float32(3000)
+  state = _accumulated(np.split(rows, 8))
+  got = information.accumulated_entropy(state, alpha=1.0, center=True)
+  exact = rows.astype(np.float64)
+  want = numpy_entropy(exact - exact.mean(0), 1)
+  np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_masked_rows_and_empty_accumulators():
+  z = _normal(20, 4)
+  keep = np.arange(20) % 2 == 0
+  padded = np.where(keep[:, None], z, np.nan).astype('f')
+  state = _accumulated([padded], [keep])
+  got = information.accumulated_entropy(state)
+  want = information.matrix_entropy(jnp.asarray(z[keep]))
+  np.testing.assert_allclose(got, want, atol=1e-6)
+  assert float(state.count) == 10
+  empty = information.accumulator_init(4)
+  assert float(information.accumulated_entropy(empty, alpha=1.0)) == 0
+  same = information.accumulator_merge(state, empty)
+  for a, b in zip(same, state, strict=True):
+    np.testing.assert_array_equal(a, b)
+  equal = _accumulated([np.ones((7, 4), 'f') * 0.3] * 3)
+  assert float(information.accumulated_entropy(equal, center=True)) == 0
+
+
+def test_accumulate_in_a_scan():
+  z = jnp.asarray(_normal(5, 16, 4))
+  step = lambda state, z: (information.accumulate(state, z), None)
+  state, _ = jax.lax.scan(step, information.accumulator_init(4), z)
+  got = information.accumulated_entropy(state, alpha=1.5)
+  want = information.matrix_entropy(z.reshape(80, 4), alpha=1.5)
+  np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+def test_accumulator_refuses():
+  with pytest.raises(ValueError, match='dim must be at least 1, got dim=0'):
+    information.accumulator_init(0)
+  state = information.accumulator_init(4)
+  with pytest.raises(ValueError, match=r'z must have shape \[N, 4\]'):
+    information.accumulate(state, jnp.ones((3, 5)))
+  with pytest.raises(ValueError, match=r'mask must have shape \(3,\)'):
+    information.accumulate(state, jnp.ones((3, 4)), jnp.ones(4, bool))
+  with pytest.raises(ValueError, match='alpha must be'):
+    information.accumulated_entropy(state, alpha=-1)

@@ -1,0 +1,114 @@
+"""The decoder again in plain float64 NumPy, one token at a time where it can.
+
+Written from the definition of the architecture, for comparison only.
+"""
+
+import math
+
+import numpy as np
+
+
+def _norm(x, cfg, params):
+  if cfg.norm == 'layer':
+    x = x - x.mean(-1, keepdims=True)
+  x = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+  x = x * params.get('scale', 1.0)
+  return x + params.get('bias', 0.0)
+
+
+def _rms(x):
+  return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+
+def _rotate(x_HxK, position, base):
+  half = x_HxK.shape[-1] // 2
+  out = np.empty_like(x_HxK)
+  for i in range(half):
+    angle = position * base ** (-i / half)
+    a, b = x_HxK[:, i], x_HxK[:, i + half]
+    out[:, i] = a * math.cos(angle) - b * math.sin(angle)
+    out[:, i + half] = b * math.cos(angle) + a * math.sin(angle)
+  return out
+
+
+def _linear(x, params, num_in=1):
+  y = np.tensordot(x, params['kernel'], axes=num_in)
+  return y + params.get('bias', 0.0)
+
+
+def _activate(x, cfg, params):
+  up = _linear(x, params['up'])
+  if cfg.activation == 'relu2':
+    return np.maximum(up, 0) ** 2
+  if cfg.activation == 'swiglu':
+    gate = _linear(x, params['gate'])
+    return gate / (1 + np.exp(-gate)) * up
+  inner = math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)
+  return 0.5 * up * (1 + np.tanh(inner))
+
+
+def forward(params, tokens_L, cfg, segments_L=None, positions_L=None):
+  """Logits [L, V] and the residual stream after each block, float64."""
+  length = len(tokens_L)
+  if positions_L is None:
+    positions_L = range(length)
+  x = params['embed']['tokens'][tokens_L]
+  if cfg.positions == 'learned':
+    x = x + params['embed']['positions'][list(positions_L)]
+  if cfg.embedding_norm:
+    x = _rms(x)
+  streams, first_v = [], None
+  for n in range(cfg.num_layers):
+    block = _layer(params['blocks'], n)
+    if cfg.unet_skips and n >= cfg.num_layers // 2:
+      mirror = cfg.num_layers - 1 - n
+      weight = params['skip_weights'][n - cfg.num_layers // 2]
+      x = x + weight * streams[mirror]
+    attention = block['attention']
+    y = _norm(x, cfg, block.get('attention_norm', {}))
+    q = _linear(y, attention['query'])
+    k = _linear(y, attention['key'])
+    v = _linear(y, attention['value'])
+    if cfg.value_residual:
+      first_v = v if first_v is None else first_v
+      mix = attention['value_mix']
+      v = (1 - mix) * v + mix * first_v
+    if cfg.qk_norm:
+      q, k = _rms(q), _rms(k)
+    if cfg.positions == 'rotary':
+      q = np.stack(
+          [_rotate(a, p, cfg.rotary_base) for a, p in zip(q, positions_L)]
+      )
+      k = np.stack(
+          [_rotate(a, p, cfg.rotary_base) for a, p in zip(k, positions_L)]
+      )
+    mixed = np.zeros_like(v)
+    for t in range(length):
+      seen = [
+          s
+          for s in range(t + 1)
+          if (cfg.window is None or t - s < cfg.window)
+          and (segments_L is None or segments_L[s] == segments_L[t])
+      ]
+      for h in range(cfg.num_heads):
+        scores = k[seen, h] @ q[t, h] / math.sqrt(cfg.head_width)
+        weights = np.exp(scores - scores.max())
+        mixed[t, h] = weights @ v[seen, h] / weights.sum()
+    x = x + _linear(mixed, attention['out'], num_in=2)
+    y = _norm(x, cfg, block.get('mlp_norm', {}))
+    x = x + _linear(_activate(y, cfg, block['mlp']), block['mlp']['down'])
+    streams.append(x)
+  y = _norm(x, cfg, params['head'].get('norm', {}))
+  if cfg.tie_embeddings:
+    logits = y @ params['embed']['tokens'].T
+  else:
+    logits = y @ params['head']['kernel']
+  if cfg.logit_softcap is not None:
+    logits = cfg.logit_softcap * np.tanh(logits / cfg.logit_softcap)
+  return logits, np.stack(streams)
+
+
+def _layer(tree, n):
+  if isinstance(tree, dict):
+    return {name: _layer(leaf, n) for name, leaf in tree.items()}
+  return tree[n]
