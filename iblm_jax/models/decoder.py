@@ -110,7 +110,7 @@ def _boxed_init(rng: jax.Array, cfg: DecoderConfig) -> Params:
     attend = lambda q, k, v: (v, None)
     return blocks.Block(cfg).init(key, x_BxLxD, angles, attend, values, True)
 
-  stacked = jax.vmap(init_block)(jax.random.split(block_rng, cfg.num_layers))
+  stacked = jax.lax.map(init_block, jax.random.split(block_rng, cfg.num_layers))
   params = {
       'embed': Embed(cfg).init(embed_rng, tokens_BxL, tokens_BxL)['params'],
       'blocks': nn.meta.add_axis(

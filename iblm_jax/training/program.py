@@ -59,7 +59,16 @@ class Program:
       with nn.logical_axis_rules(cfg.mesh.rules):
         return decoder.apply(params, tokens_BxL, cfg.model, **kwargs)
 
-    self.init = jax.jit(init, out_shardings=shardings)
+    # LLVM takes about 1 s per random draw at full optimisation, and these run
+    # once.
+    on_cpu = self.mesh.devices.flat[0].platform == 'cpu'
+    self.init = jax.jit(
+        init,
+        out_shardings=shardings,
+        compiler_options={'xla_backend_optimization_level': 1}
+        if on_cpu
+        else None,
+    )
     self.train_step = jax.jit(
         functools.partial(
             step_lib.train_step,

@@ -165,6 +165,15 @@ def test_zero_cotangent_gives_exactly_zero(alpha):
   np.testing.assert_allclose(two, 2 * one, rtol=1e-6)
 
 
+def test_zero_cotangent_never_enters_the_backward_pass():
+  """Had it been computed and multiplied by 0, the NaN would show."""
+  x = jnp.asarray(_normal(2, 8, 6)).at[0, 0, 0].set(jnp.nan)
+  f = lambda x: information.patch_entropy(x, patch_size=4)
+  _, pull = jax.vjp(f, x)
+  np.testing.assert_array_equal(pull(jnp.float32(0))[0], np.zeros_like(x))
+  assert np.isnan(pull(jnp.float32(1))[0]).any()
+
+
 def test_backward_work_is_under_a_conditional():
   """Outside the cond's branches the pull-back has no product or rotation."""
   x = jnp.asarray(_normal(2, 8, 6))
