@@ -44,7 +44,7 @@ def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
   )
   c.data = dict(
       kind='multiplication',
-      batch_size=128,
+      batch_size=64,
       seed=0,
       num_threads=1,
       prefetch=4,
@@ -83,12 +83,12 @@ def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
   )
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.train = dict(
-      num_steps=3000,
+      num_steps=1500,
       seed=0,
       accumulation=1,
-      log_every=20,
-      eval_every=500,
-      checkpoint_every=500,
+      log_every=10,
+      eval_every=250,
+      checkpoint_every=250,
       keep_checkpoints=3,
       tensorboard=False,
   )

@@ -40,6 +40,8 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
   if isinstance(schedule, dict) and isinstance(train, dict):
     steps = train.get('num_steps', options.LoopConfig().num_steps)
     schedule.setdefault('total_steps', steps)
+    # First, so that a bad length is reported where the user wrote it.
+    tree = {'train': train, **tree}
   return _build(RunConfig, tree, 'config')
 
 

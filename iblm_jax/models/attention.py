@@ -88,58 +88,67 @@ def causal_attention(
 
 
 def masked_attention(
-    q_BxTxHxK: jax.Array,
-    k_BxSxHxK: jax.Array,
-    v_BxSxHxK: jax.Array,
+    q_BxHxTxK: jax.Array,
+    k_BxHxSxK: jax.Array,
+    v_BxHxSxK: jax.Array,
     mask_BxTxS: jax.Array,
 ) -> jax.Array:
   """Attention of T queries over S keys under an explicit mask.
 
   Args:
-    q_BxTxHxK: queries.
-    k_BxSxHxK: keys.
-    v_BxSxHxK: values.
+    q_BxHxTxK: queries.
+    k_BxHxSxK: keys.
+    v_BxHxSxK: values.
     mask_BxTxS: bool, broadcastable; every query needs at least one key.
 
   Returns:
-    [B, T, H, K] in the dtype of the values.
+    [B, H, T, K] in the dtype of the values.
   """
-  scale = 1.0 / math.sqrt(q_BxTxHxK.shape[-1])
+  scale = jnp.asarray(1.0 / math.sqrt(q_BxHxTxK.shape[-1]), q_BxHxTxK.dtype)
   scores_BxHxTxS = jnp.einsum(
-      'bthk,bshk->bhts',
-      q_BxTxHxK * jnp.asarray(scale, q_BxTxHxK.dtype),
-      k_BxSxHxK,
+      'bhtk,bhsk->bhts',
+      q_BxHxTxK * scale,
+      k_BxHxSxK,
       preferred_element_type=jnp.float32,
   )
-  scores_BxHxTxS = jnp.where(
-      mask_BxTxS[:, None], scores_BxHxTxS, jnp.finfo(jnp.float32).min
+  lowest = jnp.finfo(jnp.float32).min
+  scores_BxHxTxS = jnp.where(mask_BxTxS[:, None], scores_BxHxTxS, lowest)
+  top = jnp.max(scores_BxHxTxS, axis=-1, keepdims=True)
+  weights_BxHxTxS = jnp.exp(scores_BxHxTxS - jax.lax.stop_gradient(top))
+  total = jnp.sum(weights_BxHxTxS, axis=-1, keepdims=True)
+  mixed_BxHxTxK = jnp.einsum(
+      'bhts,bhsk->bhtk',
+      weights_BxHxTxS.astype(v_BxHxSxK.dtype),
+      v_BxHxSxK,
+      preferred_element_type=jnp.float32,
   )
-  weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS, axis=-1)
-  return jnp.einsum(
-      'bhts,bshk->bthk', weights_BxHxTxS.astype(v_BxSxHxK.dtype), v_BxSxHxK
-  )
+  # Divided after the product: K numbers a query instead of S.
+  return (mixed_BxHxTxK / total).astype(v_BxHxSxK.dtype)
+
+
+def heads_first(x_BxLxHxK: jax.Array) -> jax.Array:
+  """[B, L, H, K] to [B, H, L, K], and back."""
+  return x_BxLxHxK.swapaxes(1, 2)
 
 
 def _blocked(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, segment_ids_BxL, window):
   """Blocks of queries, each against just the keys it may see."""
+  q, k, v = map(heads_first, (q_BxLxHxK, k_BxLxHxK, v_BxLxHxK))
   length = q_BxLxHxK.shape[1]
   outputs = []
   for start in range(0, length, _BLOCK):
     stop = min(start + _BLOCK, length)
     first = 0 if window is None else max(0, start - window + 1)
     queries, keys = slice(start, stop), slice(first, stop)
-    mask_1xTxS = allowed(
-        jnp.arange(start, stop), jnp.arange(first, stop), window
-    )[None]
+    mask = allowed(jnp.arange(start, stop), jnp.arange(first, stop), window)
+    mask_BxTxS = mask[None]
     if segment_ids_BxL is not None:
-      same_BxTxS = (
+      mask_BxTxS &= (
           segment_ids_BxL[:, queries, None] == segment_ids_BxL[:, None, keys]
       )
-      mask_1xTxS = mask_1xTxS & same_BxTxS
     outputs.append(
         masked_attention(
-            q_BxLxHxK[:, queries], k_BxLxHxK[:, keys], v_BxLxHxK[:, keys],
-            mask_1xTxS,
+            q[:, :, queries], k[:, :, keys], v[:, :, keys], mask_BxTxS
         )
     )
-  return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
+  return heads_first(jnp.concatenate(outputs, axis=2))

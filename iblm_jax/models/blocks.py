@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import functools
+import math
 from typing import Any
 
 from flax import linen as nn
@@ -55,11 +56,13 @@ class Linear(nn.Module):
     kernel = self.param(
         'kernel', annotated(init, self.axes), self.shape, jnp.float32
     )
-    y = jax.lax.dot_general(
-        x,
-        kernel.astype(cfg.compute_dtype),
-        ((tuple(range(x.ndim - n, x.ndim)), tuple(order[:n])), ((), ())),
+    # One matrix product over all tokens: XLA's CPU backend is up to half
+    # slower where the operand keeps its leading axes.
+    inputs = math.prod(self.shape[:n])
+    rows = x.reshape(-1, inputs) @ kernel.astype(cfg.compute_dtype).reshape(
+        inputs, -1
     )
+    y = rows.reshape(x.shape[: x.ndim - n] + self.shape[n:])
     if cfg.biases:
       zeros = annotated(nn.initializers.zeros_init(), self.axes[n:])
       bias = self.param('bias', zeros, self.shape[n:], jnp.float32)

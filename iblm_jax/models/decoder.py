@@ -83,11 +83,11 @@ class Head(nn.Module):
           jnp.float32,
       ).T
     logits_BxLxV = jnp.einsum(
-        'bld,vd->blv',
-        x_BxLxD,
+        'nd,vd->nv',
+        x_BxLxD.reshape(-1, cfg.width),
         table_VxD.astype(cfg.compute_dtype),
         preferred_element_type=jnp.float32,
-    )
+    ).reshape(*x_BxLxD.shape[:2], cfg.vocab_size)
     if cfg.logit_softcap is not None:
       logits_BxLxV = cfg.logit_softcap * jnp.tanh(
           logits_BxLxV / cfg.logit_softcap

@@ -67,8 +67,10 @@ def extend(
         axis=1,
     )
     k_BxSxHxK, v_BxSxHxK = write(k_BxSxHxK, k), write(v_BxSxHxK, v)
-    mixed = attention.masked_attention(q, k_BxSxHxK, v_BxSxHxK, mask_1xTxS)
-    return mixed, (k_BxSxHxK, v_BxSxHxK)
+    mixed = attention.masked_attention(
+        *map(attention.heads_first, (q, k_BxSxHxK, v_BxSxHxK)), mask_1xTxS
+    )
+    return attention.heads_first(mixed), (k_BxSxHxK, v_BxSxHxK)
 
   positions_BxT = jnp.broadcast_to(positions_T[None], tokens_BxT.shape)
   x_BxTxD = decoder.Embed(cfg).apply(

@@ -101,7 +101,7 @@ def loss_figure(runs: Sequence[runs_lib.Run]) -> Any:
       panel.plot(steps, values, color=colour, marker='o', markersize=3)
     panel.set(
         ylabel='nats per token',
-        title=f'Cross-entropy on {name.replace("_", " ")}',
+        title=f'Cross-entropy, {name.replace("_", " ")}',
     )
   axes[-1].set_xlabel('step')
   return figure

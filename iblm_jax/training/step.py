@@ -85,7 +85,7 @@ def train_step(
       + jnp.where(compress, iblm.regularizer(value.aux, objective), 0.0),
       'train/cross_entropy': value.main,
       'optim/learning_rate': jnp.asarray(learning_rate(state.step)),
-      'optim/grad_norm': optax.global_norm(grads),
+      'optim/grad_norm': optax.tree.norm(grads),
       **_gate_metrics(opt_state, objective),
   }
   if entropy_N is not None:

@@ -1,0 +1,185 @@
+"""What the entropy costs a training step: tokens a second, and ratios.
+
+  python benchmarks/train_step.py --repeats=40
+
+Four steps of the same model on the same batch, in turn: cross-entropy alone,
+GAPT in phase 1 (the entropy is measured), GAPT in phase 2 (and trained), and
+constant MBE. Ratios are medians over rounds with 95 % bootstrap intervals.
+"""
+
+import statistics
+
+from absl import app
+from absl import flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+import timing
+
+from iblm_jax.data import sources
+from iblm_jax.information import entropy
+from iblm_jax.models import config as model_config
+from iblm_jax.models import flops
+from iblm_jax.objectives import iblm
+from iblm_jax.optim import gate
+from iblm_jax.optim import optimizers
+from iblm_jax.optim import schedules
+from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training import options
+from iblm_jax.training import program as program_lib
+from iblm_jax.training import state as state_lib
+
+_REPEATS = flags.DEFINE_integer('repeats', 20, 'Rounds.', lower_bound=1)
+_BATCH = flags.DEFINE_integer('batch', 16, 'Rows.', lower_bound=1)
+_LENGTH = flags.DEFINE_integer('length', 256, 'Tokens a row.', lower_bound=2)
+_LAYERS = flags.DEFINE_integer('layers', 6, 'Blocks.', lower_bound=3)
+_WIDTH = flags.DEFINE_integer('width', 160, 'Of the residual stream.')
+_HEADS = flags.DEFINE_integer('heads', 5, 'Attention heads.')
+_VOCAB = flags.DEFINE_integer('vocab', 259, 'Tokens of the vocabulary.')
+_PATCH = flags.DEFINE_integer('patch_size', 8, 'Tokens in a window.')
+_ALPHA = flags.DEFINE_float('alpha', 2.0, 'Order of the entropy.')
+_SCHEDULE = flags.DEFINE_string(
+    'layer_schedule', 'rotate', 'Layers that carry the entropy loss.'
+)
+_DTYPE = flags.DEFINE_string('dtype', 'float32', 'Of activations.')
+_MODDED = flags.DEFINE_string(
+    'modded', None, 'Size of the paper\'s model instead: small, medium, ...'
+)
+
+# Gates that stay in one phase.
+_STAY = gate.GateConfig(
+    patience_main=10**9, patience_aux=10**9, spike=float('inf')
+)
+
+
+def _config(method: str) -> options.RunConfig:
+  measure = entropy.EntropyConfig(
+      alpha=_ALPHA.value, patch_size=_PATCH.value
+  )
+  if _MODDED.value:
+    model = model_config.modded_gpt(
+        _MODDED.value, dtype=_DTYPE.value, entropy=measure
+    )
+  else:
+    model = model_config.DecoderConfig(
+        vocab_size=_VOCAB.value,
+        num_layers=_LAYERS.value,
+        width=_WIDTH.value,
+        num_heads=_HEADS.value,
+        activation='relu2',
+        qk_norm=True,
+        dtype=_DTYPE.value,
+        entropy=measure,
+    )
+  return options.RunConfig(
+      model=model,
+      data=sources.DataConfig(batch_size=_BATCH.value),
+      optimizer=optimizers.OptimizerConfig(
+          schedule=schedules.ScheduleConfig(total_steps=1000)
+      ),
+      objective=iblm.ObjectiveConfig(
+          method=method, layer_schedule=_SCHEDULE.value
+      ),
+      gate=_STAY,
+  )
+
+
+def _batch(cfg: options.RunConfig) -> dict[str, np.ndarray]:
+  shape = (_BATCH.value, _LENGTH.value)
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(cfg.model.vocab_size, size=(2, *shape), dtype=np.int32)
+  return {
+      'tokens': tokens[0],
+      'targets': tokens[1],
+      'loss_mask': np.ones(shape, bool),
+      'mask': np.ones(shape, bool),
+      'segment_ids': np.ones(shape, np.int32),
+      'positions': np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1)),
+  }
+
+
+class _Stepper:
+  """A compiled step that goes on from its own last state."""
+
+  def __init__(self, cfg: options.RunConfig, phase: int):
+    program = program_lib.Program(cfg)
+    self._mesh = program.mesh
+    with jax.set_mesh(self._mesh):
+      state = program.init(jax.random.key(0))
+      self._state = state._replace(opt_state=_in_phase(state.opt_state, phase))
+      self._batch = mesh_lib.put_batch(_batch(cfg), program.batch_sharding)
+      self._step = program.train_step.lower(self._state, self._batch).compile()
+    self.parameters = state_lib.num_parameters(state.params)
+    self.metrics = None
+
+  def __call__(self):
+    self._state, self.metrics = self._step(self._state, self._batch)
+    return self.metrics
+
+
+def _in_phase(opt_state, phase: int):
+  is_gate = lambda x: isinstance(x, gate.GateState)
+
+  def put(leaf):
+    if not is_gate(leaf):
+      return leaf
+    value = jax.device_put(jnp.int32(phase), leaf.phase.sharding)
+    return leaf._replace(phase=value)
+
+  return jax.tree.map(put, opt_state, is_leaf=is_gate)
+
+
+def main(argv):
+  """Prints the table."""
+  del argv
+  cfg = _config('gapt')
+  steppers = {
+      'cross-entropy': _Stepper(_config('ce'), 1),
+      'GAPT, phase 1': _Stepper(cfg, 1),
+      'GAPT, phase 2': _Stepper(cfg, 2),
+      'constant MBE': _Stepper(_config('mbe'), 2),
+  }
+  size = 8192 if jax.default_backend() != 'cpu' else 2048
+  square = jnp.ones([size, size], cfg.model.compute_dtype)
+  product = jax.jit(lambda a: a @ a)
+  times = timing.interleaved(
+      {**steppers, 'product': lambda: product(square)}, _REPEATS.value
+  )
+  for name, phase in (('GAPT, phase 1', 1), ('GAPT, phase 2', 2)):
+    found = int(steppers[name].metrics['gapt/phase'])
+    if found != phase:
+      raise RuntimeError(f'{name} ended in phase {found}.')
+
+  device = jax.devices()[0]
+  peak = 2 * size**3 / min(times['product'])
+  tokens = _BATCH.value * _LENGTH.value
+  per_token = 3 * flops.forward_flops_per_token(cfg.model, _LENGTH.value)
+  print(f'{device.device_kind}, jax {jax.__version__}')
+  print(
+      f'{steppers["cross-entropy"].parameters:,} parameters, {_BATCH.value} x'
+      f' {_LENGTH.value} tokens, {cfg.model.dtype}, order'
+      f' {cfg.model.entropy.alpha:g}, patches of'
+      f' {cfg.model.entropy.patch_size}, {_SCHEDULE.value}'
+  )
+  print(
+      f'measured peak: {peak / 1e9:,.0f} GFLOP/s ({size} cubed product); floor'
+      f' of a step: {1e3 * tokens * per_token / peak:.1f} ms'
+  )
+  print(
+      f'{"step":<15}{"ms":>9}{"tokens/s":>12}{"of peak":>9}'
+      '   ratio to cross-entropy'
+  )
+  for name in steppers:
+    median = statistics.median(times[name])
+    ratio, low, high = timing.median_ratio(
+        times[name], times['cross-entropy'], resamples=2000
+    )
+    print(
+        f'{name:<15}{1e3 * median:>9.1f}{tokens / median:>12,.0f}'
+        f'{tokens * per_token / median / peak:>9.1%}'
+        f'   {ratio:.3f} [{low:.3f}, {high:.3f}]'
+    )
+
+
+if __name__ == '__main__':
+  app.run(main)
