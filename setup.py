@@ -13,6 +13,7 @@ _TEST = [
     'chex>=0.1.90',
     'hypothesis>=6.100',
     'pytest>=8.2',
+    'pytest-xdist>=3.6',
     'tokenizers>=0.20',
     *_PLOT,
     *_CERTIFY,

@@ -16,34 +16,25 @@ from iblm_jax.training import checkpoints
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import program as program_lib
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
-_PROMPT = flags.DEFINE_string('prompt', '', 'Text to continue.')
-_TOKENS = flags.DEFINE_integer('max_tokens', 200, 'Most tokens to add.')
-_TEMPERATURE = flags.DEFINE_float(
-    'temperature', 0.0, '0 takes the most likely token.'
-)
-_TOP_K = flags.DEFINE_integer(
-    'top_k', None, 'Sample among the k most likely tokens only.'
-)
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the sampling.')
+FLAGS = flags.FLAGS
 
 
 def main() -> None:
   """Restores the newest intact checkpoint and continues the prompt."""
   with cli.refusing():
-    cfg = cli.read_run(_WORKDIR.value)
+    cfg = cli.read_run(FLAGS.workdir)
     tokenizer = sources.make_tokenizer(cfg.data)
     prompt_T = np.concatenate(
-        [[tokenizer.bos_id], tokenizer.encode(_PROMPT.value)]
+        [[tokenizer.bos_id], tokenizer.encode(FLAGS.prompt)]
     ).astype(np.int32)
     decoding.check_sampling(
         cfg.model,
         prompt_T.size,
-        _TOKENS.value,
-        temperature=_TEMPERATURE.value,
-        top_k=_TOP_K.value,
+        FLAGS.max_tokens,
+        temperature=FLAGS.temperature,
+        top_k=FLAGS.top_k,
     )
-  folder = epath.Path(_WORKDIR.value) / 'checkpoints'
+  folder = epath.Path(FLAGS.workdir) / 'checkpoints'
   # One device is enough here, whatever mesh the run was trained on.
   mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(), jax.devices()[:1])
   abstract = program_lib.abstract_state(cfg, mesh)
@@ -61,19 +52,27 @@ def main() -> None:
       state.params,
       jnp.asarray(prompt_T)[None],
       cfg.model,
-      jax.random.key(_SEED.value),
-      num_tokens=_TOKENS.value,
-      temperature=_TEMPERATURE.value,
-      top_k=_TOP_K.value,
+      jax.random.key(FLAGS.seed),
+      num_tokens=FLAGS.max_tokens,
+      temperature=FLAGS.temperature,
+      top_k=FLAGS.top_k,
   )
   tokens = np.asarray(sampled_1xT)[0].tolist()
   if tokenizer.eos_id in tokens:
     tokens = tokens[: tokens.index(tokenizer.eos_id)]
-  cli.report(_PROMPT.value + tokenizer.decode(tokens))
+  cli.report(FLAGS.prompt + tokenizer.decode(tokens))
 
 
 def run() -> None:
   """Entry point."""
+  flags.DEFINE_string('workdir', None, 'Folder of the run.')
+  flags.DEFINE_string('prompt', '', 'Text to continue.')
+  flags.DEFINE_integer('max_tokens', 200, 'Most tokens to add.')
+  flags.DEFINE_float('temperature', 0.0, '0 takes the most likely token.')
+  flags.DEFINE_integer(
+      'top_k', None, 'Sample among the k most likely tokens only.'
+  )
+  flags.DEFINE_integer('seed', 0, 'Of the sampling.')
   flags.mark_flag_as_required('workdir')
   cli.run(main)
 

@@ -16,18 +16,15 @@ from iblm_jax import config as config_lib
 from iblm_jax.training import distributed
 from iblm_jax.training import loop
 
-_CONFIG = config_flags.DEFINE_config_file(
-    'config', None, 'Config file, with a variant: configs/x.py:variant.'
-)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+FLAGS = flags.FLAGS
 
 
 def main() -> None:
   """Checks the config against data, devices and workdir, then trains."""
-  workdir = epath.Path(_WORKDIR.value)
+  workdir = epath.Path(FLAGS.workdir)
   distributed.initialize(cli.report)
   with cli.refusing():
-    cfg = config_lib.from_dict(_CONFIG.value)
+    cfg = config_lib.from_dict(FLAGS.config)
     check_workdir(cfg, workdir)
     job = loop.prepare(cfg)
   claim_workdir(cfg, workdir)
@@ -77,6 +74,10 @@ def claim_workdir(cfg: config_lib.RunConfig, workdir: epath.Path) -> None:
 
 def run() -> None:
   """Entry point."""
+  config_flags.DEFINE_config_file(
+      'config', None, 'Config file, with a variant: configs/x.py:variant.'
+  )
+  flags.DEFINE_string('workdir', None, 'Folder of the run.')
   flags.mark_flags_as_required(['config', 'workdir'])
   cli.run(main)
 

@@ -14,7 +14,7 @@ from iblm_jax.reports import figures
 from iblm_jax.reports import page
 from iblm_jax.reports import runs as runs_lib
 
-_OUT = flags.DEFINE_string('out', None, 'Folder for the report.')
+FLAGS = flags.FLAGS
 
 _FIGURES = (
     (
@@ -47,7 +47,7 @@ def main(workdirs: list[str]) -> None:
   with cli.refusing():
     figures.check_matplotlib()
     runs = runs_lib.read_runs(workdirs)
-  out = epath.Path(_OUT.value)
+  out = epath.Path(FLAGS.out)
   out.mkdir(parents=True, exist_ok=True)
   drawn = []
   for name, heading, text, draw in _FIGURES:
@@ -67,6 +67,7 @@ def main(workdirs: list[str]) -> None:
 
 def run() -> None:
   """Entry point."""
+  flags.DEFINE_string('out', None, 'Folder for the report.')
   flags.mark_flag_as_required('out')
   cli.run(main, positional='RUN [RUN ...]')
 

@@ -2,6 +2,13 @@
 
 import os
 
+# Tests compile for longer than they run, and what they check does not depend on
+# LLVM's optimisation passes. Programs started by tests inherit this.
+os.environ['XLA_FLAGS'] = ' '.join((
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_backend_optimization_level=0',
+))
+
 from absl import flags
 import jax
 import pytest

@@ -13,7 +13,7 @@ import sys
 def test_eight_devices():
   folder = pathlib.Path(__file__).parent / 'eight_devices'
   run = subprocess.run(
-      [sys.executable, '-m', 'pytest', '-q', str(folder)],
+      [sys.executable, '-m', 'pytest', '-q', '-n0', str(folder)],
       env={**os.environ, 'IBLM_TEST_FAKE_DEVICES': '8'},
       capture_output=True,
       text=True,

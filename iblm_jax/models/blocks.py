@@ -196,8 +196,15 @@ class Block(nn.Module):
   cfg: model_config.DecoderConfig
 
   @nn.compact
-  def __call__(self, x_BxLxD, angles, attend: Attend, first_v, is_first):
+  def __call__(
+      self, x_BxLxD, embedded_BxLxD, angles, attend: Attend, first_v, is_first
+  ):
     """Returns the residual stream, the first block's values, attend's extra."""
+    if self.cfg.embedding_residual:
+      start = lambda *_: jnp.array([1.0, 0.0])
+      mix = self.param('stream_mix', annotated(start, (None,)), (2,))
+      mix = mix.astype(x_BxLxD.dtype)
+      x_BxLxD = mix[0] * x_BxLxD + mix[1] * embedded_BxLxD
     norm = functools.partial(Norm, self.cfg)
     y_BxLxD, first_v, extra = Attention(self.cfg, name='attention')(
         norm(name='attention_norm')(x_BxLxD), angles, attend, first_v, is_first

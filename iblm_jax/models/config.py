@@ -41,6 +41,8 @@ class DecoderConfig:
     window: tokens a query may look back to, itself included; None is all.
     document_mask: tokens attend only within their own document.
     value_residual: mix the first block's values into those of all others.
+    embedding_residual: every block's input is a learned mix of the residual
+      stream and the embeddings, at first the stream alone.
     unet_skips: add block i's output to the input of block N - 1 - i.
     zero_init_outputs: start attention and MLP outputs (and an untied head) at
       zero.
@@ -75,6 +77,7 @@ class DecoderConfig:
   window: int | None = None
   document_mask: bool = True
   value_residual: bool = False
+  embedding_residual: bool = False
   unet_skips: bool = False
   zero_init_outputs: bool = False
   dtype: str = 'float32'
@@ -187,8 +190,8 @@ def modded_gpt(size: str = 'small', **overrides) -> DecoderConfig:
   """The decoder that arXiv 2505.08727 pre-trains on FineWeb.
 
   No biases, RMS norm without scale, rotary positions, QK-norm, squared ReLU,
-  value residual, U-net skips, soft-capped logits, outputs that start at zero;
-  heads of 128 in the small size.
+  value and embedding residuals, U-net skips, soft-capped logits, outputs that
+  start at zero; heads of 128 in the small size.
 
   Args:
     size: as in `gpt2`; here the small size has 6 heads.
@@ -215,6 +218,7 @@ def modded_gpt(size: str = 'small', **overrides) -> DecoderConfig:
       qk_norm=True,
       logit_softcap=30.0,
       value_residual=True,
+      embedding_residual=True,
       unet_skips=True,
       zero_init_outputs=True,
       dtype='bfloat16',

@@ -108,7 +108,9 @@ def _boxed_init(rng: jax.Array, cfg: DecoderConfig) -> Params:
   def init_block(key):
     angles = _angles(tokens_BxL, cfg)
     attend = lambda q, k, v: (v, None)
-    return blocks.Block(cfg).init(key, x_BxLxD, angles, attend, values, True)
+    return blocks.Block(cfg).init(
+        key, x_BxLxD, x_BxLxD, angles, attend, values, True
+    )
 
   stacked = jax.lax.map(init_block, jax.random.split(block_rng, cfg.num_layers))
   params = {
@@ -137,7 +139,8 @@ def init(rng: jax.Array, cfg: DecoderConfig) -> Params:
 
   Example:
     >>> cfg = DecoderConfig(vocab_size=8, num_layers=2, width=16, num_heads=2)
-    >>> init(jax.random.key(0), cfg)['blocks']['mlp']['up']['kernel'].shape
+    >>> params = jax.eval_shape(lambda key: init(key, cfg), jax.random.key(0))
+    >>> params['blocks']['mlp']['up']['kernel'].shape
     (2, 16, 64)
   """
   return nn.meta.unbox(_boxed_init(rng, cfg))
@@ -184,9 +187,11 @@ def apply(
 
   Example:
     >>> cfg = DecoderConfig(vocab_size=8, num_layers=2, width=16, num_heads=2)
-    >>> params = init(jax.random.key(0), cfg)
+    >>> def entropy_of_layers(key, tokens_BxL):
+    ...   params = init(key, cfg)
+    ...   return apply(params, tokens_BxL, cfg, collect='entropy').entropy
     >>> tokens_BxL = jnp.zeros([1, 16], jnp.int32)
-    >>> apply(params, tokens_BxL, cfg, collect='entropy').entropy.shape
+    >>> jax.eval_shape(entropy_of_layers, jax.random.key(0), tokens_BxL).shape
     (2,)
   """
   _check(tokens_BxL, cfg, mask, segment_ids, positions, collect)
@@ -263,12 +268,20 @@ def run_blocks(
     over layers.
   """
 
+  embedded_BxLxD = x_BxLxD
+
   def block(layer_params, x_BxLxD, skip_BxLxD, first_v, is_first, layer):
     if skip_BxLxD is not None:
       x_BxLxD = x_BxLxD + skip_BxLxD
     bound = lambda q, k, v: attend(q, k, v, *(layer or ()))
     return blocks.Block(cfg).apply(
-        {'params': layer_params}, x_BxLxD, angles, bound, first_v, is_first
+        {'params': layer_params},
+        x_BxLxD,
+        embedded_BxLxD,
+        angles,
+        bound,
+        first_v,
+        is_first,
     )
 
   policy = _POLICIES[cfg.remat]

@@ -48,12 +48,13 @@ def extend(
 
   Example:
     >>> cfg = decoder.DecoderConfig(8, num_layers=1, width=8, num_heads=1)
-    >>> params = decoder.init(jax.random.key(0), cfg)
-    >>> cache = init_cache(cfg, batch_size=1, size=4)
-    >>> logits_BxTxV, cache = extend(
-    ...     params, jnp.zeros([1, 3], jnp.int32), cache, cfg)
-    >>> logits_BxTxV.shape, int(cache.length)
-    ((1, 3, 8), 3)
+    >>> def feed(key, tokens_BxT):
+    ...   cache = init_cache(cfg, batch_size=1, size=4)
+    ...   return extend(decoder.init(key, cfg), tokens_BxT, cache, cfg)
+    >>> tokens_BxT = jnp.zeros([1, 3], jnp.int32)
+    >>> logits, cache = jax.eval_shape(feed, jax.random.key(0), tokens_BxT)
+    >>> logits.shape, cache.k_NxBxSxHxK.shape
+    ((1, 3, 8), (1, 1, 4, 1, 8))
   """
   num_new = tokens_BxT.shape[1]
   positions_T = cache.length + jnp.arange(num_new)

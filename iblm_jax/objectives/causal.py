@@ -27,7 +27,8 @@ def token_nll(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -> jax.Array:
     float32 [B, L], nats.
 
   Example:
-    >>> token_nll(jnp.zeros([1, 1, 2]), jnp.zeros([1, 1], int)).round(3).item()
+    >>> nll_BxL = token_nll(jnp.zeros([1, 1, 2]), jnp.zeros([1, 1], int))
+    >>> round(float(nll_BxL[0, 0]), 3)
     0.693
   """
   logits_BxLxV = logits_BxLxV.astype(jnp.float32)

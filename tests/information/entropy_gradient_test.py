@@ -1,5 +1,7 @@
 """Gradients against float64 finite differences, and where there are none."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,11 @@ def _normal(*shape, seed=0):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+# Operations compile once a shape, so the tests share these few: many small
+# matrices (by rotations) and few (by LAPACK), wide and tall.
+MANY, FEW, WIDE, TALL = 40, 8, (8, 16), (12, 7)
+
+
 def _gradient(z, **keywords):
   """Gradient of the sum of entropies; op by op, so an order costs little."""
   f = lambda z: jnp.sum(information.matrix_entropy(z, **keywords))
@@ -32,25 +39,25 @@ def _close(got, want):
 
 
 @pytest.mark.parametrize('alpha', ORDERS)
-@pytest.mark.parametrize('n, d', [(5, 7), (7, 4)])
+@pytest.mark.parametrize('shape', [WIDE, TALL])
 def test_matches_finite_differences(
-    numpy_entropy, finite_differences, alpha, n, d
+    numpy_entropy, finite_differences, alpha, shape
 ):
-  z = _normal(n, d)
-  many = np.broadcast_to(z, (40, n, d))  # by rotations; alone: by LAPACK
-  want = finite_differences(lambda z: numpy_entropy(z, alpha), z)
-  _close(_gradient(z, alpha=alpha), want)
-  _close(_gradient(many, alpha=alpha)[17], want)
+  many = _normal(MANY, *shape)
+  want = finite_differences(lambda z: numpy_entropy(z, alpha), many[3])
+  _close(_gradient(many, alpha=alpha)[3], want)
+  _close(_gradient(many[:FEW], alpha=alpha)[3], want)
 
 
-@pytest.mark.parametrize('alpha', [0.3, 1.0, 1.5])
 def test_larger_matrices_and_small_eigenvalues(
-    numpy_entropy, finite_differences, rows_with_spectrum, alpha
+    numpy_entropy, finite_differences, rows_with_spectrum
 ):
-  p = np.geomspace(1, 1e-3, 18)
-  z = rows_with_spectrum(p, 20)
-  want = finite_differences(lambda z: numpy_entropy(z, alpha), z, step=1e-6)
-  _close(_gradient(z, alpha=alpha), want)
+  orders = [0.3, 1.0, 1.5]
+  z = rows_with_spectrum(np.geomspace(1, 1e-3, 18), 20)
+  gradients = jax.jit(lambda z: [_gradient(z, alpha=a) for a in orders])
+  for alpha, got in zip(orders, gradients(z), strict=True):
+    f = lambda z, alpha=alpha: numpy_entropy(z, alpha)
+    _close(got, finite_differences(f, z, step=1e-6))
 
 
 @pytest.mark.parametrize('center', [False, True])
@@ -68,32 +75,34 @@ def test_through_mask_center_and_normalize(
       rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return numpy_entropy(rows, 1.5)
 
-  got = _gradient(
-      z, alpha=1.5, mask=jnp.asarray(keep), center=center, normalize=normalize
-  )
-  _close(got, finite_differences(f, z))
+  gradient = jax.jit(functools.partial(
+      _gradient, alpha=1.5, center=center, normalize=normalize
+  ))
+  _close(gradient(z, mask=keep), finite_differences(f, z))
 
 
-@pytest.mark.parametrize('alpha', [0.5, 1.0, 2.0, 3.0])
 def test_patch_entropy_matches_finite_differences(
-    numpy_entropy, finite_differences, alpha
+    numpy_entropy, finite_differences
 ):
+  orders = [0.5, 1.0, 2.0, 3.0]
   x = _normal(2, 11, 5)
-
-  def f(x):
-    windows = x[:, :8].reshape(4, 4, 5)
-    return np.mean([numpy_entropy(w, alpha) for w in windows])
-
-  got = jax.grad(information.patch_entropy)(
-      jnp.asarray(x), patch_size=4, alpha=alpha
+  gradient = jax.grad(information.patch_entropy)
+  gradients = jax.jit(
+      lambda x: [gradient(x, patch_size=4, alpha=a) for a in orders]
   )
-  _close(got, finite_differences(f, x))
+  for alpha, got in zip(orders, gradients(x), strict=True):
+
+    def f(x, alpha=alpha):
+      windows = x[:, :8].reshape(4, 4, 5)
+      return np.mean([numpy_entropy(w, alpha) for w in windows])
+
+    _close(got, finite_differences(f, x))
 
 
 @pytest.mark.parametrize('alpha', [0.0, 0.3, 0.5, 1.0, 1.5, 2.0, 5.0, 9.0, INF])
-@pytest.mark.parametrize('copies', [1, 8])  # by LAPACK, by rotations
-def test_finite_where_the_spectrum_is_degenerate(alpha, copies):
-  z = _normal(8, 16)
+@pytest.mark.parametrize('count', [FEW, MANY])
+def test_finite_where_the_spectrum_is_degenerate(alpha, count):
+  z = _normal(*WIDE)
   row = np.arange(8)[:, None]
   cases = [
       z * 0,
@@ -102,8 +111,10 @@ def test_finite_where_the_spectrum_is_degenerate(alpha, copies):
       z[[0, 1] * 4],
       z * (row != 2),
       np.eye(8, 16),
+      z * (row < 2),
+      z[[0, 1, 2, 3] * 2],
   ]
-  zs = np.tile(np.stack(cases), (copies, 1, 1)).astype('f')
+  zs = np.tile(np.stack(cases), (count // 8, 1, 1)).astype('f')
   g = _gradient(zs, alpha=alpha)
   assert np.isfinite(g).all()
   assert np.isfinite(_gradient(zs, alpha=alpha, center=True)).all()
@@ -114,7 +125,7 @@ def test_finite_where_the_spectrum_is_degenerate(alpha, copies):
     np.testing.assert_array_equal(g, np.zeros_like(zs))
   else:
     assert np.abs(g[4]).max() > 1e-4
-  nobody = jnp.zeros(zs.shape[:2], bool)
+  nobody = np.zeros(zs.shape[:2], bool)
   g = _gradient(zs, alpha=alpha, mask=nobody)
   np.testing.assert_array_equal(g, np.zeros_like(zs))
 
@@ -123,62 +134,70 @@ def test_poles_below_one_are_dropped_not_the_rest(
     numpy_entropy, finite_differences
 ):
   """With a row of zeros, the gradient of the other rows is their own."""
-  z = _normal(6, 9)
-  padded = np.concatenate([z, np.zeros((2, 9), 'f')])
-  got = np.asarray(_gradient(padded, alpha=0.5))
-  want = finite_differences(lambda z: numpy_entropy(z, 0.5), z)
-  _close(got[:6], want)
-  np.testing.assert_array_equal(got[6:], np.zeros((2, 9)))
+  z = _normal(FEW, *WIDE)
+  z[:, 6:] = 0
+  got = np.asarray(_gradient(z, alpha=0.5))
+  want = finite_differences(lambda z: numpy_entropy(z, 0.5), z[0, :6])
+  _close(got[0, :6], want)
+  np.testing.assert_array_equal(got[:, 6:], np.zeros((FEW, 2, 16)))
 
 
 def test_order_infinity_splits_a_tie_evenly():
   """S_inf = -log(λ_1 / tr): λ_1 shared by the tied, slopes by hand."""
-  z = np.diag([2.0, 2.0, 1.0]).astype('f')
+  z = np.zeros((FEW, *WIDE), np.float32)
+  z[:, :3, :3] = np.diag([2.0, 2.0, 1.0])
   got = _gradient(z, alpha=INF)
   # dS = -dλ_1/λ_1 + dtr/tr with λ_i = z_ii², tr = 9, dλ_1 = mean of the two
-  want = np.diag([-0.5 * 4 / 4 + 4 / 9, -0.5 * 4 / 4 + 4 / 9, 2 / 9])
+  want = np.zeros_like(z)
+  want[:, :3, :3] = np.diag([-0.5 * 4 / 4 + 4 / 9, -0.5 * 4 / 4 + 4 / 9, 2 / 9])
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-@pytest.mark.parametrize('alpha', [1.0, 2.0])
+def _patch_entropy(x, alpha=2.0):
+  return information.patch_entropy(x, patch_size=4, alpha=alpha)
+
+
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.float32])
-def test_gradient_has_the_dtype_of_the_input(alpha, dtype):
+def test_gradient_has_the_dtype_of_the_input(dtype):
   x = jnp.asarray(_normal(2, 8, 6), dtype)
-  g = jax.grad(information.patch_entropy)(x, patch_size=4, alpha=alpha)
-  assert g.dtype == dtype
-  full = jax.grad(information.patch_entropy)(
-      x.astype(jnp.float32), patch_size=4, alpha=alpha
+  gradients = jax.jit(
+      lambda x: [jax.grad(_patch_entropy)(x, a) for a in (1.0, 2.0)]
   )
-  np.testing.assert_allclose(
-      g.astype(jnp.float32), full, atol=0.01 * np.abs(full).max()
-  )
+  full = gradients(x.astype(jnp.float32))
+  for got, want in zip(gradients(x), full, strict=True):
+    assert got.dtype == dtype
+    np.testing.assert_allclose(
+        got.astype(jnp.float32), want, atol=0.01 * np.abs(want).max()
+    )
+
+
+@functools.partial(jax.jit, static_argnames='alpha')
+def _pull_back(x, cotangent, alpha=2.0):
+  return jax.vjp(lambda x: _patch_entropy(x, alpha), x)[1](cotangent)[0]
 
 
 @pytest.mark.parametrize('alpha', [0.5, 1.5, 2.0])
 def test_zero_cotangent_gives_exactly_zero(alpha):
-  x = jnp.asarray(_normal(2, 8, 6))
-  f = lambda x: information.patch_entropy(x, patch_size=4, alpha=alpha)
-  _, pull = jax.vjp(f, x)
-  np.testing.assert_array_equal(pull(jnp.float32(0))[0], np.zeros_like(x))
-  one, two = pull(jnp.float32(1))[0], pull(jnp.float32(2))[0]
+  x = _normal(2, 8, 6)
+  zero, one, two = (_pull_back(x, np.float32(c), alpha) for c in (0, 1, 2))
+  np.testing.assert_array_equal(zero, np.zeros_like(x))
   assert np.abs(one).max() > 1e-3
   np.testing.assert_allclose(two, 2 * one, rtol=1e-6)
 
 
 def test_zero_cotangent_never_enters_the_backward_pass():
   """Had it been computed and multiplied by 0, the NaN would show."""
-  x = jnp.asarray(_normal(2, 8, 6)).at[0, 0, 0].set(jnp.nan)
-  f = lambda x: information.patch_entropy(x, patch_size=4)
-  _, pull = jax.vjp(f, x)
-  np.testing.assert_array_equal(pull(jnp.float32(0))[0], np.zeros_like(x))
-  assert np.isnan(pull(jnp.float32(1))[0]).any()
+  x = _normal(2, 8, 6)
+  x[0, 0, 0] = np.nan
+  zero = _pull_back(x, np.float32(0), 2.0)
+  np.testing.assert_array_equal(zero, np.zeros_like(x))
+  assert np.isnan(_pull_back(x, np.float32(1), 2.0)).any()
 
 
 def test_backward_work_is_under_a_conditional():
   """Outside the cond's branches the pull-back has no product or rotation."""
   x = jnp.asarray(_normal(2, 8, 6))
-  f = lambda x: information.patch_entropy(x, patch_size=4, alpha=1.5)
-  _, pull = jax.vjp(f, x)
+  pull = jax.jit(lambda x: jax.vjp(lambda x: _patch_entropy(x, 1.5), x)[1])(x)
   names = [
       e.primitive.name for e in jax.make_jaxpr(pull)(jnp.float32(0)).eqns
   ]
@@ -188,22 +207,22 @@ def test_backward_work_is_under_a_conditional():
 
 @pytest.mark.parametrize('alpha', [1.5, 2.0])
 def test_jit_vmap_scan_and_checkpoint(alpha):
-  x = jnp.asarray(_normal(3, 2, 8, 6))
-  f = lambda x: information.patch_entropy(x, patch_size=4, alpha=alpha)
+  x = _normal(3, 2, 8, 6)
+  f = lambda x: _patch_entropy(x, alpha)
   grad = jax.value_and_grad(f)
-  want_value, want = zip(*[grad(row) for row in x], strict=True)
+  jitted = jax.jit(grad)
+  want_value, want = zip(*[jitted(row) for row in x], strict=True)
   scan = lambda g: lambda x: jax.lax.scan(lambda c, row: (c, g(row)), 0, x)[1]
   transformed = {
-      'jit': jax.jit(lambda x: jax.lax.map(grad, x)),
-      'vmap': jax.jit(jax.vmap(grad)),
+      'vmap': jax.vmap(grad),
       'scan': scan(grad),
       'checkpoint': scan(jax.value_and_grad(jax.checkpoint(f))),
   }
-  for name, g in transformed.items():
-    value, gradient = g(x)
+  together = jax.jit(lambda x: {k: g(x) for k, g in transformed.items()})
+  for name, (value, gradient) in together(x).items():
     np.testing.assert_allclose(value, want_value, atol=1e-6, err_msg=name)
     np.testing.assert_allclose(
         gradient, np.stack(want), atol=2e-6, err_msg=name
     )
-  total = jax.grad(lambda x: jnp.sum(scan(f)(x)))(x)
+  total = jax.jit(jax.grad(lambda x: jnp.sum(scan(f)(x))))(x)
   np.testing.assert_allclose(total, np.stack(want), atol=2e-6)

@@ -9,7 +9,7 @@ from iblm_jax import information
 
 
 def patch_entropy(x, *, mask=None, segment_ids=None, **keywords):
-  """Not compiled as a whole: one order more costs no compilation."""
+  """`information.patch_entropy` of NumPy arrays."""
   mask = None if mask is None else jnp.asarray(mask)
   segment_ids = None if segment_ids is None else jnp.asarray(segment_ids)
   return information.patch_entropy(
@@ -39,43 +39,49 @@ def _by_loop(numpy_entropy, x, size, alpha, mask, segments, center=False):
   return np.mean(entropies) if entropies else 0.0
 
 
-@pytest.mark.parametrize('alpha', [1.0, 2.0])
-@pytest.mark.parametrize('center', [False, True])
-def test_against_a_loop_over_windows(numpy_entropy, alpha, center):
-  length = 37
+@pytest.mark.parametrize('documents', [False, True])
+@pytest.mark.parametrize('masked', [False, True])
+def test_against_a_loop_over_windows(numpy_entropy, masked, documents):
+  batch, length = 6, 37
   rng = np.random.default_rng(4)
-  x = _normal(9, length, 12) + 1.0
-  everyone = np.ones((9, length), bool)
-  mask = rng.random((9, length)) < 0.6
-  one = np.zeros((9, length), np.int32)
-  documents = np.sort(rng.integers(0, 9, (9, length)), axis=1)
-  cases = {
-      'plain': (None, None),
-      'mask': (mask, None),
-      'documents': (None, documents),
-      'both': (mask, documents),
-  }
-  for name, (m, s) in cases.items():
-    got = patch_entropy(
-        x, patch_size=8, alpha=alpha, mask=m, segment_ids=s, center=center
-    )
+  x = _normal(batch, length, 12) + 1.0
+  mask = rng.random((batch, length)) < 0.6
+  ids = np.sort(rng.integers(0, 9, (batch, length)), axis=1)
+  options = [(a, c) for a in (1.0, 2.0) for c in (False, True)]
+
+  @jax.jit
+  def entropies(x):
+    return [
+        information.patch_entropy(
+            x, patch_size=8, alpha=alpha, center=center,
+            mask=jnp.asarray(mask) if masked else None,
+            segment_ids=jnp.asarray(ids) if documents else None,
+        )
+        for alpha, center in options
+    ]
+
+  for got, (alpha, center) in zip(entropies(x), options, strict=True):
     want = _by_loop(
-        numpy_entropy, x, 8, alpha, everyone if m is None else m,
-        one if s is None else s, center,
+        numpy_entropy, x, 8, alpha, mask if masked else np.ones_like(mask),
+        ids if documents else np.zeros_like(ids), center,
     )
-    np.testing.assert_allclose(got, want, atol=1e-5, rtol=0, err_msg=name)
+    np.testing.assert_allclose(
+        got, want, atol=1e-5, rtol=0, err_msg=f'{alpha=} {center=}'
+    )
 
 
 def test_the_tail_and_dropped_rows_do_not_matter():
   x = _normal(2, 21, 6)
   mask = np.ones((2, 21), bool)
   mask[0, 3:11] = False  # window 0 keeps three rows, window 1 none
-  f = lambda x: patch_entropy(x, patch_size=8, mask=mask)
+  f = jax.jit(jax.value_and_grad(
+      lambda x: patch_entropy(x, patch_size=8, mask=mask)
+  ))
   other = x.copy()
   other[:, 16:] = 7.0
   other[0, 3:11] = np.nan
-  assert float(f(x)) == float(f(other))
-  gradient = jax.grad(f)(jnp.asarray(other))
+  value, gradient = f(other)
+  assert float(f(x)[0]) == float(value)
   assert np.isfinite(gradient).all()
   np.testing.assert_array_equal(gradient[:, 16:], np.zeros((2, 5, 6)))
   np.testing.assert_array_equal(gradient[0, 3:11], np.zeros((8, 6)))
@@ -86,30 +92,34 @@ def test_a_window_with_one_token_is_left_out_not_averaged_as_zero():
   x = np.broadcast_to(np.eye(4, dtype='f'), (1, 4, 4))
   x = np.concatenate([x, x], axis=1)
   mask = np.array([[True] * 4 + [True] + [False] * 3])
-  got = patch_entropy(x, patch_size=4, mask=mask)
+  got = jax.jit(lambda x: patch_entropy(x, patch_size=4, mask=mask))(x)
   np.testing.assert_allclose(got, np.log(4), atol=1e-6)
 
 
-@pytest.mark.parametrize('alpha', [0.5, 1.0, 2.0])
-def test_no_valid_window_gives_zero_and_zero_gradient(alpha):
-  x = jnp.asarray(_normal(2, 16, 4))
+def test_no_valid_window_gives_zero_and_zero_gradient():
+  x = _normal(2, 16, 4)
   mask = np.zeros((2, 16), bool)
   mask[:, ::8] = True
-  f = lambda x: patch_entropy(
-      x, patch_size=8, alpha=alpha, mask=mask, center=True
-  )
-  value, gradient = jax.value_and_grad(f)(x)
-  assert float(value) == 0
-  np.testing.assert_array_equal(gradient, np.zeros((2, 16, 4)))
+  orders = [0.5, 1.0, 2.0]
+
+  def f(x, alpha):
+    return patch_entropy(x, patch_size=8, alpha=alpha, mask=mask, center=True)
+
+  grads = jax.jit(lambda x: [jax.value_and_grad(f)(x, a) for a in orders])
+  for value, gradient in grads(x):
+    assert float(value) == 0
+    np.testing.assert_array_equal(gradient, np.zeros((2, 16, 4)))
 
 
 def test_matches_the_mean_of_matrix_entropies():
   x = _normal(4, 64, 10)
-  got = patch_entropy(x, patch_size=16, alpha=1.5, normalize=True)
-  want = information.matrix_entropy(
-      x.reshape(4, 4, 16, 10), alpha=1.5, normalize=True
-  )
-  np.testing.assert_allclose(got, jnp.mean(want), atol=1e-6)
+  got = jax.jit(
+      lambda x: patch_entropy(x, patch_size=16, alpha=1.5, normalize=True)
+  )(x)
+  want = jax.jit(
+      lambda z: information.matrix_entropy(z, alpha=1.5, normalize=True)
+  )(x.reshape(4, 4, 16, 10))
+  np.testing.assert_allclose(got, np.mean(want), atol=1e-6)
 
 
 @pytest.mark.parametrize('size', [1, 0, -3, 17])

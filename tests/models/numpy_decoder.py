@@ -57,13 +57,16 @@ def forward(params, tokens_L, cfg, segments_L=None, positions_L=None):
     x = x + params['embed']['positions'][list(positions_L)]
   if cfg.embedding_norm:
     x = _rms(x)
-  streams, first_v = [], None
+  streams, first_v, embedded = [], None, x
   for n in range(cfg.num_layers):
     block = _layer(params['blocks'], n)
     if cfg.unet_skips and n >= cfg.num_layers // 2:
       mirror = cfg.num_layers - 1 - n
       weight = params['skip_weights'][n - cfg.num_layers // 2]
       x = x + weight * streams[mirror]
+    if cfg.embedding_residual:
+      a, b = block['stream_mix']
+      x = a * x + b * embedded
     attention = block['attention']
     y = _norm(x, cfg, block.get('attention_norm', {}))
     q = _linear(y, attention['query'])
