@@ -28,11 +28,11 @@ class BadUsage(Exception):
 
 @contextlib.contextmanager
 def refusing():
-  """Marks the part of a program where a ValueError is the user's to mend."""
+  """Marks the part of a program where bad values and files are the user's."""
   try:
     yield
-  except ValueError as error:
-    raise BadUsage(str(error)) from error
+  except (ValueError, OSError) as error:
+    raise BadUsage(str(error).strip()) from error
 
 
 def run(main: Callable[..., None], positional: str = '') -> None:

@@ -40,11 +40,12 @@ class Job(NamedTuple):
   program: program_lib.Program
 
 
-def prepare(cfg: options.RunConfig) -> Job:
+def prepare(cfg: options.RunConfig, devices: Any = None) -> Job:
   """Reads the data and checks that model, data and devices fit together.
 
   Args:
     cfg: the run.
+    devices: of the mesh; by default all.
 
   Returns:
     The job.
@@ -58,7 +59,7 @@ def prepare(cfg: options.RunConfig) -> Job:
   if cfg.train.tensorboard:
     metrics_lib.check_tensorboard()
   source = splits.pop('train')
-  return Job(cfg, source, splits, program_lib.Program(cfg))
+  return Job(cfg, source, splits, program_lib.Program(cfg, devices))
 
 
 def train(

@@ -1,5 +1,6 @@
 """The same step on meshes of one and of eight devices."""
 
+import functools
 import importlib.util
 import pathlib
 
@@ -25,7 +26,8 @@ def small_config(variant, mesh):
   c.model.update(width=32, num_layers=3, num_heads=4)
   c.data.update(batch_size=16)
   c.data.multiplication.eval_rows = 24
-  c.gate.update(patience_main=4, patience_aux=3, ema=0.5)
+  # No step improves by half, so the phases alternate.
+  c.gate.update(patience_main=3, patience_aux=2, rtol_main=0.5, ema=0.0)
   c.train.update(num_steps=12)
   c.optimizer.schedule.warmup_steps = 2
   c.mesh = mesh
@@ -34,8 +36,8 @@ def small_config(variant, mesh):
 
 def run(variant, mesh, devices):
   cfg = small_config(variant, mesh)
-  job = loop.prepare(cfg)
-  program = type(job.program)(cfg, jax.devices()[:devices])
+  job = loop.prepare(cfg, jax.devices()[:devices])
+  program = job.program
   history = []
   with jax.set_mesh(program.mesh):
     state = program.init(jax.random.key(0))
@@ -46,20 +48,24 @@ def run(variant, mesh, devices):
   return history, state
 
 
-@pytest.fixture(scope='module', params=['gapt', 'gapt_vn'])
-def variant(request):
-  return request.param, run(request.param, dict(data=1), 1)
+@pytest.fixture(scope='module')
+def on_one_device():
+  return functools.cache(lambda variant: run(variant, dict(data=1), 1)[0])
 
 
 @pytest.mark.parametrize(
-    'mesh',
-    [dict(data=8), dict(data=1, fsdp=8), dict(data=2, tensor=4),
-     dict(data=2, fsdp=2, tensor=2)],
+    'variant, mesh',
+    [
+        ('gapt', dict(data=8)),
+        ('gapt', dict(data=1, fsdp=8)),
+        ('gapt', dict(data=2, tensor=4)),
+        ('gapt_vn', dict(data=2, fsdp=2, tensor=2)),
+    ],
     ids=str,
 )
-def test_eight_devices_train_as_one(variant, mesh):
-  name, (expected, _) = variant
-  history, state = run(name, mesh, 8)
+def test_eight_devices_train_as_one(on_one_device, variant, mesh):
+  expected = on_one_device(variant)
+  history, state = run(variant, mesh, 8)
   phases = [int(metrics['gapt/phase']) for metrics in history]
   assert phases == [int(metrics['gapt/phase']) for metrics in expected]
   assert set(phases) == {1, 2}
@@ -82,23 +88,15 @@ def test_eight_devices_train_as_one(variant, mesh):
   ]
   assert len(moments) == 2
   assert all(s.is_equivalent_to(kernel.sharding, 3) for s in moments)
-
-
-def test_sizes_that_do_not_divide_stay_whole():
-  _, state = run('gapt', dict(data=2, tensor=4), 8)
-  table = state.params['embed']['tokens']  # 15 tokens, four devices
-  assert table.sharding.is_equivalent_to(
-      jax.sharding.NamedSharding(table.sharding.mesh, P()), 2
-  )
+  if mesh.get('tensor') == 4:  # 15 tokens over four devices: kept whole
+    table = state.params['embed']['tokens'].sharding
+    assert table.is_equivalent_to(jax.sharding.NamedSharding(table.mesh, P()), 2)
 
 
 def test_mesh_must_fit_devices_and_batch():
   with pytest.raises(ValueError, match='does not fit 8 devices'):
     loop.prepare(small_config('gapt', dict(data=3)))
-  cfg = small_config('gapt', dict(data=8))
-  from iblm_jax.training import program
-
-  c = config_lib.to_dict(cfg)
-  c['data']['batch_size'] = 12
+  tree = config_lib.to_dict(small_config('gapt', dict(data=8)))
+  tree['data']['batch_size'] = 12
   with pytest.raises(ValueError, match='multiple of the 8 pieces'):
-    program.Program(config_lib.from_dict(c))
+    loop.prepare(config_lib.from_dict(tree))

@@ -1,5 +1,8 @@
 """Independent truth: entropies in float64 NumPy, from the definition."""
 
+import functools
+
+import jax
 import numpy as np
 import pytest
 
@@ -43,6 +46,17 @@ def _with_spectrum(p, d, seed=0, n=None):
   left = np.linalg.qr(rng.normal(size=(n or k, k)))[0]
   right = np.linalg.qr(rng.normal(size=(d, k)))[0]
   return ((left * np.sqrt(p)) @ right.T).astype(np.float32)
+
+
+@pytest.fixture(scope='session')
+def quick_jit():
+  """jit for programs of many orders or rotations: half the compile time.
+
+  The level concerns LLVM alone. entropy_value_test.py, which bounds rounding
+  most tightly, keeps to the default level.
+  """
+  options = {'xla_backend_optimization_level': 0}
+  return functools.partial(jax.jit, compiler_options=options)
 
 
 @pytest.fixture(scope='session')

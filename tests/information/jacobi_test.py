@@ -7,10 +7,6 @@ import pytest
 from iblm_jax.information import jacobi
 
 
-# As many matrices as the other tests have: compiled once for all of them.
-BATCH = 40
-
-
 def _symmetric(n, values, seed=0):
   rng = np.random.default_rng(seed)
   q = np.linalg.qr(rng.normal(size=(len(values), n, n)))[0]
@@ -33,18 +29,10 @@ def _spectra(n):
   ])
 
 
-def _in_batches(f, a):
-  """Float64 results of `f` for all of `a`; the last batch is made full."""
-  padded = np.resize(a, (-(-len(a) // BATCH) * BATCH, *a.shape[1:]))
-  batches = jnp.asarray(padded).reshape(-1, BATCH, *a.shape[1:])
-  results = zip(*map(f, batches), strict=True)
-  return [np.concatenate(r)[:len(a)].astype(np.float64) for r in results]
-
-
 @pytest.mark.parametrize('n', [1, 2, 5, 8, 16])
-def test_values_and_vectors(n):
+def test_values_and_vectors(quick_jit, n):
   a = _symmetric(n, _spectra(n))
-  values, vectors = _in_batches(jacobi.eigh, a)
+  values, vectors = (np.float64(x) for x in quick_jit(jacobi.eigh)(a))
   want = np.linalg.eigvalsh(a.astype(np.float64))
   size = np.maximum(np.abs(want).max(-1), 1e-30)[:, None]
   assert np.max(np.abs(np.sort(values) - want) / size) < 2e-6
@@ -53,7 +41,7 @@ def test_values_and_vectors(n):
   unit = vectors.swapaxes(1, 2) @ vectors
   np.testing.assert_allclose(unit, np.broadcast_to(np.eye(n), a.shape),
                              atol=1e-5)
-  (alone,) = _in_batches(lambda a: [jacobi.eigvalsh(a)], a)
+  alone = quick_jit(jacobi.eigvalsh)(a)
   np.testing.assert_allclose(alone, values, atol=2e-6 * size.max())
 
 

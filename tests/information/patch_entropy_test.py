@@ -41,7 +41,9 @@ def _by_loop(numpy_entropy, x, size, alpha, mask, segments, center=False):
 
 @pytest.mark.parametrize('documents', [False, True])
 @pytest.mark.parametrize('masked', [False, True])
-def test_against_a_loop_over_windows(numpy_entropy, masked, documents):
+def test_against_a_loop_over_windows(
+    quick_jit, numpy_entropy, masked, documents
+):
   batch, length = 6, 37
   rng = np.random.default_rng(4)
   x = _normal(batch, length, 12) + 1.0
@@ -49,7 +51,7 @@ def test_against_a_loop_over_windows(numpy_entropy, masked, documents):
   ids = np.sort(rng.integers(0, 9, (batch, length)), axis=1)
   options = [(a, c) for a in (1.0, 2.0) for c in (False, True)]
 
-  @jax.jit
+  @quick_jit
   def entropies(x):
     return [
         information.patch_entropy(
@@ -70,11 +72,11 @@ def test_against_a_loop_over_windows(numpy_entropy, masked, documents):
     )
 
 
-def test_the_tail_and_dropped_rows_do_not_matter():
+def test_the_tail_and_dropped_rows_do_not_matter(quick_jit):
   x = _normal(2, 21, 6)
   mask = np.ones((2, 21), bool)
   mask[0, 3:11] = False  # window 0 keeps three rows, window 1 none
-  f = jax.jit(jax.value_and_grad(
+  f = quick_jit(jax.value_and_grad(
       lambda x: patch_entropy(x, patch_size=8, mask=mask)
   ))
   other = x.copy()
@@ -96,7 +98,7 @@ def test_a_window_with_one_token_is_left_out_not_averaged_as_zero():
   np.testing.assert_allclose(got, np.log(4), atol=1e-6)
 
 
-def test_no_valid_window_gives_zero_and_zero_gradient():
+def test_no_valid_window_gives_zero_and_zero_gradient(quick_jit):
   x = _normal(2, 16, 4)
   mask = np.zeros((2, 16), bool)
   mask[:, ::8] = True
@@ -105,18 +107,18 @@ def test_no_valid_window_gives_zero_and_zero_gradient():
   def f(x, alpha):
     return patch_entropy(x, patch_size=8, alpha=alpha, mask=mask, center=True)
 
-  grads = jax.jit(lambda x: [jax.value_and_grad(f)(x, a) for a in orders])
+  grads = quick_jit(lambda x: [jax.value_and_grad(f)(x, a) for a in orders])
   for value, gradient in grads(x):
     assert float(value) == 0
     np.testing.assert_array_equal(gradient, np.zeros((2, 16, 4)))
 
 
-def test_matches_the_mean_of_matrix_entropies():
+def test_matches_the_mean_of_matrix_entropies(quick_jit):
   x = _normal(4, 64, 10)
-  got = jax.jit(
+  got = quick_jit(
       lambda x: patch_entropy(x, patch_size=16, alpha=1.5, normalize=True)
   )(x)
-  want = jax.jit(
+  want = quick_jit(
       lambda z: information.matrix_entropy(z, alpha=1.5, normalize=True)
   )(x.reshape(4, 4, 16, 10))
   np.testing.assert_allclose(got, np.mean(want), atol=1e-6)

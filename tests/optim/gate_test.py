@@ -110,7 +110,7 @@ def test_not_finite_leaves_the_whole_state_alone(bad, where):
   assert int(before.phase) == 2
   value = bad if where in ('value', 'both') else 2.0
   aux_value = bad if where in ('aux_value', 'both') else 1.0
-  after = optim.gate_step(before, value, aux_value, config)
+  after = _step(before, value, aux_value, config=config)
   for x, y in zip(before, after, strict=True):
     np.testing.assert_array_equal(x, y)
   assert not optim.is_compressing(after, value, aux_value)
@@ -150,7 +150,7 @@ def test_vmap_equals_a_loop():
   config = optim.GateConfig(patience_main=2, ema=0.3)
   values = np.random.default_rng(0).uniform(1, 2, (20, 5, 2))
   values = values.astype(np.float32)
-  batch = jax.vmap(lambda _: optim.gate_init())(jnp.arange(5))
+  batch = jax.tree.map(lambda x: jnp.stack([x] * 5), optim.gate_init())
   step = jax.jit(jax.vmap(lambda s, v, a: optim.gate_step(s, v, a, config)))
   for t in range(20):
     batch = step(batch, values[t, :, 0], values[t, :, 1])
