@@ -9,21 +9,18 @@ constant MBE. Ratios are medians over rounds with 95 % bootstrap intervals.
 
 import statistics
 
-from absl import app
-from absl import flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 import timing
+from absl import app, flags
 
 from iblm_jax.data import sources
 from iblm_jax.information import entropy
 from iblm_jax.models import config as model_config
 from iblm_jax.models import flops
 from iblm_jax.objectives import iblm
-from iblm_jax.optim import gate
-from iblm_jax.optim import optimizers
-from iblm_jax.optim import schedules
+from iblm_jax.optim import gate, optimizers, schedules
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import options
 from iblm_jax.training import program as program_lib

@@ -4,19 +4,16 @@ Exit status 0 is success, 1 a run that failed, 2 bad flags or a bad config, and
 143 (as after SIGTERM) a run that was asked to stop and saved first.
 """
 
-from collections.abc import Callable
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 from etils import epath
 
 from iblm_jax import config as config_lib
-from iblm_jax.training import checkpoints
-from iblm_jax.training import loop
+from iblm_jax.training import checkpoints, loop
 
 _BAD_USAGE = 2
 _PREEMPTED = 143

@@ -4,11 +4,11 @@ Field by field: an unknown name, a wrong type or a value outside its range is
 one `ValueError` that gives the path of the field.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import json
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections

@@ -1,13 +1,15 @@
-"""Samples from a checkpoint: python -m iblm_jax.generate --workdir=RUN --prompt=...
+"""Samples from a checkpoint.
+
+  python -m iblm_jax.generate --workdir=RUN --prompt=...
 
 For a run on multiplication, the prompt is a question such as 12x34=.
 """
 
-from absl import flags
-from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
+from etils import epath
 
 from iblm_jax import cli
 from iblm_jax.data import sources

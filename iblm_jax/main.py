@@ -6,15 +6,14 @@ same command again resumes the run that the workdir holds.
 
 import json
 
+import jax
 from absl import flags
 from etils import epath
-import jax
 from ml_collections import config_flags
 
 from iblm_jax import cli
 from iblm_jax import config as config_lib
-from iblm_jax.training import distributed
-from iblm_jax.training import loop
+from iblm_jax.training import distributed, loop
 
 FLAGS = flags.FLAGS
 

@@ -10,8 +10,7 @@ from absl import flags
 from etils import epath
 
 from iblm_jax import cli
-from iblm_jax.reports import figures
-from iblm_jax.reports import page
+from iblm_jax.reports import figures, page
 from iblm_jax.reports import runs as runs_lib
 
 FLAGS = flags.FLAGS

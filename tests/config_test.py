@@ -76,7 +76,7 @@ def test_infinite_order_survives():
 @pytest.mark.parametrize(
     'path, value, message',
     [
-        ('objective.wight', 1.0, 'config.objective.wight is not a field'),
+        ('objective.weigth', 1.0, 'config.objective.weigth is not a field'),
         ('gate.patience_main', 0, 'config.gate: patience_main .* got .*0'),
         ('gate.patience_main', 1.5, 'patience_main must be of type int'),
         ('gate.best', 'never', "config.gate.best must be one of"),

@@ -9,9 +9,9 @@ os.environ['XLA_FLAGS'] = ' '.join((
     '--xla_backend_optimization_level=0',
 ))
 
-from absl import flags
 import jax
 import pytest
+from absl import flags
 
 # The tests in this folder need eight devices, so they run in a process of
 # their own, started by eight_devices_test.py.

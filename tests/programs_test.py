@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from iblm_jax import cli
-from iblm_jax.training import checkpoints
+from iblm_jax.training import checkpoints, metrics
 from iblm_jax.training import mesh as mesh_lib
-from iblm_jax.training import metrics
 from iblm_jax.training import program as program_lib
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -1,13 +1,13 @@
 """Transformer parts in linen; axes carry logical names, never mesh names."""
 
-from collections.abc import Callable, Sequence
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from iblm_jax.models import config as model_config
 
@@ -15,7 +15,12 @@ from iblm_jax.models import config as model_config
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
-def annotated(init, axes: tuple[str | None, ...]):
+def call(module: nn.Module, params: Any, *args: Any) -> Any:
+  """Applies a linen module to its own parameters."""
+  return module.apply({'params': params}, *args)
+
+
+def annotated(init, axes: tuple[str | None, ...]) -> Any:
   """An initialiser whose parameter carries logical axis names."""
   return nn.with_logical_partitioning(init, axes)
 

@@ -1,6 +1,7 @@
 """Options of the decoder family and its presets."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -173,7 +174,7 @@ def gpt2(size: str = 'small', **overrides) -> DecoderConfig:
   References:
     Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
   """
-  fields = dict(
+  fields: dict[str, Any] = dict(
       vocab_size=50_257,
       max_length=1024,
       norm='layer',
@@ -207,7 +208,7 @@ def modded_gpt(size: str = 'small', **overrides) -> DecoderConfig:
     >>> modded_gpt('small').head_width
     128
   """
-  fields = dict(
+  fields: dict[str, Any] = dict(
       vocab_size=50_304,
       max_length=32_768,
       norm='rms',
@@ -223,11 +224,11 @@ def modded_gpt(size: str = 'small', **overrides) -> DecoderConfig:
       zero_init_outputs=True,
       dtype='bfloat16',
   )
-  heads = {'num_heads': 6} if size == 'small' else {}
+  heads: dict[str, Any] = {'num_heads': 6} if size == 'small' else {}
   return DecoderConfig(**{**fields, **_size(size), **heads, **overrides})
 
 
-def _size(size: str) -> dict[str, int]:
+def _size(size: str) -> dict[str, Any]:
   if size not in _GPT2_SIZES:
     raise ValueError(f'size must be one of {tuple(_GPT2_SIZES)}, got {size!r}.')
   return _GPT2_SIZES[size]

@@ -5,19 +5,17 @@ the loop over them is compiled as a scan or unrolled, so a parameter's path
 does not depend on either.
 """
 
-from collections.abc import Callable
 import functools
+from collections.abc import Callable
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from iblm_jax.information import entropy
-from iblm_jax.models import attention
-from iblm_jax.models import blocks
+from iblm_jax.models import attention, blocks, outputs
 from iblm_jax.models import config as model_config
-from iblm_jax.models import outputs
 
 Params = dict[str, Any]
 DecoderConfig = model_config.DecoderConfig
@@ -230,7 +228,7 @@ def apply(
     positions = jnp.broadcast_to(
         jnp.arange(tokens_BxL.shape[1])[None], tokens_BxL.shape
     )
-  x_BxLxD = Embed(cfg).apply({'params': params['embed']}, tokens_BxL, positions)
+  x_BxLxD = blocks.call(Embed(cfg), params['embed'], tokens_BxL, positions)
   x_BxLxD, collected, _ = run_blocks(
       params, x_BxLxD, cfg, _angles(positions, cfg), attend, measure
   )
@@ -274,8 +272,9 @@ def run_blocks(
     if skip_BxLxD is not None:
       x_BxLxD = x_BxLxD + skip_BxLxD
     bound = lambda q, k, v: attend(q, k, v, *(layer or ()))
-    return blocks.Block(cfg).apply(
-        {'params': layer_params},
+    return blocks.call(
+        blocks.Block(cfg),
+        layer_params,
         x_BxLxD,
         embedded_BxLxD,
         angles,
@@ -323,7 +322,7 @@ def run_blocks(
   lower = jax.tree.map(lambda a: a[:half], xs)
   upper = jax.tree.map(lambda a: a[half:], xs)
   carry, (measured, extra, streams) = scan(True, carry, (*lower, None))
-  skips = (params['skip_weights'], streams[::-1])
+  skips = (params['skip_weights'], jnp.flip(streams, axis=0))
   carry, (measured_, extra_, _) = scan(False, carry, (*upper, skips))
   join = lambda a, b: jnp.concatenate([a, b])
   return (
@@ -335,8 +334,8 @@ def run_blocks(
 
 def head(params: Params, x_BxLxD: jax.Array, cfg: DecoderConfig) -> jax.Array:
   """Final norm and logits, float32 [B, L, V]."""
-  return Head(cfg).apply(
-      {'params': params['head']}, x_BxLxD, params['embed']['tokens']
+  return blocks.call(
+      Head(cfg), params['head'], x_BxLxD, params['embed']['tokens']
   )
 
 

@@ -7,9 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.models import attention
-from iblm_jax.models import blocks
-from iblm_jax.models import decoder
+from iblm_jax.models import attention, blocks, decoder
 
 
 class Cache(NamedTuple):
@@ -68,14 +66,15 @@ def extend(
         axis=1,
     )
     k_BxSxHxK, v_BxSxHxK = write(k_BxSxHxK, k), write(v_BxSxHxK, v)
+    swap = attention.heads_first
     mixed = attention.masked_attention(
-        *map(attention.heads_first, (q, k_BxSxHxK, v_BxSxHxK)), mask_1xTxS
+        swap(q), swap(k_BxSxHxK), swap(v_BxSxHxK), mask_1xTxS
     )
-    return attention.heads_first(mixed), (k_BxSxHxK, v_BxSxHxK)
+    return swap(mixed), (k_BxSxHxK, v_BxSxHxK)
 
   positions_BxT = jnp.broadcast_to(positions_T[None], tokens_BxT.shape)
-  x_BxTxD = decoder.Embed(cfg).apply(
-      {'params': params['embed']}, tokens_BxT, positions_BxT
+  x_BxTxD = blocks.call(
+      decoder.Embed(cfg), params['embed'], tokens_BxT, positions_BxT
   )
   angles = None
   if cfg.positions == 'rotary':

@@ -1,20 +1,18 @@
-"""The information-bottleneck objective: cross-entropy and representation entropy.
+"""The information-bottleneck objective: cross-entropy and entropy of layers.
 
 The two losses stay apart until the backward pass, because the gate needs both
 values before it knows how much of the second to add.
 """
 
-from collections.abc import Callable, Mapping
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.objectives import causal
-from iblm_jax.objectives import layer_weights
-from iblm_jax.objectives import reductions
+from iblm_jax.objectives import causal, layer_weights, reductions
 
 METHODS = ('ce', 'mbe', 'gapt')
 
@@ -164,7 +162,7 @@ def regularizer(aux: jax.Array, cfg: ObjectiveConfig) -> jax.Array:
 def aux_cotangent(
     aux: jax.Array, compress: jax.Array, cfg: ObjectiveConfig
 ) -> jax.Array:
-  """d loss / d aux: the regulariser's slope while compressing, else exactly 0.
+  """D loss / d aux: the regulariser's slope while compressing, else exactly 0.
 
   Args:
     aux: float32 scalar, nats.

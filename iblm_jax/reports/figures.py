@@ -1,8 +1,8 @@
 """Figures of runs; needs matplotlib (extra `plot`)."""
 
-from collections.abc import Sequence
 import functools
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 from iblm_jax.reports import runs as runs_lib
@@ -76,7 +76,8 @@ def loss_figure(runs: Sequence[runs_lib.Run]) -> Any:
       gridspec_kw={'height_ratios': heights},
   )
   axes = list(axes[:, 0])
-  top, strips, panels = axes[0], axes[1 : 1 + len(gated)], axes[1 + len(gated) :]
+  top, strips = axes[0], axes[1 : 1 + len(gated)]
+  panels = axes[1 + len(gated) :]
   for run, colour in _coloured(runs):
     top.plot(
         *run.series('train/cross_entropy'),
@@ -211,4 +212,6 @@ def _fill(axis, run: runs_lib.Run, strength: float) -> None:
   """Shades every interval by the share of its steps in compression."""
   for start, stop, share in run.compression():
     if share > 0:
-      axis.axvspan(start, stop, color=_BAND, alpha=strength * share, linewidth=0)
+      axis.axvspan(
+          start, stop, color=_BAND, alpha=strength * share, linewidth=0
+      )

@@ -1,18 +1,19 @@
 """One HTML page with everything in it: no other file, no network."""
 
 import base64
-from collections.abc import Mapping, Sequence
 import html
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
-  padding: 0 1rem; color: #222; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222;
+  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 img { max-width: 100%; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
+th, td { padding: .3rem .7rem; text-align: right;
+  border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; white-space: nowrap; }
 p { max-width: 46rem; }
 """

@@ -1,9 +1,9 @@
 """Runs as they lie on disk, read for comparison."""
 
-from collections.abc import Sequence
 import csv
 import io
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from etils import epath

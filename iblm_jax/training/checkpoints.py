@@ -5,15 +5,15 @@ manifest of its files. A checkpoint is restored only if its manifest is there
 and every file agrees with it; damaged ones are moved aside, never deleted.
 """
 
-from collections.abc import Callable
-from concurrent import futures
 import hashlib
 import json
+from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
-from etils import epath
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 _MANIFEST = 'manifest.json'
 

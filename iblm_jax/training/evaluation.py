@@ -6,8 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.data import batches
-from iblm_jax.data import pipeline
+from iblm_jax.data import batches, pipeline
 from iblm_jax.objectives import causal
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import step as step_lib

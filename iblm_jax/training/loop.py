@@ -1,28 +1,28 @@
 """Train, evaluate, save, resume."""
 
-from collections.abc import Callable
 import contextlib
 import json
 import math
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from etils import epath
 import jax
+from etils import epath
 
-from iblm_jax.data import batches
-from iblm_jax.data import pipeline
-from iblm_jax.data import sources
+from iblm_jax.data import batches, pipeline, sources
 from iblm_jax.models import flops
-from iblm_jax.training import checkpoints
-from iblm_jax.training import evaluation
-from iblm_jax.training import hardware
+from iblm_jax.training import (
+  checkpoints,
+  evaluation,
+  hardware,
+  options,
+  progress,
+  signals,
+)
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import metrics as metrics_lib
-from iblm_jax.training import options
 from iblm_jax.training import program as program_lib
-from iblm_jax.training import progress
-from iblm_jax.training import signals
 from iblm_jax.training import state as state_lib
 from iblm_jax.training import summary as summary_lib
 
@@ -114,7 +114,7 @@ def train(
         f' {cfg.data.batch_size} rows of {job.source.length} tokens a step,'
         f' {program.mesh.size} x {jax.devices()[0].device_kind}'
     )
-    writers = []
+    writers: list[metrics_lib.Writer] = []
     keep_up_to = -1 if restored is None else first
     if jax.process_index() == 0:
       writers.append(

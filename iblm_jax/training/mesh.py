@@ -4,13 +4,10 @@ import dataclasses
 import math
 from typing import Any
 
-from flax import linen as nn
 import jax
-from jax.sharding import AxisType
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
 import numpy as np
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Rules = tuple[tuple[str, Any], ...]
 
@@ -86,8 +83,7 @@ def make_mesh(cfg: MeshConfig, devices: Any = None) -> Mesh:
 
 def batch_sharding(mesh: Mesh, cfg: MeshConfig) -> NamedSharding:
   """How a batch array [B, ...] is split."""
-  spec = nn.logical_to_mesh_axes(('batch',), cfg.rules)
-  return NamedSharding(mesh, spec)
+  return NamedSharding(mesh, _batch_spec(cfg))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -95,9 +91,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def _batch_spec(cfg: MeshConfig) -> PartitionSpec:
+  return nn.logical_to_mesh_axes(('batch',), cfg.rules) or PartitionSpec(None)
+
+
 def batch_shards(mesh: Mesh, cfg: MeshConfig) -> int:
   """Number of pieces a batch is split into."""
-  axes = nn.logical_to_mesh_axes(('batch',), cfg.rules)[0]
+  axes = _batch_spec(cfg)[0]
   axes = (axes,) if isinstance(axes, str) else (axes or ())
   return math.prod(mesh.shape[axis] for axis in axes)
 

@@ -1,14 +1,14 @@
 """Metrics on disk: JSON lines always, TensorBoard where asked for."""
 
-from collections.abc import Mapping
 import importlib.util
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, Protocol
 
-from etils import epath
 import jax
 import numpy as np
+from etils import epath
 
 
 class Writer(Protocol):

@@ -4,8 +4,7 @@ import dataclasses
 
 from iblm_jax.data import sources
 from iblm_jax.models import config as model_config
-from iblm_jax.objectives import iblm
-from iblm_jax.objectives import layer_weights
+from iblm_jax.objectives import iblm, layer_weights
 from iblm_jax.optim import gate as gate_lib
 from iblm_jax.optim import optimizers
 from iblm_jax.training import mesh as mesh_lib

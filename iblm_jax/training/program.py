@@ -3,16 +3,13 @@
 import functools
 from typing import Any
 
-from flax import linen as nn
 import jax
+from flax import linen as nn
 
-from iblm_jax.models import decoder
-from iblm_jax.models import parameter_groups
-from iblm_jax.optim import optimizers
-from iblm_jax.optim import schedules
-from iblm_jax.training import evaluation
+from iblm_jax.models import decoder, parameter_groups
+from iblm_jax.optim import optimizers, schedules
+from iblm_jax.training import evaluation, options
 from iblm_jax.training import mesh as mesh_lib
-from iblm_jax.training import options
 from iblm_jax.training import state as state_lib
 from iblm_jax.training import step as step_lib
 

@@ -1,7 +1,7 @@
 """How fast a run is, and how long it will still take."""
 
-from collections.abc import Mapping
 import time
+from collections.abc import Mapping
 from typing import Any
 
 

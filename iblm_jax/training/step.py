@@ -1,7 +1,7 @@
 """The training step: pure, compiled once by the caller."""
 
-from collections.abc import Callable, Mapping
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from iblm_jax.objectives import iblm
-from iblm_jax.optim import gate
-from iblm_jax.optim import inspection
+from iblm_jax.optim import gate, inspection
 from iblm_jax.training import state as train_state
 
 Batch = Mapping[str, jax.Array]

@@ -5,9 +5,9 @@ import importlib.util
 import pathlib
 
 import jax
-from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from iblm_jax import config as config_lib
 from iblm_jax.training import loop
@@ -90,7 +90,8 @@ def test_eight_devices_train_as_one(on_one_device, variant, mesh):
   assert all(s.is_equivalent_to(kernel.sharding, 3) for s in moments)
   if mesh.get('tensor') == 4:  # 15 tokens over four devices: kept whole
     table = state.params['embed']['tokens'].sharding
-    assert table.is_equivalent_to(jax.sharding.NamedSharding(table.mesh, P()), 2)
+    whole = jax.sharding.NamedSharding(table.mesh, P())
+    assert table.is_equivalent_to(whole, 2)
 
 
 def test_mesh_must_fit_devices_and_batch():

@@ -8,11 +8,8 @@ import numpy as np
 import pytest
 
 from iblm_jax.information import entropy
-from iblm_jax.models import attention
+from iblm_jax.models import attention, decoder, decoding, flops
 from iblm_jax.models import config as model_config
-from iblm_jax.models import decoder
-from iblm_jax.models import decoding
-from iblm_jax.models import flops
 
 sys.path.insert(0, __file__.rsplit('/', 1)[0])
 import numpy_decoder  # noqa: E402  (beside this file)

@@ -31,6 +31,11 @@ def _rotate(x_HxK, position, base):
   return out
 
 
+def _rotate_all(x_LxHxK, positions_L, cfg):
+  pairs = zip(x_LxHxK, positions_L, strict=True)
+  return np.stack([_rotate(x, p, cfg.rotary_base) for x, p in pairs])
+
+
 def _linear(x, params, num_in=1):
   y = np.tensordot(x, params['kernel'], axes=num_in)
   return y + params.get('bias', 0.0)
@@ -79,12 +84,8 @@ def forward(params, tokens_L, cfg, segments_L=None, positions_L=None):
     if cfg.qk_norm:
       q, k = _rms(q), _rms(k)
     if cfg.positions == 'rotary':
-      q = np.stack(
-          [_rotate(a, p, cfg.rotary_base) for a, p in zip(q, positions_L)]
-      )
-      k = np.stack(
-          [_rotate(a, p, cfg.rotary_base) for a, p in zip(k, positions_L)]
-      )
+      q = _rotate_all(q, positions_L, cfg)
+      k = _rotate_all(k, positions_L, cfg)
     mixed = np.zeros_like(v)
     for t in range(length):
       seen = [

@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iblm_jax.objectives import causal
-from iblm_jax.objectives import iblm
+from iblm_jax.objectives import causal, iblm
 
 
 def random_batch(seed=0, batch=5, length=7, vocab=6):

@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iblm_jax.objectives import layer_weights
-from iblm_jax.objectives import reductions
+from iblm_jax.objectives import layer_weights, reductions
 
 
 def weights(name, step, **kwargs):
@@ -103,7 +102,7 @@ def plain_reduction(name, entropy, weight, k=2):
       low = [
           i
           for i in active
-          if all(entropy[i] <= entropy[j] for j in (i - 1, i + 1) if j in active)
+          if all(entropy[i] <= entropy[j] for j in {i - 1, i + 1} & {*active})
       ]
       return sum(entropy[i] for i in low) / len(low)
 
@@ -118,7 +117,7 @@ def test_reductions_equal_plain_python(name):
     weight[first : first + rng.integers(2, 5)] = 1.0
     weight *= rng.uniform(0.1, 1.0, size=7)
     found = reductions.reduce_entropy(
-        name, jnp.asarray(entropy, jnp.float32), jnp.asarray(weight, jnp.float32)
+        name, jnp.asarray(entropy, 'float32'), jnp.asarray(weight, 'float32')
     )
     expected = plain_reduction(name, entropy.tolist(), weight.tolist())
     np.testing.assert_allclose(found, expected, rtol=1e-5)

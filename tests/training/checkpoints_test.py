@@ -2,11 +2,11 @@ import resource
 import subprocess
 import sys
 
-from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from iblm_jax.training import checkpoints
 
@@ -21,7 +21,7 @@ def make_state(value):
 def abstract_state():
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
       make_state(0),
   )
 

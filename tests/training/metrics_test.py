@@ -3,9 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from iblm_jax.training import hardware
-from iblm_jax.training import metrics
-from iblm_jax.training import progress
+from iblm_jax.training import hardware, metrics, progress
 
 
 def write(path, keep_up_to, rows):

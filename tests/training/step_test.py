@@ -9,8 +9,7 @@ import pytest
 from iblm_jax import config as config_lib
 from iblm_jax.models import decoder
 from iblm_jax.objectives import causal
-from iblm_jax.optim import gate
-from iblm_jax.optim import inspection
+from iblm_jax.optim import gate, inspection
 from iblm_jax.training import loop
 from iblm_jax.training import mesh as mesh_lib
 
