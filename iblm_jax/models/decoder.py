@@ -299,7 +299,7 @@ def run_blocks(
     kept = x_BxLxD if keep_stream else None
     return (x_BxLxD, first_v), (measure(x_BxLxD), extra, kept)
 
-  def scan(keep_stream, carry, xs):
+  def scan(keep_stream, carry, xs) -> Any:
     return jax.lax.scan(
         functools.partial(step, keep_stream),
         carry,
@@ -322,7 +322,7 @@ def run_blocks(
   lower = jax.tree.map(lambda a: a[:half], xs)
   upper = jax.tree.map(lambda a: a[half:], xs)
   carry, (measured, extra, streams) = scan(True, carry, (*lower, None))
-  skips = (params['skip_weights'], jnp.flip(streams, axis=0))
+  skips = (params['skip_weights'], streams[::-1])
   carry, (measured_, extra_, _) = scan(False, carry, (*upper, skips))
   join = lambda a, b: jnp.concatenate([a, b])
   return (

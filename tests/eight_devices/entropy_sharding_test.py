@@ -35,7 +35,7 @@ def _entropy(alpha, masked):
 
 def _compile(f, x):
   """Quickly: sharding and collectives do not depend on LLVM's effort."""
-  return jax.jit(f).lower(x).compile({'xla_backend_optimization_level': 0})
+  return jax.jit(f).lower(x).compile({'xla_backend_optimization_level': '0'})
 
 
 @functools.cache

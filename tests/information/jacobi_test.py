@@ -32,7 +32,9 @@ def _spectra(n):
 @pytest.mark.parametrize('n', [1, 2, 5, 8, 16])
 def test_values_and_vectors(quick_jit, n):
   a = _symmetric(n, _spectra(n))
-  values, vectors = (np.float64(x) for x in quick_jit(jacobi.eigh)(a))
+  values, vectors = (
+      np.asarray(x, np.float64) for x in quick_jit(jacobi.eigh)(a)
+  )
   want = np.linalg.eigvalsh(a.astype(np.float64))
   size = np.maximum(np.abs(want).max(-1), 1e-30)[:, None]
   assert np.max(np.abs(np.sort(values) - want) / size) < 2e-6
