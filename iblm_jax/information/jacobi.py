@@ -22,8 +22,9 @@ def eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Eigenvalues (in no particular order) and eigenvectors of `a`.
 
   Args:
-    a: [..., n, n] float32, symmetric. Accurate to a few roundings of the
-      largest eigenvalue.
+    a: [..., n, n] float32, symmetric. Eigenvalues are within 2e-6 of the
+      largest one. Vectors rebuild the matrix to 5e-6 of it, but for about one
+      matrix in 400 with eigenvalues repeated many times, where it is 1e-4.
 
   Returns:
     Eigenvalues [..., n] and eigenvectors [..., n, n]; column i belongs to
@@ -116,7 +117,7 @@ def _quarters(a):
 
 def _sweeps(state):
   n = 2 * state[0].shape[0]
-  sweeps = 4 if n <= 4 else 5 if n <= 8 else 7
+  sweeps = 5 if n <= 4 else 6 if n <= 8 else 8
   return jax.lax.fori_loop(
       0, sweeps * (n - 1), lambda _, s: _round(s), state, unroll=n - 1
   )

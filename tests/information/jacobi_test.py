@@ -47,6 +47,21 @@ def test_values_and_vectors(quick_jit, n):
   np.testing.assert_allclose(alone, values, atol=2e-6 * size.max())
 
 
+@pytest.mark.parametrize('n', [8, 16])
+def test_many_rotations_of_hard_spectra_converge(quick_jit, n):
+  """The number of sweeps is fixed, so rare slow cases must be looked for."""
+  for spectrum in (np.repeat([1.0, 2.0], n // 2), 0.1 ** np.arange(n)):
+    a = _symmetric(n, np.tile(spectrum, (4000, 1)), seed=n)
+    values, vectors = (
+        np.asarray(x, np.float64) for x in quick_jit(jacobi.eigh)(a)
+    )
+    size = spectrum.max()
+    want = np.linalg.eigvalsh(a.astype(np.float64))
+    assert np.max(np.abs(np.sort(values) - want)) < 2e-6 * size
+    rebuilt = (vectors * values[:, None, :]) @ vectors.swapaxes(1, 2)
+    assert np.max(np.abs(rebuilt - a)) < 1e-4 * size
+
+
 def test_diagonal_and_hard_off_diagonal_matrices_converge():
   """Equal diagonals rotate by 45 degrees; a diagonal matrix by nothing."""
   n = 8
