@@ -39,8 +39,9 @@ _SCHEDULE = flags.DEFINE_string(
     'layer_schedule', 'rotate', 'Layers that carry the entropy loss.'
 )
 _DTYPE = flags.DEFINE_string('dtype', 'float32', 'Of activations.')
+_SCAN = flags.DEFINE_bool('scan', False, 'Loop over layers, not unrolled.')
 _MODDED = flags.DEFINE_string(
-    'modded', None, 'Size of the paper\'s model instead: small, medium, ...'
+    'modded', None, "Size of the paper's model instead: small, medium, ..."
 )
 
 # Gates that stay in one phase.
@@ -66,6 +67,7 @@ def _config(method: str) -> options.RunConfig:
         activation='relu2',
         qk_norm=True,
         dtype=_DTYPE.value,
+        scan_layers=_SCAN.value,
         entropy=measure,
     )
   return options.RunConfig(
