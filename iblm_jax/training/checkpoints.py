@@ -7,6 +7,7 @@ and every file agrees with it; damaged ones are moved aside, never deleted.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any
@@ -42,7 +43,7 @@ class Checkpoints:
       report: told what a person should know (a damaged checkpoint).
     """
     self._read_only = read_only
-    self._directory = epath.Path(directory)
+    self._directory = _absolute(directory)
     self._report = report
     self._manager = ocp.CheckpointManager(
         self._directory,
@@ -208,6 +209,12 @@ class Checkpoints:
       folder = self._directory / str(step)
       if not (folder / _MANIFEST).exists():
         write_manifest(folder)
+
+
+def _absolute(path: epath.PathLike) -> epath.Path:
+  """Orbax takes absolute paths only; a URL is one already."""
+  path = epath.Path(path)
+  return path if '://' in str(path) else epath.Path(os.path.abspath(path))
 
 
 def saved_steps(directory: epath.PathLike) -> list[int]:

@@ -61,6 +61,15 @@ def test_round_trip(folder):
   np.testing.assert_array_equal(state['w'], 3.0)
 
 
+def test_a_relative_folder_will_do(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with checkpoints.Checkpoints('run/checkpoints') as store:
+    store.save(1, make_state(1), {})
+    store.wait(1)
+  assert checkpoints.intact_steps(tmp_path / 'run' / 'checkpoints') == [1]
+  assert restore('run/checkpoints')[0][0] == 1
+
+
 def test_nothing_saved(tmp_path):
   restored, messages = restore(tmp_path / 'none')
   assert restored is None and messages == []
