@@ -96,6 +96,38 @@ class Losses(NamedTuple):
   aux: jax.Array  # reduced entropy, without weight and floor
 
 
+def measure(
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    *,
+    apply: Callable[..., Any],
+    entropy: bool,
+) -> tuple[causal.TokenSums, Any]:
+  """One forward pass over a batch: sums over tokens, and entropies.
+
+  Args:
+    params: of the model.
+    batch: see `losses`.
+    apply: see `losses`.
+    entropy: whether to measure the entropy of every layer.
+
+  Returns:
+    `TokenSums`, and float32 [N] in nats or None.
+  """
+  outputs = apply(
+      params,
+      batch['tokens'],
+      mask=batch['mask'],
+      segment_ids=batch['segment_ids'],
+      positions=batch['positions'],
+      collect='entropy' if entropy else None,
+  )
+  sums = causal.token_sums(
+      outputs.logits_BxLxV, batch['targets'], batch['loss_mask']
+  )
+  return sums, outputs.entropy
+
+
 def losses(
     params: Any,
     batch: Mapping[str, jax.Array],
@@ -124,19 +156,11 @@ def losses(
     `Losses` and the entropy of every layer, float32 [N] (None if not measured,
     and then the auxiliary loss is 0).
   """
-  outputs = apply(
-      params,
-      batch['tokens'],
-      mask=batch['mask'],
-      segment_ids=batch['segment_ids'],
-      positions=batch['positions'],
-      collect='entropy' if cfg.measures_entropy else None,
-  )
-  sums = causal.token_sums(
-      outputs.logits_BxLxV, batch['targets'], batch['loss_mask']
+  sums, entropy_N = measure(
+      params, batch, apply=apply, entropy=cfg.measures_entropy
   )
   main = sums.nll / jnp.maximum(num_targets, 1.0)
-  if not cfg.measures_entropy:
+  if entropy_N is None:
     return Losses(main, jnp.zeros([], jnp.float32)), None
   weights_N = layer_weights.layer_weights(
       cfg.layer_schedule,
@@ -145,8 +169,8 @@ def losses(
       skip_first=cfg.skip_first,
       skip_last=cfg.skip_last,
   )
-  aux = reductions.reduce_entropy(cfg.reduction, outputs.entropy, weights_N)
-  return Losses(main, aux), outputs.entropy
+  aux = reductions.reduce_entropy(cfg.reduction, entropy_N, weights_N)
+  return Losses(main, aux), entropy_N
 
 
 def regularizer(aux: jax.Array, cfg: ObjectiveConfig) -> jax.Array:

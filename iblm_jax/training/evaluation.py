@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from iblm_jax.data import batches, pipeline
-from iblm_jax.objectives import causal
+from iblm_jax.objectives import causal, iblm
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import step as step_lib
 
@@ -26,18 +26,8 @@ def eval_step(
     `TokenSums`, and the entropy per layer times the number of rows that are
     not padding, float32 [N].
   """
-  outputs = apply(
-      params,
-      batch['tokens'],
-      mask=batch['mask'],
-      segment_ids=batch['segment_ids'],
-      positions=batch['positions'],
-      collect='entropy',
-  )
-  sums = causal.token_sums(
-      outputs.logits_BxLxV, batch['targets'], batch['loss_mask']
-  )
-  return sums, outputs.entropy * sums.rows
+  sums, entropy_N = iblm.measure(params, batch, apply=apply, entropy=True)
+  return sums, entropy_N * sums.rows
 
 
 def evaluate(
