@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from etils import epath
 
 from iblm_jax import config as config_lib
-from iblm_jax.training import checkpoints, loop
+from iblm_jax.training import checkpoints, compile_report, loop
 
 _BAD_USAGE = 2
 _PREEMPTED = 143
@@ -56,7 +56,12 @@ def run(main: Callable[..., None], positional: str = '') -> None:
       main(*([arguments] if positional else []))
     except BadUsage as error:
       _leave(str(error), _BAD_USAGE)
-    except (checkpoints.CheckpointError, FloatingPointError, OSError) as error:
+    except (
+        checkpoints.CheckpointError,
+        compile_report.DoesNotFit,
+        FloatingPointError,
+        OSError,
+    ) as error:
       _leave(str(error), 1)
     except loop.Preempted as error:
       _leave(str(error), _PREEMPTED)

@@ -13,7 +13,9 @@ from ml_collections import config_flags
 
 from iblm_jax import cli
 from iblm_jax import config as config_lib
-from iblm_jax.training import distributed, loop
+from iblm_jax.data import sources
+from iblm_jax.training import compile_report, distributed, loop, topology
+from iblm_jax.training import program as program_lib
 
 FLAGS = flags.FLAGS
 
@@ -21,14 +23,48 @@ FLAGS = flags.FLAGS
 def main() -> None:
   """Checks the config against data, devices and workdir, then trains."""
   workdir = epath.Path(FLAGS.workdir)
-  distributed.initialize(cli.report)
+  if FLAGS.topology:
+    jax.config.update('jax_platforms', 'cpu')
   with cli.refusing():
+    if FLAGS.topology and not FLAGS.compile_only:
+      raise ValueError('topology is for compile_only: the slice is not here.')
+    distributed.initialize(
+        FLAGS.coordinator_address,
+        FLAGS.num_processes,
+        FLAGS.process_id,
+        cli.report,
+    )
     cfg = config_lib.from_dict(FLAGS.config)
+    if FLAGS.compile_only:
+      devices = topology.devices(FLAGS.topology) if FLAGS.topology else None
+      program = program_lib.Program(cfg, devices)
+  if FLAGS.compile_only:
+    return compile_only(cfg, program, workdir)
+  with cli.refusing():
     check_workdir(cfg, workdir)
     job = loop.prepare(cfg)
   claim_workdir(cfg, workdir)
-  summary = loop.train(job, workdir, report=cli.report)
-  cli.report(f'done in {summary["wall_seconds"]:.0f} s: {workdir}/summary.json')
+  # One process speaks for all.
+  report = cli.report if jax.process_index() == 0 else lambda line: None
+  summary = loop.train(job, workdir, report=report)
+  report(f'done in {summary["wall_seconds"]:.0f} s: {workdir}/summary.json')
+
+
+def compile_only(
+    cfg: config_lib.RunConfig,
+    program: program_lib.Program,
+    workdir: epath.Path,
+) -> None:
+  """Compiles the step, prints what it needs and writes compile.json."""
+  report = compile_report.make_report(
+      cfg, program, sources.row_length(cfg.data)
+  )
+  for line in compile_report.lines(report):
+    cli.report(line)
+  if jax.process_index() == 0:
+    workdir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report, indent=2)
+    (workdir / 'compile.json').write_text(f'{text}\n')
 
 
 def check_workdir(cfg: config_lib.RunConfig, workdir: epath.Path) -> None:
@@ -77,6 +113,23 @@ def run() -> None:
       'config', None, 'Config file, with a variant: configs/x.py:variant.'
   )
   flags.DEFINE_string('workdir', None, 'Folder of the run.')
+  flags.DEFINE_bool(
+      'compile_only',
+      False,
+      'Compile the step and say what it needs, without data or training.',
+  )
+  flags.DEFINE_string(
+      'topology',
+      None,
+      'With --compile_only: a TPU slice to compile for, such as v5e:8x8.',
+  )
+  flags.DEFINE_string(
+      'coordinator_address',
+      None,
+      'host:port of process 0, where JAX does not know the cluster by itself.',
+  )
+  flags.DEFINE_integer('num_processes', None, 'Processes of the run.')
+  flags.DEFINE_integer('process_id', None, 'Number of this process.')
   flags.mark_flags_as_required(['config', 'workdir'])
   cli.run(main)
 

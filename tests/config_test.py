@@ -89,7 +89,6 @@ def test_infinite_order_survives():
         ('train.num_steps', 0, 'num_steps must be >= 1, got 0'),
         ('train.keep_checkpoints', 1, 'keep_checkpoints must be >= 2'),
         ('train.accumulation', 3, 'multiple of train.accumulation'),
-        ('mesh.tensor', 3, 'num_heads must be a multiple of mesh.tensor'),
         ('mesh.data', 0, 'data must be >= 1, or -1, got 0'),
         ('optimizer.schedule.total_steps', 1400, 'total_steps must equal'),
         ('optimizer.schedule.peak', -1.0, 'peak'),

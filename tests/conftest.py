@@ -1,6 +1,7 @@
 """Makes JAX strict for every test; fake devices only where asked for."""
 
 import os
+import tempfile
 
 # Tests compile for longer than they run, and what they check does not depend on
 # LLVM's optimisation passes. Programs started by tests inherit this.
@@ -8,6 +9,13 @@ os.environ['XLA_FLAGS'] = ' '.join((
     os.environ.get('XLA_FLAGS', ''),
     '--xla_backend_optimization_level=0',
 ))
+# Programs that several tests start, and tests that build the same step, compile
+# it once.
+os.environ.setdefault(
+    'JAX_COMPILATION_CACHE_DIR',
+    os.path.join(tempfile.gettempdir(), f'iblm_jax_tests_{os.getuid()}'),
+)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 
 import jax
 import pytest

@@ -24,6 +24,16 @@ from iblm_jax.data import _checks
 
 Batch = dict[str, np.ndarray]
 
+# The arrays of a batch; what each holds is said above.
+DTYPES = {
+    'tokens': np.int32,
+    'targets': np.int32,
+    'loss_mask': np.bool_,
+    'mask': np.bool_,
+    'segment_ids': np.int32,
+    'positions': np.int32,
+}
+
 # More rows than this in one run would overflow the row number.
 _MAX_ROWS = 2**62
 

@@ -1,6 +1,7 @@
 """From a source to an iterator that reads ahead and can be checkpointed."""
 
 import sys
+from collections.abc import Sequence
 
 import grain
 
@@ -10,7 +11,7 @@ from iblm_jax.data import _checks, batches
 class _Batches:
   """The rows of one process as the random-access sequence grain reads."""
 
-  def __init__(self, source: batches.Source, rows: range):
+  def __init__(self, source: batches.Source, rows: Sequence[int] | None):
     self._source = source
     self._rows = rows
 
@@ -26,8 +27,7 @@ class _Batches:
 def make_iterator(
     source: batches.Source,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | None = None,
     num_threads: int = 1,
     prefetch: int = 4,
     start: int = 0,
@@ -42,8 +42,8 @@ def make_iterator(
 
   Args:
     source: Where the batches come from.
-    process_index: This process, in 0..process_count-1.
-    process_count: How many processes share each batch; divides its rows.
+    rows: Rows of each global batch that this process reads, each in
+      0..batch_size-1; None is all. See `batches.process_rows`.
     num_threads: Threads that read ahead, 1..256.
     prefetch: Batches that are read ahead, 0..4096; 0 reads in the caller.
     start: Number of the first batch, at least 0 and for an evaluation set at
@@ -59,12 +59,11 @@ def make_iterator(
   >>> from iblm_jax.data import multiplication
   >>> source = multiplication.MultiplicationSource(
   ...     multiplication.MultiplicationConfig(), batch_size=4)
-  >>> it = make_iterator(source, process_index=1, process_count=2, prefetch=0)
+  >>> it = make_iterator(source, rows=[2, 3], prefetch=0)
   >>> next(it)['tokens'].shape, it.get_state()
   ((2, 16), {'next_index': 1})
   >>> it.close()
   """
-  rows = batches.process_rows(source.batch_size, process_index, process_count)
   num_threads = _checks.check_int('num_threads', num_threads, 1, 256)
   prefetch = _checks.check_int('prefetch', prefetch, 0, 4096)
   data = _Batches(source, rows)

@@ -9,6 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from iblm_jax.models import splash
+
 # Query rows per block of the CPU path: half the work of the full square, and
 # one block's scores stay in cache.
 _BLOCK = 64
@@ -20,6 +22,8 @@ def resolve(implementation: str, platform: str, dtype: jnp.dtype) -> str:
     return implementation
   if platform == 'cpu':
     return 'blocked'
+  if platform == 'tpu':
+    return 'splash'
   fused = platform in ('gpu', 'cuda') and dtype in (jnp.bfloat16, jnp.float16)
   return 'cudnn' if fused else 'xla'
 
@@ -52,7 +56,8 @@ def causal_attention(
     v_BxLxHxK: values, the same shape.
     segment_ids_BxL: int [B, L], the document of each token; None for one.
     window: tokens a query may look back to, itself included; None for all.
-    implementation: 'xla', 'blocked' or 'cudnn'.
+    implementation: 'xla', 'blocked' (for CPUs), 'cudnn' (for GPUs) or 'splash'
+      (for TPUs; rows that are no multiple of 128 tokens take 'xla').
 
   Returns:
     [B, L, H, K] in the dtype of the values; the softmax is in float32.
@@ -67,9 +72,19 @@ def causal_attention(
   """
   if implementation == 'blocked':
     return _blocked(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, segment_ids_BxL, window)
+  if implementation == 'splash':
+    if q_BxLxHxK.shape[1] % splash.TILE == 0:
+      return splash.causal_attention(
+          q_BxLxHxK,
+          k_BxLxHxK,
+          v_BxLxHxK,
+          segment_ids_BxL=segment_ids_BxL,
+          window=window,
+      )
+    implementation = 'xla'
   if implementation not in ('xla', 'cudnn'):
     raise ValueError(
-        "attention must be 'xla', 'blocked' or 'cudnn' here, got"
+        "attention must be 'xla', 'blocked', 'cudnn' or 'splash' here, got"
         f' {implementation!r}.'
     )
   mask_Bx1xLxL = None

@@ -25,6 +25,38 @@ def annotated(init, axes: tuple[str | None, ...]) -> Any:
   return nn.with_logical_partitioning(init, axes)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered(weight: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+  """A weight as it is multiplied: whole along 'embed', split along the rest.
+
+  Parameters are stored split along 'embed' (by the default rules over `fsdp`).
+  Said here, once a layer and in the compute dtype, the partitioner neither
+  gathers all layers at once nor moves activations instead. The gradient goes
+  straight back to the stored split, so that it is reduced and scattered, not
+  summed whole on every device.
+
+  Args:
+    weight: of one layer.
+    axes: logical names of its axes, as it is stored.
+
+  Returns:
+    The same numbers.
+  """
+  whole = tuple('residual' if axis == 'embed' else axis for axis in axes)
+  return nn.with_logical_constraint(weight, whole)
+
+
+def _gathered_fwd(weight, axes):
+  return gathered(weight, axes), None
+
+
+def _gathered_bwd(axes, _, cotangent):
+  return (nn.with_logical_constraint(cotangent, axes),)
+
+
+gathered.defvjp(_gathered_fwd, _gathered_bwd)
+
+
 def kernel_init(scale: float, in_axis: Sequence[int], out_axis: Sequence[int]):
   """Normal with variance scale / fan-in; zeros for scale 0."""
   if scale == 0.0:
@@ -64,8 +96,9 @@ class Linear(nn.Module):
     # One matrix product over all tokens: XLA's CPU backend is up to half
     # slower where the operand keeps its leading axes.
     inputs = math.prod(self.shape[:n])
-    rows = x.reshape(-1, inputs) @ kernel.astype(cfg.compute_dtype).reshape(
-        inputs, -1
+    matrix = kernel.astype(cfg.compute_dtype).reshape(inputs, -1)
+    rows = x.reshape(-1, inputs) @ gathered(
+        matrix, (self.axes[0], self.axes[n])
     )
     y = rows.reshape(x.shape[: x.ndim - n] + self.shape[n:])
     if cfg.biases:

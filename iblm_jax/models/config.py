@@ -13,7 +13,7 @@ _CHOICES = {
     'activation': ('gelu', 'relu2', 'swiglu'),
     'dtype': ('float32', 'bfloat16'),
     'remat': ('none', 'full', 'dots'),
-    'attention': ('auto', 'xla', 'blocked', 'cudnn'),
+    'attention': ('auto', 'xla', 'blocked', 'cudnn', 'splash'),
 }
 
 
@@ -52,7 +52,7 @@ class DecoderConfig:
       'dots' (all but matrix products).
     scan_layers: compile one block and loop; False unrolls the loop.
     attention: 'auto' (the fused kernel where the backend has one), 'xla',
-      'blocked' (the CPU's best) or 'cudnn'.
+      'blocked' (the CPU's best), 'cudnn' or 'splash' (TPU).
     entropy: how the entropy of the residual stream is measured.
 
   Raises:

@@ -43,7 +43,12 @@ class Embed(nn.Module):
         (cfg.vocab_size, cfg.width),
         jnp.float32,
     )
-    x_BxLxD = jnp.take(table_VxD, tokens_BxL, axis=0)
+    # Every device looks up all tokens of its `fsdp` group, in its columns of
+    # the tables: what moves is tokens and activations, never a table.
+    lookup = functools.partial(
+        nn.with_logical_constraint, logical_axis_resources=('lookup', 'length')
+    )
+    x_BxLxD = jnp.take(table_VxD, lookup(tokens_BxL), axis=0)
     if cfg.positions == 'learned':
       positions_TxD = self.param(
           'positions',
@@ -51,7 +56,15 @@ class Embed(nn.Module):
           (cfg.max_length, cfg.width),
           jnp.float32,
       )
-      x_BxLxD = x_BxLxD + jnp.take(positions_TxD, positions_BxL, axis=0)
+      x_BxLxD = x_BxLxD + jnp.take(
+          positions_TxD, lookup(positions_BxL), axis=0
+      )
+    x_BxLxD = nn.with_logical_constraint(
+        x_BxLxD, ('lookup', 'length', 'embed')
+    )
+    x_BxLxD = nn.with_logical_constraint(
+        x_BxLxD, ('batch', 'length', 'residual')
+    )
     x_BxLxD = x_BxLxD.astype(cfg.compute_dtype)
     if cfg.embedding_norm:
       x_BxLxD = blocks.rms_normalize(x_BxLxD)
@@ -80,10 +93,13 @@ class Head(nn.Module):
           (cfg.width, cfg.vocab_size),
           jnp.float32,
       ).T
+    table_VxD = blocks.gathered(
+        table_VxD.astype(cfg.compute_dtype), ('vocab', 'embed')
+    )
     logits_BxLxV = jnp.einsum(
         'nd,vd->nv',
         x_BxLxD.reshape(-1, cfg.width),
-        table_VxD.astype(cfg.compute_dtype),
+        table_VxD,
         preferred_element_type=jnp.float32,
     ).reshape(*x_BxLxD.shape[:2], cfg.vocab_size)
     if cfg.logit_softcap is not None:

@@ -13,10 +13,14 @@ from concurrent import futures
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 _MANIFEST = 'manifest.json'
+# Damaged checkpoints that process 0 can tell the others about.
+_MOST_DAMAGED = 64
 
 
 class CheckpointError(RuntimeError):
@@ -156,16 +160,17 @@ class Checkpoints:
     Raises:
       CheckpointError: if there are checkpoints and none is intact.
     """
-    steps = saved_steps(self._directory)
-    damaged = {}
-    for step in reversed(steps):
-      problem = find_damage(self._directory / str(step))
-      if problem is None:
-        break
-      damaged[step] = problem
-    else:
-      if damaged:
-        listing = '; '.join(f'step {s}: {p}' for s, p in damaged.items())
+    # One process looks, so that all go on from the same step.
+    step, damaged = None, {}
+    if jax.process_index() == 0:
+      step, damaged = self._newest_intact()
+    step, bad_steps = _agree(step, list(damaged))
+    if step is None:
+      if bad_steps:
+        listing = '; '.join(
+            f'step {s}: {damaged.get(s, "process 0 says why")}'
+            for s in bad_steps
+        )
         raise CheckpointError(
             f'no checkpoint in {self._directory} is intact ({listing}). Nothing'
             ' was changed; start a new run in another workdir.'
@@ -179,7 +184,8 @@ class Checkpoints:
       if not self._read_only:
         message += f'. The damaged one is kept in {self._move_aside(bad)}'
       self._report(f'{message}.')
-    if damaged and not self._read_only:
+    if bad_steps and not self._read_only:
+      ocp.multihost.sync_global_processes('damaged_moved_aside')
       self._manager.reload()
     restored = self._manager.restore(
         step,
@@ -190,15 +196,23 @@ class Checkpoints:
     )
     return step, restored['state'], restored['data']
 
+  def _newest_intact(self) -> tuple[int | None, dict[int, str]]:
+    """The newest intact step, and what is wrong with the newer ones."""
+    damaged = {}
+    for step in reversed(saved_steps(self._directory)):
+      problem = find_damage(self._directory / str(step))
+      if problem is None:
+        return step, damaged
+      damaged[step] = problem
+    return None, damaged
+
   def _move_aside(self, step: int) -> epath.Path:
     aside = self._directory.parent / 'damaged'
     target, copy = aside / str(step), 1
     while target.exists():
       target, copy = aside / f'{step}-{copy}', copy + 1
-    if jax.process_index() == 0:
-      aside.mkdir(parents=True, exist_ok=True)
-      (self._directory / str(step)).rename(target)
-    ocp.multihost.sync_global_processes(f'moved_aside_{step}')
+    aside.mkdir(parents=True, exist_ok=True)
+    (self._directory / str(step)).rename(target)
     return target
 
   def _seal(self) -> None:
@@ -215,6 +229,20 @@ def _absolute(path: epath.PathLike) -> epath.Path:
   """Orbax takes absolute paths only; a URL is one already."""
   path = epath.Path(path)
   return path if '://' in str(path) else epath.Path(os.path.abspath(path))
+
+
+def _agree(
+    step: int | None, bad_steps: list[int]
+) -> tuple[int | None, list[int]]:
+  """What process 0 found, on every process."""
+  if jax.process_count() == 1:
+    return step, bad_steps
+  found = np.full(1 + _MOST_DAMAGED, -1, np.int32)
+  found[0] = -1 if step is None else step
+  found[1 : 1 + len(bad_steps)] = bad_steps[:_MOST_DAMAGED]
+  found = multihost_utils.broadcast_one_to_all(found)
+  step = None if found[0] < 0 else int(found[0])
+  return step, [int(bad) for bad in found[1:] if bad >= 0]
 
 
 def saved_steps(directory: epath.PathLike) -> list[int]:

@@ -55,13 +55,12 @@ def evaluate(
   """
   iterator = pipeline.make_iterator(
       source,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      rows=mesh_lib.local_rows(source.batch_size, sharding),
       num_threads=num_threads,
   )
   total = None
   for batch in iterator:
-    sums = step(params, mesh_lib.put_batch(batch, sharding))
+    sums = step(params, mesh_lib.put_batch(batch, sharding, source.batch_size))
     total = sums if total is None else jax.tree.map(jnp.add, total, sums)
   iterator.close()
   if total is None:

@@ -1,28 +1,61 @@
-"""Peak arithmetic rates of known chips."""
+"""Public figures of known chips: rates that bound how fast a step can be."""
+
+import dataclasses
 
 import jax
 
-# Dense bf16 matrix products, FLOP/s, from the makers' public data sheets:
-# cloud.google.com/tpu/docs (v4, v5e, v5p, v6e) and nvidia.com data sheets
-# (without sparsity). Keys are jax's `device_kind`, in lower case, by prefix.
-PEAK_FLOPS = {
-    'tpu v4': 275e12,
-    'tpu v5 lite': 197e12,
-    'tpu v5e': 197e12,
-    'tpu v5p': 459e12,
-    'tpu v5': 459e12,
-    'tpu v6 lite': 918e12,
-    'tpu v6e': 918e12,
-    'nvidia a100': 312e12,
-    'nvidia h100': 989e12,
-    'nvidia h200': 989e12,
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What the maker says of a chip.
+
+  Attributes:
+    flops: peak of dense bf16 matrix products, FLOP/s.
+    memory: bytes.
+    memory_bandwidth: bytes/s.
+    link_bandwidth: bytes/s that a chip can receive from its neighbours, over
+      all links (one direction).
+  """
+
+  flops: float
+  memory: float
+  memory_bandwidth: float
+  link_bandwidth: float
+
+
+# TPU: the pages of each version below docs.cloud.google.com/tpu/docs (v4, v5e,
+# v5p, v6e), where "ICI bandwidth 1,600 Gbps" of v5e is 200 GB/s; for v6e they
+# give 3,200 and 3,584 Gbps, and a bound takes the larger. NVIDIA: the data
+# sheets of the SXM variants, without sparsity; NVLink's total is halved.
+_V4 = Chip(275e12, 32e9, 1228e9, 300e9)
+_V5E = Chip(197e12, 16e9, 819e9, 200e9)
+_V5P = Chip(459e12, 95e9, 2765e9, 600e9)
+_V6E = Chip(918e12, 32e9, 1640e9, 448e9)
+
+# Keys are prefixes of jax's `device_kind` in lower case.
+CHIPS = {
+    'tpu v4': _V4,
+    'tpu v5 lite': _V5E,
+    'tpu v5e': _V5E,
+    'tpu v5': _V5P,
+    'tpu v6 lite': _V6E,
+    'tpu v6e': _V6E,
+    'nvidia a100': Chip(312e12, 80e9, 2039e9, 300e9),
+    'nvidia h100': Chip(989e12, 80e9, 3350e9, 450e9),
+    'nvidia h200': Chip(989e12, 141e9, 4800e9, 450e9),
 }
+
+
+def chip(device: jax.Device) -> Chip | None:
+  """Figures of a device; None where its kind is not in the table."""
+  kind = device.device_kind.lower()
+  for prefix, figures in CHIPS.items():
+    if kind.startswith(prefix):
+      return figures
+  return None
 
 
 def peak_flops(device: jax.Device) -> float | None:
   """Peak bf16 FLOP/s of a device; None where the kind is not in the table."""
-  kind = device.device_kind.lower()
-  for prefix, peak in PEAK_FLOPS.items():
-    if kind.startswith(prefix):
-      return peak
-  return None
+  figures = chip(device)
+  return figures and figures.flops

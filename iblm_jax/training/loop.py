@@ -91,7 +91,9 @@ def train(
 
   with contextlib.ExitStack() as stack:
     stack.enter_context(jax.set_mesh(program.mesh))
-    stop = stack.enter_context(signals.StopOnSignal())
+    stop = stack.enter_context(
+        signals.StopOnSignal(enabled=jax.process_count() == 1)
+    )
     store = stack.enter_context(
         checkpoints.Checkpoints(
             workdir / 'checkpoints',
@@ -132,8 +134,9 @@ def train(
       stack.callback(writer.close)
     iterator = pipeline.make_iterator(
         job.source,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=mesh_lib.local_rows(
+            cfg.data.batch_size, program.batch_sharding
+        ),
         num_threads=cfg.data.num_threads,
         prefetch=cfg.data.prefetch,
         start=data['next_index'],
@@ -220,7 +223,9 @@ def _steps(
   for step in range(first + 1, loop.num_steps + 1):
     if loop.profile_start is not None and step == loop.profile_start + 1:
       jax.profiler.start_trace(str(workdir / 'profile'))
-    batch = mesh_lib.put_batch(next(iterator), program.batch_sharding)
+    batch = mesh_lib.put_batch(
+        next(iterator), program.batch_sharding, cfg.data.batch_size
+    )
     state, metrics = program.train_step(state, batch)
     settle()
     store.poll()
@@ -242,9 +247,7 @@ def _steps(
       settle()
       final = evaluate(step)
       meter.restart(step)
-    stopping = store.reached_preemption(step) or (
-        stop.requested and jax.process_count() == 1
-    )
+    stopping = store.reached_preemption(step) or stop.requested
     save = loop.checkpoint_every and step % loop.checkpoint_every == 0
     if last or stopping or save:
       settle()

@@ -13,6 +13,7 @@ Rules = tuple[tuple[str, Any], ...]
 
 DEFAULT_RULES: Rules = (
     ('batch', ('data', 'fsdp')),
+    ('lookup', 'data'),
     ('embed', 'fsdp'),
     ('heads', 'tensor'),
     ('mlp', 'tensor'),
@@ -83,7 +84,8 @@ def make_mesh(cfg: MeshConfig, devices: Any = None) -> Mesh:
 
 def batch_sharding(mesh: Mesh, cfg: MeshConfig) -> NamedSharding:
   """How a batch array [B, ...] is split."""
-  return NamedSharding(mesh, _batch_spec(cfg))
+  spec = nn.logical_to_mesh_axes(('batch',), cfg.rules) or PartitionSpec(None)
+  return NamedSharding(mesh, spec)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -91,15 +93,37 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def _batch_spec(cfg: MeshConfig) -> PartitionSpec:
-  return nn.logical_to_mesh_axes(('batch',), cfg.rules) or PartitionSpec(None)
-
-
 def batch_shards(mesh: Mesh, cfg: MeshConfig) -> int:
   """Number of pieces a batch is split into."""
-  axes = _batch_spec(cfg)[0]
-  axes = (axes,) if isinstance(axes, str) else (axes or ())
+  return _pieces('batch', mesh, cfg)
+
+
+def _pieces(axis: str, mesh: Mesh, cfg: MeshConfig) -> int:
+  spec = nn.logical_to_mesh_axes((axis,), cfg.rules) or PartitionSpec(None)
+  axes = (spec[0],) if isinstance(spec[0], str) else (spec[0] or ())
   return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def check_model(
+    sizes: dict[str, tuple[str, int]], mesh: Mesh, cfg: MeshConfig
+) -> None:
+  """Makes sure that the mesh splits a model's axes evenly.
+
+  Args:
+    sizes: by logical axis, the name of the option that sets it and its size.
+    mesh: the mesh.
+    cfg: the rules.
+
+  Raises:
+    ValueError: naming the option, its value and the number of pieces.
+  """
+  for axis, (option, size) in sizes.items():
+    pieces = _pieces(axis, mesh, cfg)
+    if size % pieces:
+      raise ValueError(
+          f'{option} must be a multiple of the {pieces} pieces that the mesh'
+          f' splits it into, got {size}.'
+      )
 
 
 def state_shardings(
@@ -157,11 +181,42 @@ def _divisible(spec: PartitionSpec, shape, mesh: Mesh) -> PartitionSpec:
   return PartitionSpec(*kept)
 
 
+def local_rows(batch_size: int, sharding: NamedSharding) -> list[int]:
+  """Rows of a global batch that the devices of this process hold, ascending.
+
+  Devices of several processes may hold the same rows (along `tensor`), and the
+  rows of one process need not be neighbours.
+  """
+  slices = sharding.addressable_devices_indices_map((batch_size,)).values()
+  return sorted({row for (s,) in slices for row in range(batch_size)[s]})
+
+
 def put_batch(
-    batch: dict[str, np.ndarray], sharding: NamedSharding
+    batch: dict[str, np.ndarray],
+    sharding: NamedSharding,
+    batch_size: int | None = None,
 ) -> dict[str, jax.Array]:
-  """Global arrays from the rows that this process holds."""
-  return {
-      name: jax.make_array_from_process_local_data(sharding, rows)
-      for name, rows in batch.items()
-  }
+  """Global arrays from the rows that this process holds.
+
+  Args:
+    batch: arrays [b, ...] of the `local_rows`.
+    sharding: of the global arrays.
+    batch_size: B, rows of the global batch; may be left out where there is one
+      process, which holds them all.
+
+  Returns:
+    Arrays [B, ...].
+  """
+  if jax.process_count() == 1 or batch_size is None:
+    return jax.device_put(batch, sharding)
+  held = np.asarray(local_rows(batch_size, sharding))
+
+  def put(rows):
+    def shard(index):
+      wanted = np.arange(batch_size)[index[0]]
+      return rows[np.searchsorted(held, wanted)]
+
+    shape = (batch_size, *rows.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, shard)
+
+  return {name: put(rows) for name, rows in batch.items()}

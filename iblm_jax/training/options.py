@@ -99,8 +99,3 @@ class RunConfig:
           'optimizer.schedule.total_steps must equal train.num_steps, got'
           f' {total} and {self.train.num_steps}.'
       )
-    if self.model.num_heads % self.mesh.tensor:
-      raise ValueError(
-          'model.num_heads must be a multiple of mesh.tensor, got'
-          f' {self.model.num_heads} and {self.mesh.tensor}.'
-      )

@@ -1,12 +1,13 @@
 """The compiled functions of a run on a mesh."""
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
 from flax import linen as nn
 
-from iblm_jax.models import decoder, parameter_groups
+from iblm_jax.models import attention, decoder, parameter_groups
 from iblm_jax.optim import optimizers, schedules
 from iblm_jax.training import evaluation, options
 from iblm_jax.training import mesh as mesh_lib
@@ -44,30 +45,53 @@ class Program:
           'data.batch_size / train.accumulation must be a multiple of the'
           f' {shards} pieces that the mesh splits a batch into, got {rows}.'
       )
+    mesh_lib.check_model(
+        {
+            'embed': ('model.width', cfg.model.width),
+            'heads': ('model.num_heads', cfg.model.num_heads),
+            'mlp': ('model.mlp_width', cfg.model.hidden_width),
+        },
+        self.mesh,
+        cfg.mesh,
+    )
+    platform = self.mesh.devices.flat[0].platform
+    # Of the mesh, which need not be that of this host.
+    model = dataclasses.replace(
+        cfg.model,
+        attention=attention.resolve(
+            cfg.model.attention, platform, cfg.model.compute_dtype
+        ),
+    )
     tx = make_optimizer(cfg)
-    init = functools.partial(state_lib.init_state, cfg=cfg.model, tx=tx)
+    init = functools.partial(state_lib.init_state, cfg=model, tx=tx)
     self.abstract_state = abstract_state(cfg, self.mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
     self.batch_sharding = mesh_lib.batch_sharding(self.mesh, cfg.mesh)
     replicated = mesh_lib.replicated(self.mesh)
 
     def apply(params, tokens_BxL, **kwargs):
-      # The rules tell linen which mesh axis a logical axis is.
-      with nn.logical_axis_rules(cfg.mesh.rules):
-        return decoder.apply(params, tokens_BxL, cfg.model, **kwargs)
+      return decoder.apply(params, tokens_BxL, model, **kwargs)
+
+    def ruled(function):
+      """Tells linen which mesh axis a logical axis is, backwards too."""
+
+      def step(*args):
+        with nn.logical_axis_rules(cfg.mesh.rules):
+          return function(*args)
+
+      return step
 
     # LLVM takes about 1 s per random draw at full optimisation, and these run
     # once.
-    on_cpu = self.mesh.devices.flat[0].platform == 'cpu'
     self.init = jax.jit(
         init,
         out_shardings=shardings,
         compiler_options={'xla_backend_optimization_level': 1}
-        if on_cpu
+        if platform == 'cpu'
         else None,
     )
     self.train_step = jax.jit(
-        functools.partial(
+        ruled(functools.partial(
             step_lib.train_step,
             apply=apply,
             num_layers=cfg.model.num_layers,
@@ -76,13 +100,13 @@ class Program:
             objective=cfg.objective,
             gate_config=cfg.gate,
             accumulation=cfg.train.accumulation,
-        ),
+        )),
         in_shardings=(shardings, self.batch_sharding),
         out_shardings=(shardings, replicated),
         donate_argnums=0,
     )
     self.eval_step = jax.jit(
-        functools.partial(evaluation.eval_step, apply=apply),
+        ruled(functools.partial(evaluation.eval_step, apply=apply)),
         in_shardings=(shardings.params, self.batch_sharding),
         out_shardings=replicated,
     )

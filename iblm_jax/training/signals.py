@@ -8,11 +8,13 @@ import types
 class StopOnSignal:
   """Turns SIGTERM into a flag for as long as a `with` block lasts.
 
-  Orbax notices preemption only under `jax.distributed`; a single process that
-  a cluster or a person stops gets a SIGTERM and nothing else.
+  For a single process. Under `jax.distributed` the signal is JAX's: it agrees
+  with the other processes on a step at which all of them stop, and orbax tells.
   """
 
-  def __init__(self) -> None:
+  def __init__(self, enabled: bool = True) -> None:
+    """Args: enabled: False leaves the signal alone."""
+    self._enabled = enabled
     self._requested = threading.Event()
     self._previous = None
 
@@ -22,7 +24,8 @@ class StopOnSignal:
     return self._requested.is_set()
 
   def __enter__(self) -> 'StopOnSignal':
-    if threading.current_thread() is threading.main_thread():
+    main_thread = threading.current_thread() is threading.main_thread()
+    if self._enabled and main_thread:
       self._previous = signal.signal(signal.SIGTERM, self._handle)
     return self
 

@@ -66,9 +66,8 @@ def test_processes_share_the_global_batch(make, process_count):
   """Their rows, in order, are the batch of a single process."""
   shares = []
   for process_index in range(process_count):
-    with iterate(
-        make(), process_index=process_index, process_count=process_count
-    ) as iterator:
+    rows = batches.process_rows(8, process_index, process_count)
+    with iterate(make(), rows=rows) as iterator:
       shares.append(take(iterator, 5))
   source = make()
   for k in range(5):
@@ -95,10 +94,10 @@ def test_state_is_exact(make, prefetch):
 
 
 def test_state_goes_to_another_number_of_processes():
-  with iterate(packed(), process_index=1, process_count=2) as iterator:
+  with iterate(packed(), rows=batches.process_rows(8, 1, 2)) as iterator:
     take(iterator, 6)
     state = iterator.get_state()
-  with iterate(packed(), process_index=3, process_count=4) as iterator:
+  with iterate(packed(), rows=batches.process_rows(8, 3, 4)) as iterator:
     iterator.set_state(state)
     got = next(iterator)
   np.testing.assert_equal(got, packed().batch(6, range(6, 8)))
@@ -194,12 +193,6 @@ def test_error_of_a_thread_reaches_the_caller():
 @pytest.mark.parametrize(
     'options,message',
     [
-        ({'process_count': 3}, 'must be a multiple of process_count.*=8.*=3'),
-        ({'process_count': 0}, 'process_count must be .* got 0'),
-        (
-            {'process_index': 2, 'process_count': 2},
-            'process_index must be .* 0 and 1, got 2',
-        ),
         ({'prefetch': -1}, 'prefetch must be .* got -1'),
         ({'num_threads': 0}, 'num_threads must be .* got 0'),
         ({'start': -1}, 'start must be .* got -1'),
@@ -208,6 +201,19 @@ def test_error_of_a_thread_reaches_the_caller():
 def test_bad_arguments_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     pipeline.make_iterator(arithmetic(), **options)
+
+
+@pytest.mark.parametrize(
+    'arguments,message',
+    [
+        ((8, 0, 3), 'must be a multiple of process_count.*=8.*=3'),
+        ((8, 0, 0), 'process_count must be .* got 0'),
+        ((8, 2, 2), 'process_index must be .* 0 and 1, got 2'),
+    ],
+)
+def test_bad_process_numbers_are_refused(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    batches.process_rows(*arguments)
 
 
 def test_start_beyond_an_evaluation_set_is_refused():

@@ -74,6 +74,9 @@ def test_eight_devices_train_as_one(on_one_device, variant, mesh):
         a['train/cross_entropy'], b['train/cross_entropy'], rtol=1e-5
     )
     np.testing.assert_allclose(a['train/mbe'], b['train/mbe'], rtol=1e-4)
+    np.testing.assert_allclose(
+        a['optim/grad_norm'], b['optim/grad_norm'], rtol=1e-4
+    )
   kernel = state.params['blocks']['mlp']['up']['kernel']
   axis = lambda name: name if mesh.get(name, 1) > 1 else None
   found = [
@@ -97,6 +100,17 @@ def test_eight_devices_train_as_one(on_one_device, variant, mesh):
 def test_mesh_must_fit_devices_and_batch():
   with pytest.raises(ValueError, match='does not fit 8 devices'):
     loop.prepare(small_config('gapt', dict(data=3)))
+  for mesh, message in (
+      (dict(tensor=8), 'num_heads must be a multiple of the 8 pieces .* got 4'),
+      (dict(data=1, fsdp=8), 'width must be a multiple of the 8 .* got 36'),
+      (dict(data=2, tensor=4), 'mlp_width must be a multiple .* 4 .* got 90'),
+  ):
+    tree = config_lib.to_dict(small_config('gapt', mesh))
+    if 'got 36' in message:
+      tree['model'].update(width=36, positions='none')
+    tree['model']['mlp_width'] = 90
+    with pytest.raises(ValueError, match=message):
+      loop.prepare(config_lib.from_dict(tree))
   tree = config_lib.to_dict(small_config('gapt', dict(data=8)))
   tree['data']['batch_size'] = 12
   with pytest.raises(ValueError, match='multiple of the 8 pieces'):

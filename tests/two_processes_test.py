@@ -1,0 +1,201 @@
+"""Runs of two processes with two devices each, as on two hosts.
+
+Each process is `python -m iblm_jax.main`; they talk over the loopback network.
+"""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from iblm_jax import cli
+from iblm_jax.training import checkpoints, metrics
+from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training import program as program_lib
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS = 36
+ARGS = [
+    '--config=configs/multiplication.py:smoke',
+    '--config.model.width=16',
+    '--config.data.batch_size=8',
+    '--config.data.multiplication.eval_rows=16',
+    f'--config.train.num_steps={STEPS}',
+    '--config.train.log_every=1',
+    '--config.train.eval_every=18',
+    '--config.train.checkpoint_every=12',
+    # No step improves by half, so the phases alternate.
+    '--config.gate.patience_main=3',
+    '--config.gate.patience_aux=2',
+    '--config.gate.rtol_main=0.5',
+    '--config.gate.ema=0.0',
+    '--config.mesh.fsdp=2',
+]
+
+
+def start(workdir, *args, processes=2, devices=2):
+  """Starts the processes of a run; their output goes to pipes."""
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    port = probe.getsockname()[1]
+  started = []
+  for index in range(processes):
+    join = [
+        f'--coordinator_address=127.0.0.1:{port}',
+        f'--num_processes={processes}',
+        f'--process_id={index}',
+    ]
+    started.append(
+        subprocess.Popen(
+            [
+                sys.executable, '-m', 'iblm_jax.main', *ARGS, *args,
+                f'--workdir={workdir}', *(join if processes > 1 else []),
+            ],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                'JAX_PLATFORMS': 'cpu',
+                'JAX_NUM_CPU_DEVICES': str(devices),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    )
+  return started
+
+
+def finish(processes, status=0):
+  """Waits for all; returns what they printed."""
+  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  for process, output in zip(processes, outputs, strict=True):
+    assert process.returncode == status, '\n'.join(outputs)
+    assert 'Traceback' not in output, output
+  return outputs
+
+
+def rows(workdir):
+  """Metrics by step, without those that depend on the clock."""
+  return [
+      {k: v for k, v in row.items() if not k.startswith('perf/')}
+      for row in metrics.read_metrics(workdir / 'metrics.jsonl')
+  ]
+
+
+def final_params(workdir):
+  cfg = cli.read_run(workdir)
+  one = mesh_lib.make_mesh(mesh_lib.MeshConfig(), jax.devices()[:1])
+  store = checkpoints.Checkpoints(workdir / 'checkpoints', read_only=True)
+  step, state, _ = store.restore(program_lib.abstract_state(cfg, one))
+  store.close()
+  assert step == STEPS
+  return jax.tree.map(np.asarray, state.params)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """A run of two processes, uninterrupted."""
+  workdir = tmp_path_factory.mktemp('two') / 'whole'
+  outputs = finish(start(workdir))
+  assert 'process 0 of 2' in outputs[0]
+  assert 'step' not in outputs[1], 'one process speaks for all'
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def killed(tmp_path_factory):
+  """A run of two processes, both killed after a checkpoint."""
+  workdir = tmp_path_factory.mktemp('two') / 'killed'
+  processes = start(workdir)
+  deadline = time.monotonic() + 300
+  while not (workdir / 'checkpoints/12/manifest.json').exists():
+    assert time.monotonic() < deadline
+    assert all(process.poll() is None for process in processes)
+    time.sleep(0.02)
+  for process in processes:
+    process.kill()
+    process.communicate()
+  assert not (workdir / 'summary.json').exists(), 'killed too late'
+  return workdir
+
+
+def close(a, b):
+  assert [row['step'] for row in a] == [row['step'] for row in b]
+  for one, other in zip(a, b, strict=True):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+      if name.startswith('gapt/'):
+        assert value == other[name], (one['step'], name)
+      else:
+        np.testing.assert_allclose(value, other[name], rtol=2e-4, atol=2e-6)
+      if name == 'train/cross_entropy':
+        np.testing.assert_allclose(value, other[name], rtol=1e-5)
+
+
+def test_two_processes_train_as_one(whole, tmp_path):
+  """Two with two devices each against one with four."""
+  finish(start(tmp_path / 'one', processes=1, devices=4))
+  ours, single = rows(whole), rows(tmp_path / 'one')
+  phases = {row['gapt/phase'] for row in ours if 'gapt/phase' in row}
+  assert phases == {1, 2}
+  close(ours, single)
+  summary = json.loads((whole / 'summary.json').read_text())
+  assert (summary['processes'], summary['devices']) == (2, '4 x cpu')
+
+
+def test_killed_and_resumed_equals_uninterrupted(whole, killed, tmp_path):
+  workdir = tmp_path / 'resumed'
+  copy(killed, workdir)
+  outputs = finish(start(workdir))
+  assert 'resumed from the checkpoint of step' in outputs[0]
+  assert rows(workdir) == rows(whole)
+  jax.tree.map(
+      np.testing.assert_array_equal, final_params(workdir), final_params(whole)
+  )
+
+
+def test_resumes_on_another_number_of_processes(whole, killed, tmp_path):
+  workdir = tmp_path / 'resumed'
+  copy(killed, workdir)
+  outputs = finish(start(workdir, processes=1, devices=4))
+  assert 'resumed from the checkpoint of step' in outputs[0]
+  close(rows(workdir), rows(whole))
+
+
+def test_a_batch_that_does_not_split_is_refused(killed, tmp_path):
+  workdir = tmp_path / 'resumed'
+  copy(killed, workdir)
+  before = sorted(workdir.rglob('*'))
+  (output,) = finish(
+      start(workdir, processes=1, devices=6), status=2
+  )
+  assert 'multiple of the 6 pieces' in output
+  assert sorted(workdir.rglob('*')) == before
+
+
+def test_a_stop_of_one_stops_all_at_the_same_step(tmp_path):
+  """SIGTERM to one process: both save the same step, say so and end."""
+  workdir = tmp_path / 'stopped'
+  processes = start(workdir)
+  while not (workdir / 'metrics.jsonl').exists() or len(rows(workdir)) < 5:
+    assert all(process.poll() is None for process in processes)
+    time.sleep(0.05)
+  processes[1].send_signal(signal.SIGTERM)
+  outputs = finish(processes, status=143)
+  steps = [re.search(r'stop: saved at step (\d+)', out)[1] for out in outputs]
+  assert steps[0] == steps[1]
+  saved = checkpoints.intact_steps(workdir / 'checkpoints')
+  assert saved[-1] == int(steps[0]) < STEPS
+
+
+def copy(source, target):
+  subprocess.run(['cp', '-r', str(source), str(target)], check=True)
