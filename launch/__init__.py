@@ -1,0 +1,1 @@
+"""Programs that start training on other machines; not part of the wheel."""
