@@ -4,12 +4,14 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-
-import jax
+from typing import Any
 
 
 def interleaved(
-    functions: dict[str, Callable], repeats: int
+    functions: dict[str, Callable],
+    repeats: int,
+    *,
+    wait: Callable[[Any], Any] | None = None,
 ) -> dict[str, list[float]]:
   """Times functions without arguments in turn, one call each a round.
 
@@ -19,19 +21,25 @@ def interleaved(
   Args:
     functions: name to function; what it returns is waited for.
     repeats: rounds, at least 1.
+    wait: called with a function's result, returns when it is computed; by
+      default `jax.block_until_ready`.
 
   Returns:
     Name to seconds per call, in the order of the rounds.
   """
   if repeats < 1:
     raise ValueError(f'repeats must be at least 1, got {repeats=}.')
+  if wait is None:
+    import jax  # Here, since PyTorch is timed where there is no jax.
+
+    wait = jax.block_until_ready
   for function in functions.values():
-    jax.block_until_ready(function())
+    wait(function())
   seconds = {name: [] for name in functions}
   for _ in range(repeats):
     for name, function in functions.items():
       start = time.perf_counter()
-      jax.block_until_ready(function())
+      wait(function())
       seconds[name].append(time.perf_counter() - start)
   return seconds
 
@@ -60,8 +68,45 @@ def median_ratio(
     )
   ratios = [x / y for x, y in zip(a, b, strict=True)]
   draw = random.Random(seed).choices
-  medians = sorted(
-      statistics.median(draw(ratios, k=len(ratios))) for _ in range(resamples)
+  return (
+      statistics.median(ratios),
+      *_interval(
+          statistics.median(draw(ratios, k=len(ratios)))
+          for _ in range(resamples)
+      ),
   )
-  low, high = medians[int(0.025 * resamples)], medians[int(0.975 * resamples)]
-  return statistics.median(ratios), low, high
+
+
+def ratio_of_medians(
+    a: Sequence[float],
+    b: Sequence[float],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+  """Median of a over median of b, timed apart, with a 95 % interval.
+
+  Args:
+    a: seconds per call.
+    b: seconds per call, of another process, say.
+    resamples: bootstrap samples, of a and of b independently.
+    seed: of the resampling.
+
+  Returns:
+    (ratio, low, high).
+  """
+  if not a or not b:
+    raise ValueError(f'a and b must have calls, got {len(a)} and {len(b)}.')
+  draw, median = random.Random(seed).choices, statistics.median
+  return (
+      median(a) / median(b),
+      *_interval(
+          median(draw(a, k=len(a))) / median(draw(b, k=len(b)))
+          for _ in range(resamples)
+      ),
+  )
+
+
+def _interval(samples) -> tuple[float, float]:
+  ordered = sorted(samples)
+  return ordered[int(0.025 * len(ordered))], ordered[int(0.975 * len(ordered))]
