@@ -8,7 +8,12 @@ _HERE = pathlib.Path(__file__).parent
 
 _PLOT = ['matplotlib>=3.8']
 _CERTIFY = ['constriction>=0.4']
-_HF = ['tokenizers>=0.20', 'sentencepiece>=0.2', 'safetensors>=0.4']
+_HF = [
+    'datasets>=3.0',
+    'safetensors>=0.4',
+    'sentencepiece>=0.2',
+    'tokenizers>=0.20',
+]
 _TEST = [
     'chex>=0.1.90',
     'hypothesis>=6.100',

@@ -1,12 +1,14 @@
 """Data: sources with random access, tokenizers, packing and the iterator."""
 
+from typing import TYPE_CHECKING, Any
+
 from iblm_jax.data.batches import Batch, Source, process_rows
 from iblm_jax.data.multiplication import (
     MultiplicationConfig,
     MultiplicationSource,
 )
 from iblm_jax.data.packing import PackedText, PackedTokens, pack_tokens
-from iblm_jax.data.pipeline import make_iterator
+from iblm_jax.data.shards import ShardsConfig, ShardSource
 from iblm_jax.data.sources import (
     DataConfig,
     eval_sets,
@@ -23,6 +25,9 @@ from iblm_jax.data.tokenizers import (
     load_tokenizer,
 )
 
+if TYPE_CHECKING:
+  from iblm_jax.data.pipeline import make_iterator
+
 __all__ = [
     'Batch',
     'ByteTokenizer',
@@ -32,6 +37,8 @@ __all__ = [
     'MultiplicationSource',
     'PackedText',
     'PackedTokens',
+    'ShardSource',
+    'ShardsConfig',
     'Source',
     'TextConfig',
     'Tokenizer',
@@ -47,3 +54,13 @@ __all__ = [
     'split_documents',
     'split_names',
 ]
+
+
+def __getattr__(name: str) -> Any:
+  # Only when it is used, because it imports grain and jax, for seconds: the
+  # workers that tokenise text need neither.
+  if name == 'make_iterator':
+    from iblm_jax.data import pipeline
+
+    return pipeline.make_iterator
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

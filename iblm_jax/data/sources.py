@@ -4,9 +4,10 @@ import dataclasses
 
 from iblm_jax.data import _checks, batches, packing, tokenizers
 from iblm_jax.data import multiplication as multiplication_lib
+from iblm_jax.data import shards as shards_lib
 from iblm_jax.data import text as text_lib
 
-_KINDS = ('multiplication', 'text')
+_KINDS = ('multiplication', 'text', 'shards')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +15,7 @@ class DataConfig:
   """Options of the data of a run.
 
   Attributes:
-    kind: 'multiplication' or 'text'.
+    kind: 'multiplication', 'text' or 'shards'.
     batch_size: Rows of a global batch, at least 1.
     seed: Of examples and shuffling, 0..2**63-1; evaluation sets do not depend
       on it.
@@ -22,6 +23,7 @@ class DataConfig:
     prefetch: Batches that are read ahead, 0..4096.
     multiplication: Options of the kind 'multiplication'.
     text: Options of the kind 'text', which needs them.
+    shards: Options of the kind 'shards', which needs them.
 
   Raises:
     ValueError: An option is out of its range or missing.
@@ -39,6 +41,7 @@ class DataConfig:
       default_factory=multiplication_lib.MultiplicationConfig
   )
   text: text_lib.TextConfig | None = None
+  shards: shards_lib.ShardsConfig | None = None
 
   def __post_init__(self):
     """Checks the options."""
@@ -60,16 +63,30 @@ class DataConfig:
       )
     if self.kind == 'text' and self.text is None:
       raise ValueError("text must be a TextConfig for kind='text', got None.")
+    if not isinstance(self.shards, shards_lib.ShardsConfig | None):
+      raise ValueError(
+          f'shards must be a ShardsConfig or None, got {self.shards!r}.'
+      )
+    if self.kind == 'shards' and self.shards is None:
+      raise ValueError(
+          "shards must be a ShardsConfig for kind='shards', got None."
+      )
 
 
 def make_tokenizer(config: DataConfig) -> tokenizers.Tokenizer:
-  """Tokenizer of the data; raises what `tokenizers.load_tokenizer` raises.
+  """Tokenizer of the data.
+
+  Raises:
+    ValueError: It cannot be loaded (see `tokenizers.load_tokenizer`), or
+      tokenised files do not name it (see `shards.make_tokenizer`).
 
   >>> make_tokenizer(DataConfig()).decode([1, 6, 3, 7, 4, 7, 2])
   '1x2=2'
   """
   if config.text is not None and config.kind == 'text':
     return tokenizers.load_tokenizer(config.text.tokenizer)
+  if config.shards is not None and config.kind == 'shards':
+    return shards_lib.make_tokenizer(config.shards)
   return tokenizers.DigitTokenizer()
 
 
@@ -81,9 +98,24 @@ def split_names(config: DataConfig) -> tuple[str, ...]:
   """
   if config.kind == 'multiplication':
     return multiplication_lib.SPLITS
-  if config.text is not None and config.text.holdout:
-    return ('train', 'validation')
-  return ('train',)
+  if config.kind == 'shards':
+    has_validation = config.shards is not None and config.shards.validation
+  else:
+    has_validation = config.text is not None and config.text.holdout
+  return ('train', 'validation') if has_validation else ('train',)
+
+
+def row_length(config: DataConfig) -> int:
+  """Tokens of a training row, L; no file is looked at.
+
+  >>> row_length(DataConfig())
+  16
+  """
+  if config.kind == 'multiplication':
+    return config.multiplication.row_length('train')
+  options = config.shards if config.kind == 'shards' else config.text
+  assert options is not None  # DataConfig has checked.
+  return options.seq_len
 
 
 def make_sources(config: DataConfig) -> dict[str, batches.Source]:
@@ -94,12 +126,12 @@ def make_sources(config: DataConfig) -> dict[str, batches.Source]:
 
   Returns:
     'train', then 'in_distribution' and 'out_of_distribution' for
-    multiplication or 'validation' for text; without the latter if
-    `config.text.holdout` is 0.
+    multiplication or 'validation' for text and tokenised files; without the
+    latter if `config.text.holdout` is 0 or `config.shards.validation` empty.
 
   Raises:
-    ValueError: A file or the tokenizer cannot be used (see `text` and
-      `tokenizers`), or the text does not fill one row.
+    ValueError: A file or the tokenizer cannot be used (see `text`, `shards`
+      and `tokenizers`), or the text does not fill one row.
 
   >>> make_sources(DataConfig())['in_distribution'].num_eval_batches
   16
@@ -136,8 +168,12 @@ def _make_sources(
         )
         for split in splits
     }
+  if not splits:
+    return {}
+  if config.kind == 'shards' and config.shards is not None:
+    return _shard_sources(config, config.shards, splits)
   options = config.text
-  if not splits or options is None:
+  if options is None:
     return {}
   tokenizer = make_tokenizer(config)
   documents = text_lib.read_documents(options)
@@ -153,6 +189,27 @@ def _make_sources(
               vocab_size=tokenizer.vocab_size,
           ),
           seq_len=options.seq_len,
+          batch_size=config.batch_size,
+          seed=config.seed,
+          train=split == 'train',
+          eval_rows=options.eval_rows,
+      )
+      for split in splits
+  }
+
+
+def _shard_sources(
+    config: DataConfig,
+    options: shards_lib.ShardsConfig,
+    splits: tuple[str, ...],
+) -> dict[str, batches.Source]:
+  files = shards_lib.open_shards(options)
+  return {
+      split: shards_lib.ShardSource(
+          files[split],
+          seq_len=options.seq_len,
+          eot_id=options.eot_id,
+          vocab_size=options.vocab_size,
           batch_size=config.batch_size,
           seed=config.seed,
           train=split == 'train',

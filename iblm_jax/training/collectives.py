@@ -59,7 +59,7 @@ class Operation(NamedTuple):
 
 
 def totals(text: str, num_devices: int) -> list[Collective]:
-  """Sums of `operations` by kind.
+  r"""Sums of `operations` by kind.
 
   Args:
     text: of a compiled program, `compiled.as_text()`.
@@ -68,8 +68,8 @@ def totals(text: str, num_devices: int) -> list[Collective]:
   Returns:
     One entry for each kind that occurs, in the order of `KINDS`.
 
-  >>> totals('ENTRY %main (x: f32[2]) -> f32[8] {\\n'
-  ...        '  ROOT %g = f32[8] all-gather(%x), replica_groups={{0,1,2,3}}\\n'
+  >>> totals('ENTRY %main (x: f32[2]) -> f32[8] {\n'
+  ...        '  ROOT %g = f32[8] all-gather(%x), replica_groups={{0,1,2,3}}\n'
   ...        '}', 4)[0].received
   24
   """

@@ -1,5 +1,6 @@
 """Train, evaluate, save, resume."""
 
+import bisect
 import contextlib
 import json
 import math
@@ -220,19 +221,25 @@ def _steps(
   if loop.eval_every and first == 0:
     evaluate(0)
   final = {}
+  starts = loop.window_starts() or (0,)
+  stage = None
   for step in range(first + 1, loop.num_steps + 1):
     if loop.profile_start is not None and step == loop.profile_start + 1:
       jax.profiler.start_trace(str(workdir / 'profile'))
     batch = mesh_lib.put_batch(
         next(iterator), program.batch_sharding, cfg.data.batch_size
     )
-    state, metrics = program.train_step(state, batch)
+    previous, stage = stage, bisect.bisect_right(starts, step - 1) - 1
+    train_step, model = program.train_steps[stage]
+    if stage != previous:
+      settle()
+    state, metrics = train_step(state, batch)
     settle()
     store.poll()
-    if step == first + 1:
+    if stage != previous:
       # Compilation is not part of the rate.
       jax.block_until_ready(metrics)
-      meter.restart(step)
+      meter.restart(step, 3 * flops.forward_flops_per_token(model, length))
     if (
         loop.profile_start is not None
         and step == loop.profile_start + loop.profile_steps

@@ -1,6 +1,7 @@
 """Everything that decides a training run, checked when it is built."""
 
 import dataclasses
+import itertools
 
 from iblm_jax.data import sources
 from iblm_jax.models import config as model_config
@@ -18,6 +19,9 @@ class LoopConfig:
     num_steps: length of the run.
     seed: of the initial parameters.
     accumulation: micro-batches per update.
+    windows: attention windows of equally long stages of the run, in tokens,
+      ascending; the last must be model.window. Each is compiled for itself.
+      Empty: model.window from the start.
     log_every: steps between lines of metrics.
     eval_every: steps between evaluations; 0 evaluates at the end only.
     checkpoint_every: steps between checkpoints; 0 saves at the end only.
@@ -34,6 +38,7 @@ class LoopConfig:
   num_steps: int = 1000
   seed: int = 0
   accumulation: int = 1
+  windows: tuple[int, ...] = ()
   log_every: int = 10
   eval_every: int = 0
   checkpoint_every: int = 0
@@ -50,10 +55,26 @@ class LoopConfig:
     ):
       if getattr(self, name) < low:
         raise ValueError(f'{name} must be >= {low}, got {getattr(self, name)}.')
+    rising = all(a < b for a, b in itertools.pairwise((0, *self.windows)))
+    if not rising or len(self.windows) > self.num_steps:
+      raise ValueError(
+          'windows must be positive, ascending and at most num_steps many, got'
+          f' {self.windows}.'
+      )
     if self.profile_start is not None and self.profile_start < 0:
       raise ValueError(
           f'profile_start must be >= 0 or None, got {self.profile_start}.'
       )
+
+
+  def window_starts(self) -> tuple[int, ...]:
+    """Updates made before each stage of `windows` begins.
+
+    >>> LoopConfig(num_steps=10, windows=(64, 128, 256)).window_starts()
+    (0, 4, 7)
+    """
+    stages = len(self.windows)
+    return tuple(-(-k * self.num_steps // stages) for k in range(stages))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +113,11 @@ class RunConfig:
       raise ValueError(
           'data.batch_size must be a multiple of train.accumulation, got'
           f' {self.data.batch_size} and {self.train.accumulation}.'
+      )
+    if self.train.windows and self.train.windows[-1] != self.model.window:
+      raise ValueError(
+          'the last of train.windows must be model.window, got'
+          f' {self.train.windows} and {self.model.window}.'
       )
     total = self.optimizer.schedule.total_steps
     if total != self.train.num_steps:

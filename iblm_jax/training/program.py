@@ -24,6 +24,8 @@ class Program:
     batch_sharding: of batch arrays [B, ...].
     init: key -> state; no array is ever whole on one device.
     train_step: (state, batch) -> (state, metrics); donates the state.
+    train_steps: the same for each stage of `train.windows` (without stages,
+      `train_step` alone), with the model that it trains.
     eval_step: (params, batch) -> sums.
   """
 
@@ -69,9 +71,6 @@ class Program:
     self.batch_sharding = mesh_lib.batch_sharding(self.mesh, cfg.mesh)
     replicated = mesh_lib.replicated(self.mesh)
 
-    def apply(params, tokens_BxL, **kwargs):
-      return decoder.apply(params, tokens_BxL, model, **kwargs)
-
     def ruled(function):
       """Tells linen which mesh axis a logical axis is, backwards too."""
 
@@ -90,26 +89,43 @@ class Program:
         if platform == 'cpu'
         else None,
     )
-    self.train_step = jax.jit(
-        ruled(functools.partial(
-            step_lib.train_step,
-            apply=apply,
-            num_layers=cfg.model.num_layers,
-            tx=tx,
-            learning_rate=schedules.make_schedule(cfg.optimizer.schedule),
-            objective=cfg.objective,
-            gate_config=cfg.gate,
-            accumulation=cfg.train.accumulation,
-        )),
-        in_shardings=(shardings, self.batch_sharding),
-        out_shardings=(shardings, replicated),
-        donate_argnums=0,
-    )
+
+    def train_step(model):
+      step = functools.partial(
+          step_lib.train_step,
+          apply=_apply(model),
+          num_layers=model.num_layers,
+          tx=tx,
+          learning_rate=schedules.make_schedule(cfg.optimizer.schedule),
+          objective=cfg.objective,
+          gate_config=cfg.gate,
+          accumulation=cfg.train.accumulation,
+      )
+      return jax.jit(
+          ruled(step),
+          in_shardings=(shardings, self.batch_sharding),
+          out_shardings=(shardings, replicated),
+          donate_argnums=0,
+      )
+
+    stages = [
+        dataclasses.replace(model, window=window)
+        for window in cfg.train.windows or (model.window,)
+    ]
+    self.train_steps = [(train_step(stage), stage) for stage in stages]
+    self.train_step = self.train_steps[-1][0]
     self.eval_step = jax.jit(
-        ruled(functools.partial(evaluation.eval_step, apply=apply)),
+        ruled(functools.partial(evaluation.eval_step, apply=_apply(model))),
         in_shardings=(shardings.params, self.batch_sharding),
         out_shardings=replicated,
     )
+
+
+def _apply(model: decoder.DecoderConfig):
+  def apply(params, tokens_BxL, **kwargs):
+    return decoder.apply(params, tokens_BxL, model, **kwargs)
+
+  return apply
 
 
 def abstract_state(

@@ -32,9 +32,16 @@ class Meter:
     self._since = time.monotonic()
     self._rate = None  # steps per second
 
-  def restart(self, step: int) -> None:
-    """Begins a new interval at `step`: what lies before is not counted."""
+  def restart(self, step: int, flops_per_token: float | None = None) -> None:
+    """Begins a new interval at `step`: what lies before is not counted.
+
+    Args:
+      step: the interval begins after it.
+      flops_per_token: from now on, where it has changed.
+    """
     self._step, self._since = step, time.monotonic()
+    if flops_per_token is not None:
+      self._flops_per_token = flops_per_token
 
   def read(self, step: int) -> dict[str, float]:
     """Rates since the last call or restart, and a new interval."""

@@ -1,5 +1,7 @@
 """The hash agrees with its definition in plain integers, and looks random."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -83,3 +85,73 @@ def test_permutations_are_uniform():
   _, counts = np.unique(orders, axis=0, return_counts=True)
   assert counts.size == 24
   assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def shuffled_in_integers(key, i, n):
+  """The Feistel network written from its definition, one element at a time."""
+  rows = math.isqrt(n - 1) + 1
+  columns = math.ceil(n / rows)
+
+  def scatter(x):
+    x = x * 0xBF58476D1CE4E5B9 % _WORD
+    x = (x ^ (x >> 32)) * 0x94D049BB133111EB % _WORD
+    return x >> 32
+
+  x = (i + fold_in_integers(key, 0) % n) % n
+  while True:
+    left, right = divmod(x, columns)
+    for number in range(1, 7):
+      round_key = fold_in_integers(key, number)
+      if number % 2:
+        left = (left + scatter(right ^ round_key)) % rows
+      else:
+        right = (right + scatter(left ^ round_key)) % columns
+    x = left * columns + right
+    if x < n:
+      return x
+
+
+@pytest.mark.parametrize('n', [1, 2, 3, 10, 1000, 10**7, 2**62])
+def test_shuffled_agrees_with_integers(n):
+  places = sorted({0, 1 % n, n // 3, n // 2, n - 1})
+  for key in (0, 5, 2**64 - 1):
+    wanted = [shuffled_in_integers(key, i, n) for i in places]
+    assert hashing.shuffled(key, places, n).tolist() == wanted
+
+
+@pytest.mark.parametrize('n', [*range(1, 66), 1000, 4096, 4097, 99_991])
+def test_shuffled_is_a_bijection(n):
+  order = hashing.shuffled(n, np.arange(n), n)
+  assert order.dtype == np.int64
+  np.testing.assert_array_equal(np.sort(order), np.arange(n))
+
+
+@pytest.mark.parametrize('n', [2, 5, 12, 97])
+def test_shuffled_puts_every_element_everywhere(n):
+  orders = hashing.shuffled(np.arange(20_000)[:, None], np.arange(n), n)
+  for place in range(min(n, 5)):
+    counts = np.bincount(orders[:, place], minlength=n)
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_shuffled_neighbours_are_unrelated():
+  n = 1000
+  orders = hashing.shuffled(np.arange(400)[:, None], np.arange(n), n)
+  steps = (orders[:, 1:] - orders[:, :-1]) % n
+  counts = np.bincount(steps.ravel(), minlength=n)[1:]
+  assert stats.chisquare(counts).pvalue > 1e-3
+  # Keys give orders that have nothing in common.
+  same = (orders[1:] == orders[:-1]).sum(axis=1)
+  assert abs(same.mean() - 1) < 0.2
+
+
+def test_shuffled_takes_a_key_for_each_place():
+  keys, places = np.array([[1], [2]]), np.array([0, 4, 7])
+  wanted = [[hashing.shuffled(k, i, 8) for i in places] for k in (1, 2)]
+  np.testing.assert_array_equal(hashing.shuffled(keys, places, 8), wanted)
+
+
+@pytest.mark.parametrize('i,n', [(5, 5), (-1, 5), ([0, 9], 9), (0, 0)])
+def test_shuffled_refuses_what_is_out_of_range(i, n):
+  with pytest.raises(ValueError, match='must be .* got'):
+    hashing.shuffled(0, i, n)
