@@ -57,6 +57,8 @@ setuptools.setup(
         # The TPU compiler alone (about 700 MB), for ahead-of-time compilation
         # on a machine without a TPU; the version is the one jax[tpu] names.
         'aot': ['jax[tpu]>=0.10'],
+        # Workdirs and data on gs:// without TensorFlow.
+        'gcs': ['etils[epath-gcs]>=1.7'],
         'tensorboard': ['tensorboardX>=2.6'],
         'plot': _PLOT,
         'hf': _HF,
@@ -77,6 +79,7 @@ setuptools.setup(
             'iblm-train = iblm_jax.main:run',
             'iblm-report = iblm_jax.report:run',
             'iblm-generate = iblm_jax.generate:run',
+            'iblm-prepare = iblm_jax.data.prepare:run',
         ],
     },
     classifiers=[

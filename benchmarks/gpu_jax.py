@@ -16,22 +16,16 @@ import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import stepping
 import timing
 
 from iblm_jax.data import sources
 from iblm_jax.models import attention, flops
 from iblm_jax.models import config as model_config
 from iblm_jax.objectives import iblm
-from iblm_jax.optim import gate, optimizers, schedules
+from iblm_jax.optim import optimizers, schedules
 from iblm_jax.training import hardware, options
 from iblm_jax.training import program as program_lib
-from iblm_jax.training import state as state_lib
-
-# Gates that stay in one phase.
-_STAY = gate.GateConfig(
-    patience_main=10**9, patience_aux=10**9, spike=float('inf')
-)
 
 # Name of a step: method and phase.
 _STEPS = {
@@ -117,28 +111,17 @@ def steps(spec: dict) -> dict:
   }
 
 
-class _Stepper:
-  """A compiled step that goes on from its own last state."""
-
-  def __init__(self, step, state, batch, steps_per_call: int):
-    self._step, self._state, self._batch = step, state, batch
-    self._steps = steps_per_call
-    self.parameters = state_lib.num_parameters(state.params)
-    self.metrics = {}
-
-  def __call__(self):
-    for _ in range(self._steps):
-      self._state, self.metrics = self._step(self._state, self._batch)
-    return self.metrics
-
-
 def _build(spec, rows, started):
   """Compiled steps that have run once, and the seconds compiling took."""
   compiled, skipped, seconds, found = {}, [], {}, {}
   # All methods share the shape of the state, so one init serves all. The gate's
   # step comes first: if it does not fit, nothing else was compiled in vain.
   first = program_lib.Program(_config(spec, 'gapt', rows), jax.devices()[:1])
-  batch = jax.device_put(_batch(spec, rows), first.batch_sharding)
+  vocab_size = _config(spec, 'ce', rows).model.vocab_size
+  batch = jax.device_put(
+      stepping.random_batch(rows, spec['length'], vocab_size),
+      first.batch_sharding,
+  )
   order = sorted(spec['steps'], key=lambda name: _STEPS[name][0] != 'gapt')
   for name in order:
     method, phase = _STEPS[name]
@@ -148,7 +131,7 @@ def _build(spec, rows, started):
       continue
     with jax.set_mesh(first.mesh):
       state = first.init(jax.random.key(0))
-      state = state._replace(opt_state=_in_phase(state.opt_state, phase))
+      state = stepping.in_phase(state, phase)
       if method not in compiled:
         start = time.perf_counter()
         program = program_lib.Program(
@@ -157,7 +140,7 @@ def _build(spec, rows, started):
         compiled[method] = program.train_step.lower(state, batch).compile()
         seconds[method] = time.perf_counter() - start
         print(f'{method}: compiled in {seconds[method]:.1f} s', flush=True)
-    stepper = _Stepper(
+    stepper = stepping.Stepper(
         compiled[method], state, batch, spec['steps_per_call']
     )
     jax.block_until_ready(stepper())
@@ -181,36 +164,8 @@ def _config(spec, method, rows) -> options.RunConfig:
           schedule=schedules.ScheduleConfig(total_steps=1000)
       ),
       objective=iblm.ObjectiveConfig(method=method),
-      gate=_STAY,
+      gate=stepping.STAY,
   )
-
-
-def _batch(spec, rows) -> dict[str, np.ndarray]:
-  shape = (rows, spec['length'])
-  vocab_size = _config(spec, 'ce', rows).model.vocab_size
-  tokens = np.random.default_rng(0).integers(
-      vocab_size, size=(2, *shape), dtype=np.int32
-  )
-  return {
-      'tokens': tokens[0],
-      'targets': tokens[1],
-      'loss_mask': np.ones(shape, bool),
-      'mask': np.ones(shape, bool),
-      'segment_ids': np.ones(shape, np.int32),
-      'positions': np.tile(np.arange(shape[1], dtype=np.int32), (rows, 1)),
-  }
-
-
-def _in_phase(opt_state, phase: int):
-  is_gate = lambda x: isinstance(x, gate.GateState)
-
-  def put(leaf):
-    if not is_gate(leaf):
-      return leaf
-    value = jax.device_put(jnp.int32(phase), leaf.phase.sharding)
-    return leaf._replace(phase=value)
-
-  return jax.tree.map(put, opt_state, is_leaf=is_gate)
 
 
 def _out_of_memory(error) -> bool:

@@ -11,7 +11,7 @@ import statistics
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import stepping
 import timing
 from absl import app, flags
 
@@ -20,11 +20,10 @@ from iblm_jax.information import entropy
 from iblm_jax.models import config as model_config
 from iblm_jax.models import flops
 from iblm_jax.objectives import iblm
-from iblm_jax.optim import gate, optimizers, schedules
+from iblm_jax.optim import optimizers, schedules
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import options
 from iblm_jax.training import program as program_lib
-from iblm_jax.training import state as state_lib
 
 _REPEATS = flags.DEFINE_integer('repeats', 20, 'Rounds.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch', 16, 'Rows.', lower_bound=1)
@@ -42,11 +41,6 @@ _DTYPE = flags.DEFINE_string('dtype', 'float32', 'Of activations.')
 _SCAN = flags.DEFINE_bool('scan', False, 'Loop over layers, not unrolled.')
 _MODDED = flags.DEFINE_string(
     'modded', None, "Size of the paper's model instead: small, medium, ..."
-)
-
-# Gates that stay in one phase.
-_STAY = gate.GateConfig(
-    patience_main=10**9, patience_aux=10**9, spike=float('inf')
 )
 
 
@@ -79,53 +73,22 @@ def _config(method: str) -> options.RunConfig:
       objective=iblm.ObjectiveConfig(
           method=method, layer_schedule=_SCHEDULE.value
       ),
-      gate=_STAY,
+      gate=stepping.STAY,
   )
 
 
-def _batch(cfg: options.RunConfig) -> dict[str, np.ndarray]:
-  shape = (_BATCH.value, _LENGTH.value)
-  rng = np.random.default_rng(0)
-  tokens = rng.integers(cfg.model.vocab_size, size=(2, *shape), dtype=np.int32)
-  return {
-      'tokens': tokens[0],
-      'targets': tokens[1],
-      'loss_mask': np.ones(shape, bool),
-      'mask': np.ones(shape, bool),
-      'segment_ids': np.ones(shape, np.int32),
-      'positions': np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1)),
-  }
-
-
-class _Stepper:
-  """A compiled step that goes on from its own last state."""
-
-  def __init__(self, cfg: options.RunConfig, phase: int):
-    program = program_lib.Program(cfg)
-    self._mesh = program.mesh
-    with jax.set_mesh(self._mesh):
-      state = program.init(jax.random.key(0))
-      self._state = state._replace(opt_state=_in_phase(state.opt_state, phase))
-      self._batch = mesh_lib.put_batch(_batch(cfg), program.batch_sharding)
-      self._step = program.train_step.lower(self._state, self._batch).compile()
-    self.parameters = state_lib.num_parameters(state.params)
-    self.metrics = None
-
-  def __call__(self):
-    self._state, self.metrics = self._step(self._state, self._batch)
-    return self.metrics
-
-
-def _in_phase(opt_state, phase: int):
-  is_gate = lambda x: isinstance(x, gate.GateState)
-
-  def put(leaf):
-    if not is_gate(leaf):
-      return leaf
-    value = jax.device_put(jnp.int32(phase), leaf.phase.sharding)
-    return leaf._replace(phase=value)
-
-  return jax.tree.map(put, opt_state, is_leaf=is_gate)
+def _stepper(cfg: options.RunConfig, phase: int) -> stepping.Stepper:
+  program = program_lib.Program(cfg)
+  with jax.set_mesh(program.mesh):
+    state = stepping.in_phase(program.init(jax.random.key(0)), phase)
+    batch = mesh_lib.put_batch(
+        stepping.random_batch(
+            _BATCH.value, _LENGTH.value, cfg.model.vocab_size
+        ),
+        program.batch_sharding,
+    )
+    step = program.train_step.lower(state, batch).compile()
+  return stepping.Stepper(step, state, batch)
 
 
 def main(argv):
@@ -133,10 +96,10 @@ def main(argv):
   del argv
   cfg = _config('gapt')
   steppers = {
-      'cross-entropy': _Stepper(_config('ce'), 1),
-      'GAPT, phase 1': _Stepper(cfg, 1),
-      'GAPT, phase 2': _Stepper(cfg, 2),
-      'constant MBE': _Stepper(_config('mbe'), 2),
+      'cross-entropy': _stepper(_config('ce'), 1),
+      'GAPT, phase 1': _stepper(cfg, 1),
+      'GAPT, phase 2': _stepper(cfg, 2),
+      'constant MBE': _stepper(_config('mbe'), 2),
   }
   size = 8192 if jax.default_backend() != 'cpu' else 2048
   square = jnp.ones([size, size], cfg.model.compute_dtype)

@@ -1,19 +1,16 @@
-"""What all programs share: flags, exit statuses, where a run lies on disk.
+"""What all programs share: flags and exit statuses; light to import.
 
 Exit status 0 is success, 1 a run that failed, 2 bad flags or a bad config, and
 143 (as after SIGTERM) a run that was asked to stop and saved first.
 """
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable
 
 from absl import app, flags, logging
-from etils import epath
 
-from iblm_jax import config as config_lib
-from iblm_jax.training import checkpoints, compile_report, loop
+from iblm_jax.training import errors
 
 _BAD_USAGE = 2
 _PREEMPTED = 143
@@ -56,14 +53,9 @@ def run(main: Callable[..., None], positional: str = '') -> None:
       main(*([arguments] if positional else []))
     except BadUsage as error:
       _leave(str(error), _BAD_USAGE)
-    except (
-        checkpoints.CheckpointError,
-        compile_report.DoesNotFit,
-        FloatingPointError,
-        OSError,
-    ) as error:
+    except (errors.RunFailed, FloatingPointError, OSError) as error:
       _leave(str(error), 1)
-    except loop.Preempted as error:
+    except errors.Preempted as error:
       _leave(str(error), _PREEMPTED)
 
   app.run(guarded, flags_parser=_parse)
@@ -72,27 +64,6 @@ def run(main: Callable[..., None], positional: str = '') -> None:
 def report(line: str) -> None:
   """Prints a line for the person who watches, at once."""
   print(line, flush=True)
-
-
-def read_run(workdir: epath.PathLike) -> config_lib.RunConfig:
-  """The config of the run in a folder.
-
-  Args:
-    workdir: of a run of `iblm_jax.main`.
-
-  Returns:
-    Its options.
-
-  Raises:
-    ValueError: if the folder holds no run, or its config is not readable.
-  """
-  path = epath.Path(workdir) / 'config.json'
-  if not path.exists():
-    raise ValueError(f'{workdir} holds no run: there is no {path}.')
-  try:
-    return config_lib.from_dict(json.loads(path.read_text()))
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(f'{path} is not readable JSON: {error}') from error
 
 
 def _parse(argv):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+from etils import epath
 
 from iblm_jax.training import options
 
@@ -48,6 +49,27 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
 def to_dict(cfg: Any) -> dict[str, Any]:
   """The options as JSON types; `from_dict` of it gives equal options."""
   return json.loads(json.dumps(dataclasses.asdict(cfg)))
+
+
+def read_run(workdir: epath.PathLike) -> RunConfig:
+  """The config of the run in a folder.
+
+  Args:
+    workdir: of a run of `iblm_jax.main`.
+
+  Returns:
+    Its options.
+
+  Raises:
+    ValueError: if the folder holds no run, or its config is not readable.
+  """
+  path = epath.Path(workdir) / 'config.json'
+  if not path.exists():
+    raise ValueError(f'{workdir} holds no run: there is no {path}.')
+  try:
+    return from_dict(json.loads(path.read_text()))
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise ValueError(f'{path} is not readable JSON: {error}') from error
 
 
 def differences(

@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from iblm_jax import cli
+from iblm_jax import cli, config
 from iblm_jax.data import sources
 from iblm_jax.models import decoding
 from iblm_jax.training import checkpoints
@@ -24,7 +24,7 @@ FLAGS = flags.FLAGS
 def main() -> None:
   """Restores the newest intact checkpoint and continues the prompt."""
   with cli.refusing():
-    cfg = cli.read_run(FLAGS.workdir)
+    cfg = config.read_run(FLAGS.workdir)
     tokenizer = sources.make_tokenizer(cfg.data)
     prompt_T = np.concatenate(
         [[tokenizer.bos_id], tokenizer.encode(FLAGS.prompt)]

@@ -84,7 +84,7 @@ def check_workdir(cfg: config_lib.RunConfig, workdir: epath.Path) -> None:
           ' of another run. Use another workdir.'
       )
     return
-  held = config_lib.to_dict(cli.read_run(workdir))
+  held = config_lib.to_dict(config_lib.read_run(workdir))
   changed = config_lib.differences(held, config_lib.to_dict(cfg))
   if changed:
     listing = '; '.join(

@@ -44,9 +44,9 @@ setup() {
   rm -rf "$base/code"
   mv "$new" "$base/code"
   [[ -x $base/venv/bin/python ]] || make_venv
-  # gcsfs lets the program open gs:// paths.
+  # gcs: the program opens gs:// paths.
   (cd "$base/code" &&
-    "$base/venv/bin/python" -m pip install --quiet '.[tpu]' 'etils[epath-gcs]')
+    "$base/venv/bin/python" -m pip install --quiet '.[tpu,gcs]')
   echo "$(hostname): ready"
 }
 

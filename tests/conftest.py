@@ -25,6 +25,9 @@ from absl import flags
 # their own, started by eight_devices_test.py.
 FAKE_DEVICES = os.environ.get('IBLM_TEST_FAKE_DEVICES')
 collect_ignore = [] if FAKE_DEVICES else ['eight_devices']
+# These need the TPU compiler and minutes each; .ci/run names them.
+if not os.environ.get('IBLM_TEST_AHEAD_OF_TIME'):
+  collect_ignore.append('ahead_of_time')
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_platforms', 'cpu')

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from iblm_jax import cli
+from iblm_jax import config
 from iblm_jax.training import checkpoints, metrics
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import program as program_lib
@@ -61,7 +61,7 @@ def rows(workdir):
 
 
 def final_params(workdir):
-  cfg = cli.read_run(workdir)
+  cfg = config.read_run(workdir)
   mesh = mesh_lib.make_mesh(cfg.mesh, jax.devices())
   with checkpoints.Checkpoints(
       workdir / 'checkpoints', read_only=True

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from iblm_jax import cli
+from iblm_jax import config
 from iblm_jax.training import checkpoints, metrics
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import program as program_lib
@@ -92,7 +92,7 @@ def rows(workdir):
 
 
 def final_params(workdir):
-  cfg = cli.read_run(workdir)
+  cfg = config.read_run(workdir)
   one = mesh_lib.make_mesh(mesh_lib.MeshConfig(), jax.devices()[:1])
   store = checkpoints.Checkpoints(workdir / 'checkpoints', read_only=True)
   step, state, _ = store.restore(program_lib.abstract_state(cfg, one))

@@ -18,12 +18,14 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from iblm_jax.training import errors
+
 _MANIFEST = 'manifest.json'
 # Damaged checkpoints that process 0 can tell the others about.
 _MOST_DAMAGED = 64
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(errors.RunFailed):
   """A checkpoint could not be saved, or none that exists is intact."""
 
 

@@ -8,6 +8,8 @@ import math
 import re
 from typing import NamedTuple
 
+from iblm_jax.training import hlo
+
 KINDS = (
     'all-gather',
     'all-reduce',
@@ -16,17 +18,7 @@ KINDS = (
     'reduce-scatter',
 )
 
-_COMPUTATION = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
-_INSTRUCTION = re.compile(
-    r'\s+(?:ROOT )?%?[\w.\-]+ = (?P<shape>\(.*?\)|\S+) (?P<op>[a-z][\w\-]*)\('
-)
-_ARRAY = re.compile(r'([a-z]+\d*)\[([\d,]*)\]')
-_CALLED = re.compile(
-    r'(?:calls|to_apply|condition|body|true_computation|false_computation|'
-    r'branch_computations|called_computations)='
-    r'(\{[^}]*\}|%?[\w.\-]+)'
-)
-_BYTES = {'pred': 1, 'c64': 8, 'c128': 16}
+_ARRAY = re.compile(r'([a-z]\w*)\[([\d,]*)\]')
 
 
 class Collective(NamedTuple):
@@ -93,10 +85,9 @@ def totals(text: str, num_devices: int) -> list[Collective]:
 def operations(text: str, num_devices: int) -> list[Operation]:
   """Every collective of a compiled program, with how often it runs.
 
-  A loop is taken to run as often as the compiler noted, or else as the one
-  integer says that its condition compares with. One operation that the
-  compiler has spread over several places (start, overlapped work, end) keeps
-  its channel and counts once.
+  Loops count as in `hlo.runs`, and all branches of a conditional count. One
+  operation that the compiler has spread over several fusions (start, overlapped
+  work, end) counts once, as often as it is started.
 
   Args:
     text: of a compiled program.
@@ -106,28 +97,28 @@ def operations(text: str, num_devices: int) -> list[Operation]:
     The operations, in no particular order.
 
   Raises:
-    ValueError: if the text has no entry computation, or holds a collective in
-      a loop whose number of rounds cannot be told.
+    ValueError: if the text has no entry computation, holds a collective in a
+      loop whose number of rounds cannot be told, or one whose groups of devices
+      are written in an unknown way.
   """
-  bodies, entry = _computations(text)
-  runs = _runs(bodies, entry)
-  found: dict[str, Operation] = {}
-  for name, lines in bodies.items():
+  bodies, entry = hlo.computations(text)
+  runs = hlo.runs(bodies, entry)
+  fused = hlo.fused(bodies)
+  found: dict[tuple[str, ...], Operation] = {}
+  for name, body in bodies.items():
     if not runs.get(name):
       continue
-    for number, line in enumerate(lines):
-      match = _INSTRUCTION.match(line)
-      if match is None:
-        continue
+    for key, match in body.items():
       kind = match['op'].removesuffix('-start')
-      if kind not in KINDS:
+      if kind not in KINDS or key == 'ROOT':
         continue
-      group = _group_size(line, num_devices)
+      group = _group_size(match.string, num_devices)
       if group == 1:
         continue
       if math.isnan(runs[name]):
         raise ValueError(
-            f'cannot tell how often the loop around {line.strip():.80} runs.'
+            'cannot tell how often the loop around'
+            f' {match.string.strip():.80} runs.'
         )
       operation = Operation(
           kind,
@@ -136,103 +127,61 @@ def operations(text: str, num_devices: int) -> list[Operation]:
           group,
           match['shape'],
       )
-      channel = re.search(r'channel_id=(\d+)', line)
-      key = f'channel {channel[1]}' if channel else f'{name} {number}'
-      if key not in found or found[key].runs < operation.runs:
-        found[key] = operation
+      # Not so elsewhere: under shard_map different operations share a channel.
+      piece = re.findall(r'channel_id=\d+|chain_id="\d+"', match.string)
+      identity = (kind, *piece) if name in fused and piece else (name, key)
+      # Overlapped work may lie in loops within the one that starts it.
+      if identity not in found or operation.runs < found[identity].runs:
+        found[identity] = operation
   return list(found.values())
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-  """Lines of each computation by name, and the name of the entry."""
-  bodies: dict[str, list[str]] = {}
-  entry, lines = None, None
-  for line in text.splitlines():
-    header = _COMPUTATION.match(line)
-    if header:
-      lines = bodies.setdefault(header[2], [])
-      entry = header[2] if header[1] else entry
-    elif line.startswith('}'):
-      lines = None
-    elif lines is not None:
-      lines.append(line)
-  if entry is None:
-    raise ValueError('the text holds no ENTRY computation.')
-  return bodies, entry
-
-
-def _runs(bodies: dict[str, list[str]], entry: str) -> dict[str, float]:
-  """How often each computation runs; NaN where it cannot be told."""
-  calls: dict[str, list[tuple[str, float]]] = {name: [] for name in bodies}
-  for name, lines in bodies.items():
-    for line in lines:
-      rounds = None
-      for match in _CALLED.finditer(line):
-        kind = match[0].split('=')[0]
-        if kind in ('condition', 'body') and rounds is None:
-          rounds = _rounds(line, bodies)
-        for called in re.findall(r'[\w.\-]+', match[1]):
-          if called in bodies:
-            calls[name].append((called, rounds if kind == 'body' else 1))
-  runs: dict[str, float] = {}
-
-  def visit(name, times):
-    # A computation called from several places counts for the most frequent.
-    known = runs.get(name, 0)
-    if times <= known or math.isnan(known):
-      return
-    runs[name] = times
-    for called, rounds in calls[name]:
-      visit(called, times * rounds)
-
-  visit(entry, 1)
-  return runs
-
-
-def _rounds(line: str, bodies: dict[str, list[str]]) -> float:
-  """Rounds of the loop that a `while` instruction is."""
-  noted = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-  if noted:
-    return int(noted[1])
-  condition = re.search(r'condition=%?([\w.\-]+)', line)
-  lines = bodies.get(condition[1], []) if condition else []
-  limits = {
-      int(value)
-      for body in lines
-      for value in re.findall(r' = [su]\d+\[\]\S* constant\((\d+)\)', body)
-  }
-  return limits.pop() if len(limits) == 1 else math.nan
-
-
 def _group_size(line: str, num_devices: int) -> int:
-  if 'source_target_pairs={{' in line:
+  if 'source_target_pairs=' in line:
     return 2
-  named = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", line)
-  if named:
+  groups = re.search(r'replica_groups=(.*)', line)
+  if groups is None or groups[1].startswith('{}'):
+    return num_devices
+  if named := re.match(r'mesh\[([^\]]*)\][^{]* \{([^}]*)\}', groups[1]):
     sizes = dict(re.findall(r"'([^']+)'=(\d+)", named[1]))
-    axes = re.findall(r"'([^']+)'", named[2])
-    return math.prod(int(sizes[axis]) for axis in axes)
-  iota = re.search(r'replica_groups=\[(\d+),(\d+)\]', line)
-  if iota:
-    return int(iota[2])
-  listed = re.search(r'replica_groups=\{\{([\d,]+)\}', line)
-  return len(listed[1].split(',')) if listed else num_devices
+    # A part of an axis says its own size: 'axis_0':(1)2.
+    axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", named[2])
+    return math.prod(int(part or sizes[axis]) for axis, part in axes)
+  if iota := re.match(r'\[\d+,(\d+)\]', groups[1]):
+    return int(iota[1])
+  if listed := re.match(r'\{\{([\d,]+)\}', groups[1]):
+    return len(listed[1].split(','))
+  raise ValueError(f'cannot read replica_groups={groups[1]:.80}')
 
 
 def _payload(kind: str, op: str, shape: str, group: int) -> int:
-  sizes = [_size(dtype, dims) for dtype, dims in _ARRAY.findall(shape)]
   if op.endswith('-start') and kind != 'all-reduce':
-    # The shape holds operands beside results: (in, out, contexts).
-    return max(sizes)
-  if kind == 'reduce-scatter':
-    return sum(sizes) * group
-  return sum(sizes)
+    # Operands, results and contexts, in this order.
+    operands, results = _elements(shape)[:2]
+    return _bytes(operands if kind == 'reduce-scatter' else results)
+  return _bytes(shape) * (group if kind == 'reduce-scatter' else 1)
+
+
+def _elements(shape: str) -> list[str]:
+  """Elements of a tuple's shape, which may be tuples themselves."""
+  elements, depth = [''], 0
+  for char in shape[1:-1]:
+    depth += (char in '([{') - (char in ')]}')
+    if char == ',' and depth == 0:
+      elements.append('')
+    else:
+      elements[-1] += char
+  return elements
+
+
+def _bytes(shape: str) -> int:
+  return sum(_size(dtype, dims) for dtype, dims in _ARRAY.findall(shape))
 
 
 def _size(dtype: str, dims: str) -> int:
-  bits = re.search(r'\d+', dtype)
-  width = _BYTES.get(dtype) or math.ceil(int(bits[0]) / 8 if bits else 0)
-  return width * math.prod(int(d) for d in dims.split(',') if d)
+  digits = re.search(r'\d+', dtype)  # none in 'token', which holds nothing
+  bits = 8 if dtype == 'pred' else int(digits[0]) if digits else 0
+  return math.ceil(bits * math.prod(int(d) for d in dims.split(',') if d) / 8)
 
 
 def _received(operation: Operation) -> int:

@@ -7,14 +7,14 @@ import jax
 
 from iblm_jax.data import batches
 from iblm_jax.models import flops
-from iblm_jax.training import collectives, hardware, options
+from iblm_jax.training import collectives, errors, hardware, options
 from iblm_jax.training import program as program_lib
 from iblm_jax.training import state as state_lib
 
 _GB = 1e9
 
 
-class DoesNotFit(RuntimeError):
+class DoesNotFit(errors.RunFailed):
   """The compiler found that the step needs more memory than a device has."""
 
 
@@ -84,7 +84,7 @@ def make_report(
   tokens = cfg.data.batch_size * length
   step_flops = 3 * tokens * flops.forward_flops_per_token(cfg.model, length)
   memory = _memory(compiled)
-  moved = collectives.totals(compiled.as_text(), len(devices))
+  moved = collectives.totals(compiled.as_text() or '', len(devices))
   return {
       'parameters': state_lib.num_parameters(program.abstract_state.params),
       'tokens_per_step': tokens,

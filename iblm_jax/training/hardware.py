@@ -32,30 +32,29 @@ _V5E = Chip(197e12, 16e9, 819e9, 200e9)
 _V5P = Chip(459e12, 95e9, 2765e9, 600e9)
 _V6E = Chip(918e12, 32e9, 1640e9, 448e9)
 
-# Keys are prefixes of jax's `device_kind` in lower case.
+# By jax's `device_kind` in lower case, whole: 'TPU v4 lite', 'NVIDIA H200 NVL',
+# 'NVIDIA H100 PCIe' and the slices of a MIG are other devices.
 CHIPS = {
     'tpu v4': _V4,
     'tpu v5 lite': _V5E,
     'tpu v5e': _V5E,
     'tpu v5': _V5P,
+    'tpu v5p': _V5P,
     'tpu v6 lite': _V6E,
     'tpu v6e': _V6E,
-    'nvidia a100': Chip(312e12, 80e9, 2039e9, 300e9),
-    'nvidia h100': Chip(989e12, 80e9, 3350e9, 450e9),
+    'nvidia a100-sxm4-40gb': Chip(312e12, 40e9, 1555e9, 300e9),
+    'nvidia a100-sxm4-80gb': Chip(312e12, 80e9, 2039e9, 300e9),
+    'nvidia h100 80gb hbm3': Chip(989e12, 80e9, 3350e9, 450e9),
     'nvidia h200': Chip(989e12, 141e9, 4800e9, 450e9),
 }
 
 
 def chip(device: jax.Device) -> Chip | None:
   """Figures of a device; None where its kind is not in the table."""
-  kind = device.device_kind.lower()
-  for prefix, figures in CHIPS.items():
-    if kind.startswith(prefix):
-      return figures
-  return None
+  return CHIPS.get(device.device_kind.lower())
 
 
 def peak_flops(device: jax.Device) -> float | None:
   """Peak bf16 FLOP/s of a device; None where the kind is not in the table."""
   figures = chip(device)
-  return figures and figures.flops
+  return figures.flops if figures else None

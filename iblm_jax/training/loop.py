@@ -15,6 +15,7 @@ from iblm_jax.data import batches, pipeline, sources
 from iblm_jax.models import flops
 from iblm_jax.training import (
   checkpoints,
+  errors,
   evaluation,
   hardware,
   options,
@@ -26,10 +27,6 @@ from iblm_jax.training import metrics as metrics_lib
 from iblm_jax.training import program as program_lib
 from iblm_jax.training import state as state_lib
 from iblm_jax.training import summary as summary_lib
-
-
-class Preempted(Exception):
-  """The run was asked to stop; its state is saved."""
 
 
 class Job(NamedTuple):
@@ -82,7 +79,7 @@ def train(
 
   Raises:
     FloatingPointError: if the loss is not finite.
-    Preempted: after saving, if asked to stop by a signal or the cluster.
+    errors.Preempted: after saving, if asked to stop by a signal or the cluster.
     checkpoints.CheckpointError: if saving fails or nothing intact is left.
   """
   cfg, program = job.cfg, job.program
@@ -263,7 +260,7 @@ def _steps(
       meter.restart(step)
     if stopping and not last:
       store.wait(step)
-      raise Preempted(
+      raise errors.Preempted(
           f'asked to stop: saved at step {step} of {loop.num_steps}; the same'
           ' command goes on from there.'
       )

@@ -85,7 +85,7 @@ def slice_shape(name: str) -> str:
   dimensions = len(next(iter(shapes.values())).split('x'))
   if len(sides) != dimensions or not math.prod(map(int, sides)):
     raise ValueError(
-        f'topology {kind} must have {dimensions} sides, like'
+        f'topology {kind} must have {dimensions} sides of at least 1, like'
         f' {kind}:{shapes[16]}, got {name!r}.'
     )
   return shape

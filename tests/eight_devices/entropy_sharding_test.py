@@ -1,4 +1,4 @@
-"""Patch entropy on a batch-sharded mesh: same numbers, no data moved."""
+"""Entropy on a sharded batch: same numbers, no data moved."""
 
 import functools
 import re
@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from iblm_jax import information
+from iblm_jax.training import collectives
 
 _COLLECTIVES = re.compile(
     r'= \S+ (all-gather|all-to-all|collective-permute|reduce-scatter|'
@@ -91,3 +92,52 @@ def test_data_parallel_shard_map():
   x = jax.device_put(X, NamedSharding(mesh, spec))
   value, gradient = _compile(parallel, x)(x)
   _check(value, gradient, 1.5)
+
+
+# Far more samples than features, as of a whole batch.
+# A spectrum that falls: where it is flat the gradient is what rounding leaves.
+Z = np.random.default_rng(2).normal(size=(512, 16)) * 0.8 ** np.arange(16)
+Z = Z.astype(np.float32)
+KEEP = np.random.default_rng(3).random(512) < 0.8
+
+
+@pytest.mark.parametrize('masked', [False, True])
+@pytest.mark.parametrize('alpha', [0.5, 1.0, 2.0])
+def test_rows_of_one_matrix_stay_where_they_lie(alpha, masked):
+  """The D x D matrix is summed over devices, of the rows nothing is moved."""
+  def entropy(z_NxD, keep_N):
+    return information.matrix_entropy(
+        z_NxD, alpha=alpha, center=masked, normalize=masked,
+        mask=keep_N if masked else None,
+    )
+
+  f = jax.jit(jax.value_and_grad(entropy))
+  want_value, want = f(Z, KEEP)
+  mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+  sharding = NamedSharding(mesh, PartitionSpec('data'))
+  z_NxD, keep_N = jax.device_put((Z, KEEP), sharding)
+  with jax.set_mesh(mesh):
+    compiled = f.lower(z_NxD, keep_N).compile()
+    value, gradient = compiled(z_NxD, keep_N)
+  np.testing.assert_allclose(value, want_value, rtol=1e-6)
+  # Sums of 512 numbers in another order.
+  np.testing.assert_allclose(
+      gradient, want, rtol=0, atol=1e-5 * np.abs(want).max()
+  )
+  assert gradient.sharding.is_equivalent_to(sharding, 2)
+
+  found = collectives.operations(compiled.as_text(), 8)
+  assert {op.kind for op in found} == {'all-reduce'}
+  moved = sorted(
+      (
+          shape
+          for op in found
+          for shape in re.findall(r'\w+\[[\d,]*\]', op.shape)
+      ),
+      key=len,
+  )
+  num_features = Z.shape[1]
+  assert moved.pop() == f'f32[{num_features},{num_features}]'
+  # Means, and squared lengths along eigenvectors.
+  small = {f'f32[{num_features}]', 's32[1]', 's32[]', 'f32[]'}
+  assert set(moved) <= small, moved

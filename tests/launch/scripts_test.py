@@ -166,7 +166,7 @@ def test_a_run_from_create_to_delete(world):
     home = world.folder / f'worker_{process}'
     assert run['cwd'] == str(home / 'iblm/code')
     (pip, _) = (home / 'pip.log').read_text().splitlines()
-    assert '.[tpu]' in pip.split() and 'etils[epath-gcs]' in pip.split()
+    assert '.[tpu,gcs]' in pip.split()
   assert 'run: exited 0, exited 0' in world.tpu('status')
   assert 'process 1 says 0' in world.tpu('logs', '--worker=1', '--lines=1')
   assert 'nothing was deleted' in world.tpu('delete', status=1)

@@ -261,7 +261,7 @@ def test_attention_resolves_by_platform():
   assert attention.resolve('auto', 'cpu', jnp.bfloat16) == 'blocked'
   assert attention.resolve('auto', 'gpu', jnp.bfloat16) == 'cudnn'
   assert attention.resolve('auto', 'gpu', jnp.float32) == 'xla'
-  assert attention.resolve('auto', 'tpu', jnp.bfloat16) == 'xla'
+  assert attention.resolve('auto', 'tpu', jnp.bfloat16) == 'splash'
   assert attention.resolve('xla', 'cpu', jnp.float32) == 'xla'
 
 

@@ -1,9 +1,8 @@
 import json
 
 import numpy as np
-import pytest
 
-from iblm_jax.training import hardware, metrics, progress
+from iblm_jax.training import metrics, progress
 
 
 def write(path, keep_up_to, rows):
@@ -72,15 +71,3 @@ def test_mfu_is_left_out_where_the_peak_is_unknown(monkeypatch):
   meter.read(1)
   now[0] = 1.0
   assert 'perf/mfu' not in meter.read(2)
-
-
-@pytest.mark.parametrize(
-    'kind, peak',
-    [('TPU v5 lite', 197e12), ('TPU v5p', 459e12), ('TPU v6 lite', 918e12),
-     ('NVIDIA H200', 989e12), ('NVIDIA H100 80GB HBM3', 989e12), ('cpu', None)],
-)
-def test_peaks(kind, peak):
-  class Device:
-    device_kind = kind
-
-  assert hardware.peak_flops(Device) == peak
