@@ -76,7 +76,6 @@ def row(size: str, name: str, report: dict | str) -> str:
       f'{sum(k["received"] for k in report["collectives"]) / 1e9:.2f}',
       *(f'{1e3 * bounds[part]:.1f}'
         for part in ('arithmetic', 'memory', 'communication')),
-      f'{report["compile_seconds"]:.0f}',
   ]
   return '| ' + ' | '.join(cells) + ' |'
 
@@ -86,7 +85,7 @@ def main(argv) -> None:
   heads = (
       'size', 'parameters', 'slice', 'data x fsdp', 'arguments GB',
       'temporaries GB', 'total GB', 'received GB', 'arithmetic ms',
-      'memory ms', 'communication ms', 'compiled in s',
+      'memory ms', 'communication ms',
   )
   print('| ' + ' | '.join(heads) + ' |')
   print('|' + '---|' * len(heads), flush=True)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 _COMPUTATION = re.compile(r'(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$')
+# A kernel's metadata may run over lines, and one of them may begin with braces.
+_END = re.compile(r'}(, execution_thread=.*)?$')
 _INSTRUCTION = re.compile(
     r'\s+(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<shape>\(.*?\)|\S+) '
     r'(?P<op>[a-z][\w\-]*)\((?P<operands>[^)]*)\)'
@@ -29,7 +31,7 @@ def computations(text: str) -> tuple[dict[str, Body], str]:
     if header:
       body = bodies.setdefault(header[2], {})
       entry = header[2] if header[1] else entry
-    elif line.startswith('}'):
+    elif _END.match(line):
       body = None
     elif body is not None and (match := _INSTRUCTION.match(line)):
       body[match['name']] = match

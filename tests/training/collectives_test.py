@@ -202,6 +202,14 @@ def count(other, *lines):
   return totals[0].count if totals else 0
 
 
+def test_metadata_that_begins_with_a_brace_does_not_end_a_computation():
+  kernel = (
+      '  %kernel = f32[8]{0} custom-call(%x), metadata={block=512,\n'
+      '}}, metadata={op_name="attention"}\n'
+  )
+  assert count(loop('a', kernel + reduce()), run_loop('a')) == 5
+
+
 def test_noted_trip_count_wins():
   other = loop('a', reduce(), limit=5)
   assert count(other, run_loop('a', noted=3)) == 3
