@@ -72,7 +72,9 @@ def make_report(
     body once), `collectives` (per device and step, see
     `collectives.Collective`) and `bounds`: seconds that a step takes at least,
     for the arithmetic, for reading and writing arguments and results once, and
-    for receiving what collectives move; None where the chip is not known.
+    for receiving what collectives move; None where the chip is not known. Where
+    the compiler's text could not be read, `collectives` is a sentence instead
+    of a list, and the bound of communication is None.
 
   Raises:
     DoesNotFit: if the compiler runs out of device memory.
@@ -84,7 +86,11 @@ def make_report(
   tokens = cfg.data.batch_size * length
   step_flops = 3 * tokens * flops.forward_flops_per_token(cfg.model, length)
   memory = _memory(compiled)
-  moved = collectives.totals(compiled.as_text() or '', len(devices))
+  try:
+    moved = collectives.totals(compiled.as_text() or '', len(devices))
+    listed = [kind._asdict() for kind in moved]
+  except ValueError as error:  # a newer compiler may write what is not known
+    moved, listed = None, f'not counted: {error}'
   return {
       'parameters': state_lib.num_parameters(program.abstract_state.params),
       'tokens_per_step': tokens,
@@ -95,7 +101,7 @@ def make_report(
           'step': step_flops,
           'compiler': (compiled.cost_analysis() or {}).get('flops'),
       },
-      'collectives': [kind._asdict() for kind in moved],
+      'collectives': listed,
       'bounds': _bounds(devices, step_flops, memory, moved),
       'compile_seconds': round(seconds, 1),
       'jax': jax.__version__,
@@ -124,8 +130,9 @@ def _bounds(devices, step_flops, memory, moved) -> dict[str, float] | None:
       'arithmetic': step_flops / len(devices) / chip.flops,
       'memory': (memory['arguments'] + memory['output'])
       / chip.memory_bandwidth,
-      'communication': sum(kind.received for kind in moved)
-      / chip.link_bandwidth,
+      'communication': None
+      if moved is None
+      else sum(kind.received for kind in moved) / chip.link_bandwidth,
   }
 
 
@@ -144,7 +151,10 @@ def lines(report: dict[str, Any]) -> list[str]:
       ),
       f'{report["flops"]["step"] / 1e12:.3f} TFLOP a step by formula',
   ]
-  for kind in report['collectives']:
+  found = report['collectives']
+  if isinstance(found, str):
+    text.append(f'collectives were {found}')
+  for kind in [] if isinstance(found, str) else found:
     text.append(
         f'{kind["kind"]}: {kind["count"]} a step,'
         f' {kind["bytes"] / _GB:.3f} GB, of which a device receives'
@@ -160,6 +170,7 @@ def lines(report: dict[str, Any]) -> list[str]:
         + ', '.join(
             f'{1e3 * seconds:.2f} ms ({name})'
             for name, seconds in bounds.items()
+            if seconds is not None
         )
     )
   else:

@@ -74,6 +74,9 @@ class World:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=self.environment(**extra), cwd=extra.get('FROM', ROOT),
         stdin=subprocess.DEVNULL,
+        # A shell that starts the tests in the background ignores SIGINT, and
+        # so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
   def run(self, command, status=0, **extra):

@@ -185,3 +185,18 @@ def test_only_lack_of_memory_is_called_that(tiny, message, error, match):
   with pytest.raises(error, match=match) as caught:
     compile_report.compile_step(program, BATCH, LENGTH)
   assert 'more' not in str(caught.value).split()
+
+
+def test_unknown_text_of_a_compiler_is_said(tiny, monkeypatch):
+  def unknown(text, num_devices):
+    raise ValueError('cannot read replica_groups=new')
+
+  monkeypatch.setattr(collectives, 'totals', unknown)
+  chip = hardware.Chip(1e12, 1e9, 1e12, 1e9)
+  monkeypatch.setattr(hardware, 'chip', lambda device: chip)
+  cfg, program = make_job(tiny)
+  report = compile_report.make_report(cfg, program, LENGTH)
+  assert report['bounds']['communication'] is None
+  text = '\n'.join(compile_report.lines(report))
+  assert 'collectives were not counted: cannot read replica_groups' in text
+  assert '(arithmetic)' in text and '(communication)' not in text
