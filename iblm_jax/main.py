@@ -36,11 +36,7 @@ def main() -> None:
     )
     cfg = config_lib.from_dict(FLAGS.config)
     if FLAGS.compile_only:
-      devices = topology.devices(FLAGS.topology) if FLAGS.topology else None
-      program = program_lib.Program(cfg, devices)
-  if FLAGS.compile_only:
-    return compile_only(cfg, program, workdir)
-  with cli.refusing():
+      return compile_only(cfg, FLAGS.topology, workdir)
     check_workdir(cfg, workdir)
     job = loop.prepare(cfg)
   claim_workdir(cfg, workdir)
@@ -51,13 +47,12 @@ def main() -> None:
 
 
 def compile_only(
-    cfg: config_lib.RunConfig,
-    program: program_lib.Program,
-    workdir: epath.Path,
+    cfg: config_lib.RunConfig, slice_name: str | None, workdir: epath.Path
 ) -> None:
   """Compiles the step, prints what it needs and writes compile.json."""
+  devices = topology.devices(slice_name) if slice_name else None
   report = compile_report.make_report(
-      cfg, program, sources.row_length(cfg.data)
+      cfg, program_lib.Program(cfg, devices), sources.row_length(cfg.data)
   )
   for line in compile_report.lines(report):
     cli.report(line)

@@ -5,6 +5,7 @@ it on its own rows and heads.
 """
 
 import math
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -59,8 +60,9 @@ def causal_attention(
       if segment_ids_L is not None:
         segments = splash_attention.SegmentIds(segment_ids_L, segment_ids_L)
       q, k, v = (a.swapaxes(0, 1) for a in (q_LxHxK, k_LxHxK, v_LxHxK))
-      # The kernel does not scale, and a power of two or float32 loses nothing.
-      return kernel(q * scale, k, v, segment_ids=segments).swapaxes(0, 1)
+      # The kernel does not scale by itself.
+      mixed: Any = kernel(q * scale, k, v, segment_ids=segments)
+      return mixed.swapaxes(0, 1)
 
     segments_axis = None if segment_ids_BxL is None else 0
     rows = jax.vmap(one_row, in_axes=(0, 0, 0, segments_axis))

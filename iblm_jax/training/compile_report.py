@@ -122,7 +122,9 @@ def _memory(compiled) -> dict[str, int]:
   return memory
 
 
-def _bounds(devices, step_flops, memory, moved) -> dict[str, float] | None:
+def _bounds(
+    devices, step_flops, memory, moved
+) -> dict[str, float | None] | None:
   chip = hardware.chip(devices[0])
   if chip is None:
     return None

@@ -187,8 +187,10 @@ def local_rows(batch_size: int, sharding: NamedSharding) -> list[int]:
   Devices of several processes may hold the same rows (along `tensor`), and the
   rows of one process need not be neighbours.
   """
-  slices = sharding.addressable_devices_indices_map((batch_size,)).values()
-  return sorted({row for (s,) in slices for row in range(batch_size)[s]})
+  held = sharding.addressable_devices_indices_map((batch_size,)).values()
+  return sorted(
+      {row for index in held if index for row in range(batch_size)[index[0]]}
+  )
 
 
 def put_batch(
