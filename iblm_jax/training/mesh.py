@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Rules = tuple[tuple[str, Any], ...]
@@ -74,11 +75,14 @@ def make_mesh(cfg: MeshConfig, devices: Any = None) -> Mesh:
         f'mesh of data={cfg.data}, fsdp={cfg.fsdp}, tensor={cfg.tensor} does'
         f' not fit {len(devices)} devices: the sizes must multiply to it.'
     )
-  return jax.make_mesh(
+  grid = mesh_utils.create_device_mesh(
       (data, cfg.fsdp, cfg.tensor),
-      ('data', 'fsdp', 'tensor'),
-      axis_types=(AxisType.Auto,) * 3,
-      devices=devices,
+      devices,
+      # data=2, fsdp=64 on a slice of 4 x 4 x 8 has no other way.
+      allow_split_physical_axes=True,
+  )
+  return Mesh(
+      grid, ('data', 'fsdp', 'tensor'), axis_types=(AxisType.Auto,) * 3
   )
 
 
