@@ -75,15 +75,16 @@ def make_mesh(cfg: MeshConfig, devices: Any = None) -> Mesh:
         f'mesh of data={cfg.data}, fsdp={cfg.fsdp}, tensor={cfg.tensor} does'
         f' not fit {len(devices)} devices: the sizes must multiply to it.'
     )
-  grid = mesh_utils.create_device_mesh(
-      (data, cfg.fsdp, cfg.tensor),
-      devices,
-      # data=2, fsdp=64 on a slice of 4 x 4 x 8 has no other way.
-      allow_split_physical_axes=True,
-  )
-  return Mesh(
-      grid, ('data', 'fsdp', 'tensor'), axis_types=(AxisType.Auto,) * 3
-  )
+  shape, names = (data, cfg.fsdp, cfg.tensor), ('data', 'fsdp', 'tensor')
+  auto = (AxisType.Auto,) * 3
+  try:
+    return jax.make_mesh(shape, names, axis_types=auto, devices=devices)
+  except NotImplementedError:
+    # No axis of the slice may be cut in two: 2 x 64 on 4 x 4 x 8 chips must.
+    grid = mesh_utils.create_device_mesh(
+        shape, devices, allow_split_physical_axes=True
+    )
+    return Mesh(grid, names, axis_types=auto)
 
 
 def batch_sharding(mesh: Mesh, cfg: MeshConfig) -> NamedSharding:

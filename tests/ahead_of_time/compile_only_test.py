@@ -58,6 +58,22 @@ def sharded(tmp_path_factory):
   return compile_for(workdir, 'v5e:4x4', '--config.mesh.fsdp=16', *SMALL)
 
 
+def test_meshes_that_cut_an_axis_of_the_slice():
+  """2 x 64 does not lie along the sides of 4 x 4 x 8 chips."""
+  script = (
+      'import jax; jax.config.update("jax_platforms", "cpu")\n'
+      'from iblm_jax.training import mesh, topology\n'
+      'devices = topology.devices("v5p-256")\n'
+      'made = mesh.make_mesh(mesh.MeshConfig(data=2, fsdp=64), devices)\n'
+      'print(len({d.id for d in made.devices.flat}), dict(made.shape))\n'
+  )
+  done = subprocess.run(
+      [sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True,
+      check=False,
+  )
+  assert "128 {'data': 2, 'fsdp': 64, 'tensor': 1}" in done.stdout, done.stderr
+
+
 def test_report_of_a_slice(sharded):
   assert sharded['devices'] == {'count': 16, 'kind': 'TPU v5 lite'}
   assert sharded['mesh'] == {'data': 1, 'fsdp': 16, 'tensor': 1}
