@@ -26,6 +26,17 @@ ODD = ["--config.data.text.paths=it's a $HOME `x`", '--x=a  b\nc', '']
 ARGS = ['--config=configs/text.py:gapt', '--workdir=gs://bucket/run', *ODD]
 
 
+# A shell that starts the tests in the background ignores SIGINT, and so would
+# what they start.
+MINDING_SIGINT = [
+    sys.executable,
+    '-c',
+    'import os, signal, sys\n'
+    'signal.signal(signal.SIGINT, signal.SIG_DFL)\n'
+    'os.execvp(sys.argv[1], sys.argv[1:])',
+]
+
+
 class World:
   """A folder with the programs that stand in, and what they recorded."""
 
@@ -71,12 +82,10 @@ class World:
 
   def start(self, command, **extra):
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*MINDING_SIGINT, *command],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=self.environment(**extra), cwd=extra.get('FROM', ROOT),
         stdin=subprocess.DEVNULL,
-        # A shell that starts the tests in the background ignores SIGINT, and
-        # so would this.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
   def run(self, command, status=0, **extra):
