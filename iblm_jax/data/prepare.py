@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from absl import flags
 
+from iblm_jax import cli
 from iblm_jax.data import _checks, shard_writer, text, tokenising
 from iblm_jax.data import tokenizers as tokenizers_lib
 
@@ -156,8 +157,6 @@ def _digest(path: str) -> str:
 
 def main(sources: list[str]) -> None:
   """Prepares what the flags say."""
-  from iblm_jax import cli  # As in `run`.
-
   try:
     prepare(
         sources,
@@ -179,9 +178,6 @@ def main(sources: list[str]) -> None:
 
 def run() -> None:
   """Entry point."""
-  # Not above: every worker imports this module and would wait for jax.
-  from iblm_jax import cli
-
   flags.DEFINE_string('out', None, 'Folder for the shards.')
   flags.DEFINE_string(
       'tokenizer', 'bytes', "'bytes', or a tokenizer.json or .model file."

@@ -1,6 +1,7 @@
 """Device meshes, and how logical axes of arrays map onto them."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -186,16 +187,16 @@ def _divisible(spec: PartitionSpec, shape, mesh: Mesh) -> PartitionSpec:
   return PartitionSpec(*kept)
 
 
-def local_rows(batch_size: int, sharding: NamedSharding) -> list[int]:
+@functools.cache  # Every batch asks again.
+def local_rows(batch_size: int, sharding: NamedSharding) -> tuple[int, ...]:
   """Rows of a global batch that the devices of this process hold, ascending.
 
   Devices of several processes may hold the same rows (along `tensor`), and the
   rows of one process need not be neighbours.
   """
   held = sharding.addressable_devices_indices_map((batch_size,)).values()
-  return sorted(
-      {row for index in held if index for row in range(batch_size)[index[0]]}
-  )
+  rows = {row for index in held if index for row in range(batch_size)[index[0]]}
+  return tuple(sorted(rows))
 
 
 def put_batch(
