@@ -92,7 +92,7 @@ def steps(spec: dict) -> dict:
   return {
       'batch': batch,
       'parameters': steppers['cross-entropy'].parameters,
-      'flops_per_token': 3 * flops.forward_flops_per_token(cfg, spec['length']),
+      'flops_per_token': flops.training_flops_per_token(cfg, spec['length']),
       'model': {**dataclasses.asdict(cfg), 'attention': attention.resolve(
           cfg.attention, jax.default_backend(), cfg.compute_dtype
       )},

@@ -115,7 +115,7 @@ def main(argv):
   device = jax.devices()[0]
   peak = 2 * size**3 / min(times['product'])
   tokens = _BATCH.value * _LENGTH.value
-  per_token = 3 * flops.forward_flops_per_token(cfg.model, _LENGTH.value)
+  per_token = flops.training_flops_per_token(cfg.model, _LENGTH.value)
   print(f'{device.device_kind}, jax {jax.__version__}')
   print(
       f'{steppers["cross-entropy"].parameters:,} parameters, {_BATCH.value} x'

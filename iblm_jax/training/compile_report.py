@@ -84,7 +84,7 @@ def make_report(
   seconds = time.monotonic() - started
   devices = list(program.mesh.devices.flat)
   tokens = cfg.data.batch_size * length
-  step_flops = 3 * tokens * flops.forward_flops_per_token(cfg.model, length)
+  step_flops = tokens * flops.training_flops_per_token(cfg.model, length)
   memory = _memory(compiled)
   try:
     moved = collectives.totals(compiled.as_text() or '', len(devices))

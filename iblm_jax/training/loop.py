@@ -169,7 +169,7 @@ def _steps(
   meter = progress.Meter(
       loop.num_steps,
       cfg.data.batch_size * length,
-      flops_per_token=3 * flops.forward_flops_per_token(cfg.model, length),
+      flops_per_token=flops.training_flops_per_token(cfg.model, length),
       peak_flops=peak and peak * program.mesh.size,
   )
   pending = None
@@ -236,7 +236,7 @@ def _steps(
     if stage != previous:
       # Compilation is not part of the rate.
       jax.block_until_ready(metrics)
-      meter.restart(step, 3 * flops.forward_flops_per_token(model, length))
+      meter.restart(step, flops.training_flops_per_token(model, length))
     if (
         loop.profile_start is not None
         and step == loop.profile_start + loop.profile_steps
