@@ -1,8 +1,17 @@
-"""Optimizers and the gate of GAPT, as optax transformations.
+"""Optimizers, the gate of GAPT and dual ascent, as optax transformations.
 
 Needs jax and optax only.
 """
 
+from iblm_jax.optim.dual import (
+    DualConfig,
+    DualState,
+    applied_weight,
+    dual_ascent,
+    dual_init,
+    dual_step,
+    dual_weight,
+)
 from iblm_jax.optim.gate import (
     COMPRESS,
     MEMORISE,
@@ -12,7 +21,12 @@ from iblm_jax.optim.gate import (
     gate_step,
     is_compressing,
 )
-from iblm_jax.optim.inspection import gate_state, phase, phase_statistics
+from iblm_jax.optim.inspection import (
+    dual_state,
+    gate_state,
+    phase,
+    phase_statistics,
+)
 from iblm_jax.optim.optimizers import (
     OptimizerConfig,
     decay_mask_by_name,
@@ -24,11 +38,19 @@ from iblm_jax.optim.transforms import gapt, phase_gate
 __all__ = [
     'COMPRESS',
     'MEMORISE',
+    'DualConfig',
+    'DualState',
     'GateConfig',
     'GateState',
     'OptimizerConfig',
     'ScheduleConfig',
+    'applied_weight',
     'decay_mask_by_name',
+    'dual_ascent',
+    'dual_init',
+    'dual_state',
+    'dual_step',
+    'dual_weight',
     'gapt',
     'gate_init',
     'gate_state',

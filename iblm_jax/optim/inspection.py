@@ -1,10 +1,12 @@
-"""Reads the gate out of an optimizer state."""
+"""Reads the gate, or dual ascent, out of an optimizer state."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
-from iblm_jax.optim import gate
+from iblm_jax.optim import dual, gate
+
+State = TypeVar('State')
 
 
 def gate_state(opt_state: Any) -> gate.GateState:
@@ -20,19 +22,30 @@ def gate_state(opt_state: Any) -> gate.GateState:
     ValueError: there is none, or more than one. A tree restored from a
       checkpoint as plain dicts has none: restore into the tree of `tx.init`.
   """
-  is_gate = lambda x: isinstance(x, gate.GateState)
-  leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_gate)
-  found = [(path, leaf) for path, leaf in leaves if is_gate(leaf)]
-  if len(found) != 1:
-    where = ', '.join(
-        jax.tree_util.keystr(path) or 'the root' for path, _ in found
-    )
-    raise ValueError(
-        'opt_state must contain exactly one GateState, got'
-        f' {len(found)}{f" (at {where})" if found else ""}. Put one phase_gate'
-        ' or gapt in the chain, outside the groups of optax.partition.'
-    )
-  return found[0][1]
+  return _only(opt_state, gate.GateState, 'phase_gate or gapt')
+
+
+def dual_state(opt_state: Any) -> dual.DualState:
+  """Finds the state of dual ascent anywhere in an optimizer state, by its type.
+
+  Args:
+    opt_state: state of an optax transformation that contains one.
+
+  Returns:
+    The `DualState` instance in it; λ is `dual.weight` of it.
+
+  Raises:
+    ValueError: there is none, or more than one. A tree restored from a
+      checkpoint as plain dicts has none: restore into the tree of `tx.init`.
+
+  Examples:
+    >>> import optax
+    >>> config = dual.DualConfig(target=2.0, weight=0.25)
+    >>> tx = optax.chain(dual.dual_weight(config), optax.adam(1e-3))
+    >>> print(dual.weight(dual_state(tx.init({'w': jax.numpy.zeros(3)}))))
+    0.25
+  """
+  return _only(opt_state, dual.DualState, 'dual_weight or dual_ascent')
 
 
 def phase(opt_state: Any) -> jax.Array:
@@ -81,3 +94,19 @@ def phase_statistics(state: gate.GateState) -> dict[str, float]:
       'mean_memorisation_length': (steps - compression) / visits_memorisation,
       'mean_compression_length': compression / max(visits_compression, 1),
   }
+
+
+def _only(opt_state: Any, kind: type[State], makers: str) -> State:
+  is_one = lambda x: isinstance(x, kind)
+  leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=is_one)
+  found = [(path, leaf) for path, leaf in leaves if is_one(leaf)]
+  if len(found) != 1:
+    where = ', '.join(
+        jax.tree_util.keystr(path) or 'the root' for path, _ in found
+    )
+    raise ValueError(
+        f'opt_state must contain exactly one {kind.__name__}, got'
+        f' {len(found)}{f" (at {where})" if found else ""}. Put one {makers}'
+        ' in the chain, outside the groups of optax.partition.'
+    )
+  return found[0][1]

@@ -10,6 +10,7 @@ import optax
 import optax.contrib
 
 from iblm_jax.optim import _checks, schedules, transforms
+from iblm_jax.optim import dual as dual_lib
 from iblm_jax.optim import gate as gate_lib
 
 NOT_DECAYED = ('scale', 'bias', 'embedding')
@@ -110,6 +111,7 @@ def make_optimizer(
     config: OptimizerConfig,
     gate: gate_lib.GateConfig,
     *,
+    dual: dual_lib.DualConfig | None = None,
     decay_mask: Callable[[Any], Any] = decay_mask_by_name,
     group_labels: Callable[[Any], Any] | None = None,
     muon_dimension_numbers: Callable[[Any], Any] | None = None,
@@ -126,6 +128,7 @@ def make_optimizer(
   Args:
     config: options of the optimizer.
     gate: options of the gate.
+    dual: options of the dual weight; None for none in the chain.
     decay_mask: params -> tree of bools, True where weight decay applies.
     group_labels: params -> tree of strings, the group of each parameter;
       needed with `group_peaks`.
@@ -170,6 +173,8 @@ def make_optimizer(
         f' group_peaks={dict(config.group_peaks)!r}.'
     )
   parts: list[optax.GradientTransformation] = [transforms.phase_gate(gate)]
+  if dual is not None:
+    parts.append(dual_lib.dual_weight(dual))
   if config.clip_norm is not None:
     parts.append(optax.clip_by_global_norm(config.clip_norm))
   if config.name == 'adamw':
