@@ -99,6 +99,8 @@ def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
           final_fraction=0.1,
       ),
   )
+  # Cosine of both losses' gradients, every so many steps; 0 for never.
+  c.alignment = dict(every=0, matrices=False, halves=False, norm_control=False)
   c.mesh = dict(data=-1, fsdp=8 if size in ('large', 'xl') else 1, tensor=1)
   c.train = dict(
       num_steps=1750,

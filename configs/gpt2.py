@@ -87,6 +87,8 @@ def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
           name='cosine', peak=6e-4, warmup_steps=1000, final_fraction=0.1
       ),
   )
+  # Cosine of both losses' gradients, every so many steps; 0 for never.
+  c.alignment = dict(every=0, matrices=False, halves=False, norm_control=False)
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.train = dict(
       num_steps=20_000,

@@ -81,6 +81,8 @@ def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
       clip_norm=1.0,
       schedule=dict(name='wsd', peak=2e-3, warmup_steps=100),
   )
+  # Cosine of both losses' gradients, every so many steps; 0 for never.
+  c.alignment = dict(every=0, matrices=False, halves=False, norm_control=False)
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.train = dict(
       num_steps=1500,

@@ -72,6 +72,47 @@ def read_run(workdir: epath.PathLike) -> RunConfig:
     raise ValueError(f'{path} is not readable JSON: {error}') from error
 
 
+def check_workdir(cfg: RunConfig, workdir: epath.PathLike) -> None:
+  """Makes sure that a workdir holds this run or none.
+
+  Args:
+    cfg: the run.
+    workdir: may be missing.
+
+  Raises:
+    ValueError: if it holds a run with another config, naming what differs.
+  """
+  workdir = epath.Path(workdir)
+  if not (workdir / 'config.json').exists():
+    if (workdir / 'checkpoints').exists():
+      raise ValueError(
+          f'{workdir} holds checkpoints without a config.json, so they may be'
+          ' of another run. Use another workdir.'
+      )
+    return
+  changed = differences(to_dict(read_run(workdir)), to_dict(cfg))
+  if changed:
+    listing = '; '.join(
+        f'{name} is {old!r} there and {new!r} here'
+        for name, old, new in changed
+    )
+    raise ValueError(
+        f'{workdir} holds a run with another config: {listing}. Use another'
+        ' workdir, or the config of that run to resume it.'
+    )
+
+
+def claim_workdir(cfg: RunConfig, workdir: epath.PathLike) -> None:
+  """Writes config.json, unless it is there."""
+  workdir = epath.Path(workdir)
+  path = workdir / 'config.json'
+  if not path.exists():
+    workdir.mkdir(parents=True, exist_ok=True)
+    draft = workdir / 'config.json.tmp'
+    draft.write_text(json.dumps(to_dict(cfg), indent=2) + '\n')
+    draft.replace(path)
+
+
 def differences(
     old: Any, new: Any, path: str = 'config'
 ) -> list[tuple[str, Any, Any]]:

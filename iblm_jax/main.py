@@ -37,9 +37,10 @@ def main() -> None:
     cfg = config_lib.from_dict(FLAGS.config)
     if FLAGS.compile_only:
       return compile_only(cfg, FLAGS.topology, workdir)
-    check_workdir(cfg, workdir)
+    config_lib.check_workdir(cfg, workdir)
     job = loop.prepare(cfg)
-  claim_workdir(cfg, workdir)
+  if jax.process_index() == 0:
+    config_lib.claim_workdir(cfg, workdir)
   # One process speaks for all.
   report = cli.report if jax.process_index() == 0 else lambda line: None
   summary = loop.train(job, workdir, report=report)
@@ -60,46 +61,6 @@ def compile_only(
     workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report, indent=2)
     (workdir / 'compile.json').write_text(f'{text}\n')
-
-
-def check_workdir(cfg: config_lib.RunConfig, workdir: epath.Path) -> None:
-  """Makes sure that a workdir holds this run or none.
-
-  Args:
-    cfg: the run.
-    workdir: may be missing.
-
-  Raises:
-    ValueError: if it holds a run with another config, naming what differs.
-  """
-  if not (workdir / 'config.json').exists():
-    if (workdir / 'checkpoints').exists():
-      raise ValueError(
-          f'{workdir} holds checkpoints without a config.json, so they may be'
-          ' of another run. Use another workdir.'
-      )
-    return
-  held = config_lib.to_dict(config_lib.read_run(workdir))
-  changed = config_lib.differences(held, config_lib.to_dict(cfg))
-  if changed:
-    listing = '; '.join(
-        f'{name} is {old!r} there and {new!r} here'
-        for name, old, new in changed
-    )
-    raise ValueError(
-        f'{workdir} holds a run with another config: {listing}. Use another'
-        ' workdir, or the config of that run to resume it.'
-    )
-
-
-def claim_workdir(cfg: config_lib.RunConfig, workdir: epath.Path) -> None:
-  """Writes config.json, unless it is there."""
-  path = workdir / 'config.json'
-  if jax.process_index() == 0 and not path.exists():
-    workdir.mkdir(parents=True, exist_ok=True)
-    draft = workdir / 'config.json.tmp'
-    draft.write_text(json.dumps(config_lib.to_dict(cfg), indent=2) + '\n')
-    draft.replace(path)
 
 
 def run() -> None:

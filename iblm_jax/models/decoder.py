@@ -189,8 +189,9 @@ def apply(
       a document if `cfg.document_mask`; entropy windows always do.
     positions: int [B, L], position of each token in its document; by default
       0 .. L - 1.
-    collect: None, 'hidden' (the residual stream after every block) or
-      'entropy' (only its entropy per layer: no layer's stream is kept for it).
+    collect: None, 'hidden' (the residual stream after every block), 'entropy'
+      (only its entropy per layer: no layer's stream is kept for it) or
+      'entropy_and_norm' (and the log of its norm).
 
   Returns:
     `Outputs`: logits[:, t] predict token t + 1.
@@ -225,20 +226,22 @@ def apply(
     return mixed, None
 
   def measure(x_BxLxD):
-    match collect:
-      case 'hidden':
-        return x_BxLxD
-      case 'entropy':
-        return entropy.patch_entropy(
-            x_BxLxD,
-            patch_size=cfg.entropy.patch_size,
-            alpha=cfg.entropy.alpha,
-            mask=mask,
-            segment_ids=segment_ids,
-            center=cfg.entropy.center,
-            normalize=cfg.entropy.normalize,
-        )
-    return None
+    if collect is None:
+      return outputs.Collected()
+    if collect == 'hidden':
+      return outputs.Collected(hidden=x_BxLxD)
+    s = entropy.patch_entropy(
+        x_BxLxD,
+        patch_size=cfg.entropy.patch_size,
+        alpha=cfg.entropy.alpha,
+        mask=mask,
+        segment_ids=segment_ids,
+        center=cfg.entropy.center,
+        normalize=cfg.entropy.normalize,
+    )
+    if collect == 'entropy':
+      return outputs.Collected(entropy=s)
+    return outputs.Collected(entropy=s, log_norm=_log_rms(x_BxLxD, mask))
 
   if positions is None:
     positions = jnp.broadcast_to(
@@ -249,11 +252,7 @@ def apply(
       params, x_BxLxD, cfg, _angles(positions, cfg), attend, measure
   )
   logits_BxLxV = head(params, x_BxLxD, cfg)
-  return outputs.Outputs(
-      logits_BxLxV,
-      hidden=collected if collect == 'hidden' else None,
-      entropy=collected if collect == 'entropy' else None,
-  )
+  return outputs.Outputs(logits_BxLxV, *collected)
 
 
 def run_blocks(
@@ -355,6 +354,17 @@ def head(params: Params, x_BxLxD: jax.Array, cfg: DecoderConfig) -> jax.Array:
   )
 
 
+def _log_rms(x_BxLxD, mask):
+  """Log of the root mean square entry of the valid tokens."""
+  x_BxLxD = x_BxLxD.astype(jnp.float32)
+  count = x_BxLxD.size
+  if mask is not None:
+    x_BxLxD = jnp.where(mask[..., None], x_BxLxD, 0.0)
+    count = x_BxLxD.shape[-1] * jnp.maximum(jnp.sum(mask), 1)
+  square = jnp.sum(x_BxLxD * x_BxLxD) / count
+  return 0.5 * jnp.log(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
+
+
 def _angles(positions_BxL, cfg):
   if cfg.positions != 'rotary':
     return None
@@ -379,7 +389,7 @@ def _check(tokens_BxL, cfg, mask, segment_ids, positions, collect):
         f'a sequence of {tokens_BxL.shape[1]} tokens is longer than max_length'
         f' {cfg.max_length}.'
     )
-  if collect not in (None, 'hidden', 'entropy'):
+  if collect not in outputs.COLLECT:
     raise ValueError(
-        f"collect must be None, 'hidden' or 'entropy', got {collect!r}."
+        f'collect must be one of {outputs.COLLECT}, got {collect!r}.'
     )

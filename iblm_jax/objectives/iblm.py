@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from iblm_jax.objectives import causal, layer_weights, reductions
 
-METHODS = ('ce', 'mbe', 'gapt')
+METHODS = ('ce', 'mbe', 'gapt', 'dual')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,10 @@ class ObjectiveConfig:
 
   Attributes:
     method: 'ce' (cross-entropy alone), 'mbe' (plus the entropy loss at every
-      step) or 'gapt' (plus the entropy loss in the compression phase).
-    weight: lambda, of the entropy loss, >= 0.
+      step), 'gapt' (plus the entropy loss in the compression phase) or 'dual'
+      (plus the entropy loss with a weight that holds the cross-entropy at a
+      target, see `optim.dual`).
+    weight: lambda, of the entropy loss, >= 0; 'dual' has its own.
     reduction: from per-layer entropies to one; see `reductions.REDUCTIONS`.
     layer_schedule: which layers, by step; see `layer_weights.SCHEDULES`.
     skip_first: layers left out at the input side.
@@ -90,10 +92,12 @@ class ObjectiveConfig:
 
 
 class Losses(NamedTuple):
-  """The two losses, float32 scalars in nats."""
+  """The two losses, float32 scalars in nats, and a control."""
 
   main: jax.Array  # cross-entropy, mean over counted targets
   aux: jax.Array  # reduced entropy, without weight and floor
+  # A control that is never minimised: log of the norm of the same layers.
+  norm: jax.Array | None = None
 
 
 def measure(
@@ -101,18 +105,18 @@ def measure(
     batch: Mapping[str, jax.Array],
     *,
     apply: Callable[..., Any],
-    entropy: bool,
+    collect: str | None,
 ) -> tuple[causal.TokenSums, Any]:
-  """One forward pass over a batch: sums over tokens, and entropies.
+  """One forward pass over a batch: sums over tokens, and what layers show.
 
   Args:
     params: of the model.
     batch: see `losses`.
     apply: see `losses`.
-    entropy: whether to measure the entropy of every layer.
+    collect: what to collect from every layer, as `apply` takes it.
 
   Returns:
-    `TokenSums`, and float32 [N] in nats or None.
+    `TokenSums`, and the `Outputs`.
   """
   outputs = apply(
       params,
@@ -120,12 +124,12 @@ def measure(
       mask=batch['mask'],
       segment_ids=batch['segment_ids'],
       positions=batch['positions'],
-      collect='entropy' if entropy else None,
+      collect=collect,
   )
   sums = causal.token_sums(
       outputs.logits_BxLxV, batch['targets'], batch['loss_mask']
   )
-  return sums, outputs.entropy
+  return sums, outputs
 
 
 def losses(
@@ -137,6 +141,7 @@ def losses(
     apply: Callable[..., Any],
     num_layers: int,
     cfg: ObjectiveConfig,
+    norm: bool = False,
 ) -> tuple[Losses, jax.Array | None]:
   """Cross-entropy and reduced entropy of one batch, from one forward pass.
 
@@ -151,14 +156,17 @@ def losses(
       Outputs.
     num_layers: N.
     cfg: the objective.
+    norm: whether to give the norm's control too; the entropy must be measured.
 
   Returns:
     `Losses` and the entropy of every layer, float32 [N] (None if not measured,
     and then the auxiliary loss is 0).
   """
-  sums, entropy_N = measure(
-      params, batch, apply=apply, entropy=cfg.measures_entropy
-  )
+  collect = 'entropy' if cfg.measures_entropy else None
+  if norm:
+    collect = 'entropy_and_norm'
+  sums, outputs = measure(params, batch, apply=apply, collect=collect)
+  entropy_N = outputs.entropy
   main = sums.nll / jnp.maximum(num_targets, 1.0)
   if entropy_N is None:
     return Losses(main, jnp.zeros([], jnp.float32)), None
@@ -170,31 +178,48 @@ def losses(
       skip_last=cfg.skip_last,
   )
   aux = reductions.reduce_entropy(cfg.reduction, entropy_N, weights_N)
-  return Losses(main, aux), entropy_N
+  if not norm:
+    return Losses(main, aux), entropy_N
+  total = jnp.maximum(jnp.sum(weights_N), 1e-30)
+  control = jnp.sum(weights_N * outputs.log_norm) / total
+  return Losses(main, aux, control), entropy_N
 
 
-def regularizer(aux: jax.Array, cfg: ObjectiveConfig) -> jax.Array:
-  """floor(weight * aux): what is added to the cross-entropy, nats."""
-  return reductions.apply_floor(
-      cfg.weight * aux,
+def regularizer(
+    aux: jax.Array, weight: jax.typing.ArrayLike, cfg: ObjectiveConfig
+) -> jax.Array:
+  """floor(weight * aux): what is added to the cross-entropy, nats.
+
+  Args:
+    aux: float32 scalar, nats.
+    weight: scalar >= 0; with 0 nothing is added, not even the floor.
+    cfg: the objective.
+
+  Returns:
+    float32 scalar, nats.
+  """
+  weight = jnp.asarray(weight, jnp.float32)
+  floored = reductions.apply_floor(
+      weight * aux,
       kind=cfg.floor,
       at=cfg.floor_at,
       sharpness=cfg.floor_sharpness,
   )
+  return jnp.where(weight > 0, floored, 0.0)
 
 
 def aux_cotangent(
-    aux: jax.Array, compress: jax.Array, cfg: ObjectiveConfig
+    aux: jax.Array, weight: jax.typing.ArrayLike, cfg: ObjectiveConfig
 ) -> jax.Array:
-  """D loss / d aux: the regulariser's slope while compressing, else exactly 0.
+  """D loss / d aux: the regulariser's slope; exactly 0 where the weight is.
 
   Args:
     aux: float32 scalar, nats.
-    compress: bool scalar.
+    weight: scalar >= 0, of this step: 0 while memorising.
     cfg: the objective.
 
   Returns:
     float32 scalar. An exact zero lets the entropy skip its backward pass.
   """
-  slope = jax.grad(regularizer)(aux, cfg)
-  return jnp.where(compress & jnp.isfinite(aux), slope, 0.0)
+  slope = jax.grad(regularizer)(aux, weight, cfg)
+  return jnp.where((weight > 0) & jnp.isfinite(aux), slope, 0.0)

@@ -26,8 +26,8 @@ def eval_step(
     `TokenSums`, and the entropy per layer times the number of rows that are
     not padding, float32 [N].
   """
-  sums, entropy_N = iblm.measure(params, batch, apply=apply, entropy=True)
-  return sums, entropy_N * sums.rows
+  sums, outputs = iblm.measure(params, batch, apply=apply, collect='entropy')
+  return sums, outputs.entropy * sums.rows
 
 
 def evaluate(

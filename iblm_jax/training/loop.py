@@ -189,7 +189,9 @@ def _steps(
     _check_finite(step, values, store)
     values |= meter.read(step)
     write(step, values)
-    report(progress.line(step, loop.num_steps, values, meter.time_left(step)))
+    if step in (1, loop.num_steps) or step % loop.log_every == 0:
+      left = meter.time_left(step)
+      report(progress.line(step, loop.num_steps, values, left))
 
   def evaluate(step, keep=True):
     results = {}
@@ -219,22 +221,26 @@ def _steps(
     evaluate(0)
   final = {}
   starts = loop.window_starts() or (0,)
-  stage = None
+  compiled = set()
   for step in range(first + 1, loop.num_steps + 1):
     if loop.profile_start is not None and step == loop.profile_start + 1:
       jax.profiler.start_trace(str(workdir / 'profile'))
     batch = mesh_lib.put_batch(
         next(iterator), program.batch_sharding, cfg.data.batch_size
     )
-    previous, stage = stage, bisect.bisect_right(starts, step - 1) - 1
-    train_step, model = program.train_steps[stage]
-    if stage != previous:
+    stage = bisect.bisect_right(starts, step - 1) - 1
+    aligned = cfg.alignment.measures(step)
+    steps = program.aligned_steps if aligned else program.train_steps
+    train_step, model = steps[stage]
+    is_new = (stage, aligned) not in compiled
+    if is_new:
       settle()
     state, metrics = train_step(state, batch)
     settle()
     store.poll()
-    if stage != previous:
+    if is_new:
       # Compilation is not part of the rate.
+      compiled.add((stage, aligned))
       jax.block_until_ready(metrics)
       meter.restart(step, flops.training_flops_per_token(model, length))
     if (
@@ -245,7 +251,7 @@ def _steps(
       jax.profiler.stop_trace()
 
     last = step == loop.num_steps
-    if last or step == 1 or step % loop.log_every == 0:
+    if last or aligned or step == 1 or step % loop.log_every == 0:
       pending = (step, metrics)
     if last or (loop.eval_every and step % loop.eval_every == 0):
       settle()

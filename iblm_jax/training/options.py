@@ -6,8 +6,10 @@ import itertools
 from iblm_jax.data import sources
 from iblm_jax.models import config as model_config
 from iblm_jax.objectives import iblm, layer_weights
+from iblm_jax.optim import dual as dual_lib
 from iblm_jax.optim import gate as gate_lib
 from iblm_jax.optim import optimizers
+from iblm_jax.training import alignment as alignment_lib
 from iblm_jax.training import mesh as mesh_lib
 
 
@@ -87,6 +89,8 @@ class RunConfig:
     optimizer: how it learns.
     objective: what is minimised.
     gate: when the entropy is part of it.
+    dual: how much of it, for the method 'dual'; None for other methods.
+    alignment: when the gradients of the two losses are compared.
     mesh: which devices hold what.
     train: length and rhythm.
 
@@ -99,6 +103,8 @@ class RunConfig:
   optimizer: optimizers.OptimizerConfig
   objective: iblm.ObjectiveConfig = iblm.ObjectiveConfig()
   gate: gate_lib.GateConfig = gate_lib.GateConfig()
+  dual: dual_lib.DualConfig | None = None
+  alignment: alignment_lib.AlignmentConfig = alignment_lib.AlignmentConfig()
   mesh: mesh_lib.MeshConfig = mesh_lib.MeshConfig()
   train: LoopConfig = LoopConfig()
 
@@ -114,6 +120,24 @@ class RunConfig:
           'data.batch_size must be a multiple of train.accumulation, got'
           f' {self.data.batch_size} and {self.train.accumulation}.'
       )
+    if (self.objective.method == 'dual') != (self.dual is not None):
+      raise ValueError(
+          "dual must be given for objective.method='dual', and only then, got"
+          f' dual={self.dual!r} and method={self.objective.method!r}.'
+      )
+    if self.alignment.every and not self.objective.measures_entropy:
+      raise ValueError(
+          'alignment compares with the gradient of the entropy:'
+          ' objective.measure_entropy must be True, got'
+          f' alignment.every={self.alignment.every}.'
+      )
+    if self.alignment.every and self.alignment.halves:
+      if self.train.accumulation > 1 or self.data.batch_size % 2:
+        raise ValueError(
+            'alignment.halves needs train.accumulation=1 and an even'
+            f' data.batch_size, got {self.train.accumulation} and'
+            f' {self.data.batch_size}.'
+        )
     if self.train.windows and self.train.windows[-1] != self.model.window:
       raise ValueError(
           'the last of train.windows must be model.window, got'

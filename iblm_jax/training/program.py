@@ -26,6 +26,8 @@ class Program:
     train_step: (state, batch) -> (state, metrics); donates the state.
     train_steps: the same for each stage of `train.windows` (without stages,
       `train_step` alone), with the model that it trains.
+    aligned_steps: `train_steps` that also measure the alignment of gradients;
+      compiled where they are first called.
     eval_step: (params, batch) -> sums.
   """
 
@@ -90,7 +92,7 @@ class Program:
         else None,
     )
 
-    def train_step(model):
+    def train_step(model, align=None):
       step = functools.partial(
           step_lib.train_step,
           apply=_apply(model),
@@ -99,7 +101,9 @@ class Program:
           learning_rate=schedules.make_schedule(cfg.optimizer.schedule),
           objective=cfg.objective,
           gate_config=cfg.gate,
+          dual_config=cfg.dual,
           accumulation=cfg.train.accumulation,
+          align=align,
       )
       return jax.jit(
           ruled(step),
@@ -114,6 +118,9 @@ class Program:
     ]
     self.train_steps = [(train_step(stage), stage) for stage in stages]
     self.train_step = self.train_steps[-1][0]
+    self.aligned_steps = [
+        (train_step(stage, cfg.alignment), stage) for stage in stages
+    ]
     self.eval_step = jax.jit(
         ruled(functools.partial(evaluation.eval_step, apply=_apply(model))),
         in_shardings=(shardings.params, self.batch_sharding),
@@ -154,6 +161,7 @@ def make_optimizer(cfg: options.RunConfig):
   return optimizers.make_optimizer(
       cfg.optimizer,
       cfg.gate,
+      dual=cfg.dual,
       decay_mask=parameter_groups.decay_mask,
       group_labels=groups if cfg.optimizer.group_peaks else None,
       muon_dimension_numbers=muon if cfg.optimizer.name == 'muon' else None,

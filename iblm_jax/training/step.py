@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from iblm_jax.objectives import iblm
-from iblm_jax.optim import gate, inspection
+from iblm_jax.optim import dual, gate, inspection
+from iblm_jax.training import alignment, gradients
 from iblm_jax.training import state as train_state
 
 Batch = Mapping[str, jax.Array]
@@ -25,7 +26,9 @@ def train_step(
     learning_rate: optax.Schedule,
     objective: iblm.ObjectiveConfig,
     gate_config: gate.GateConfig,
+    dual_config: dual.DualConfig | None = None,
     accumulation: int = 1,
+    align: alignment.AlignmentConfig | None = None,
 ) -> tuple[train_state.TrainState, dict[str, jax.Array]]:
   """One update.
 
@@ -39,12 +42,16 @@ def train_step(
     batch: arrays [B, L], see `iblm.losses`.
     apply: the model's, with its config bound.
     num_layers: N.
-    tx: optimizer; holds a gate if the method is 'gapt'.
+    tx: optimizer; holds a gate if the method is 'gapt', and a dual weight if it
+      is 'dual'.
     learning_rate: schedule, for the metrics.
     objective: what is minimised.
     gate_config: of the gate.
+    dual_config: of the dual weight, for the method 'dual'.
     accumulation: micro-batches the batch is split into; divides B. The entropy
       of the batch is the mean over micro-batches.
+    align: measure the alignment of the losses' gradients in this step, which
+      pulls back each of them; None pulls back their sum.
 
   Returns:
     The next state, and metrics of this step: float32 scalars.
@@ -57,18 +64,46 @@ def train_step(
       apply=apply,
       num_layers=num_layers,
       cfg=objective,
+      norm=align is not None and align.norm_control,
   )
-  if accumulation == 1:
+
+  def weigh(value):
+    """Weight of the entropy; `value` None: as after the last update."""
+    match objective.method:
+      case 'gapt':
+        compress = _compresses(state.opt_state, value, gate_config)
+        return jnp.where(compress, objective.weight, 0.0)
+      case 'dual':
+        return _dual_weight(state.opt_state, value, dual_config)
+    return jnp.asarray(objective.weight * (objective.method == 'mbe'))
+
+  if accumulation > 1:
+    weight = weigh(None)
+    value, entropy_N, grads, parts = gradients.accumulated(
+        losses,
+        state.params,
+        batch,
+        lambda aux: iblm.aux_cotangent(aux, weight, objective),
+        accumulation,
+        separate=align is not None,
+    )
+  elif align is None:
+    parts = None
     value, pull_back, entropy_N = jax.vjp(
         lambda params: losses(params, batch), state.params, has_aux=True
     )
-    compress = _compress(state.opt_state, value, objective, gate_config)
-    cotangent = iblm.aux_cotangent(value.aux, compress, objective)
+    weight = weigh(value)
+    cotangent = iblm.aux_cotangent(value.aux, weight, objective)
     (grads,) = pull_back(iblm.Losses(jnp.ones([], jnp.float32), cotangent))
   else:
-    compress = _compress(state.opt_state, None, objective, gate_config)
-    value, entropy_N, grads = _accumulate(
-        losses, state.params, batch, compress, objective, accumulation
+    value, entropy_N, parts = gradients.separate(
+        losses, state.params, batch, halves=align.halves
+    )
+    weight = weigh(value)
+    cotangent = iblm.aux_cotangent(value.aux, weight, objective)
+    whole = gradients.whole(parts) if align.halves else parts
+    grads = jax.tree.map(
+        lambda g, h: g + cotangent * h, whole.main, whole.aux
     )
 
   updates, opt_state = tx.update(
@@ -81,11 +116,11 @@ def train_step(
   params = optax.apply_updates(state.params, updates)
   metrics = {
       'train/loss': value.main
-      + jnp.where(compress, iblm.regularizer(value.aux, objective), 0.0),
+      + iblm.regularizer(value.aux, weight, objective),
       'train/cross_entropy': value.main,
       'optim/learning_rate': jnp.asarray(learning_rate(state.step)),
       'optim/grad_norm': optax.tree.norm(grads),
-      **_gate_metrics(opt_state, objective),
+      **_schedule_metrics(opt_state, weight, objective),
   }
   if entropy_N is not None:
     metrics['train/mbe'] = value.aux
@@ -93,21 +128,33 @@ def train_step(
         f'train/mbe/layer_{layer:02d}': entropy_N[layer]
         for layer in range(num_layers)
     }
+  if align is not None:
+    metrics |= alignment.metrics(parts, align)
   new_state = train_state.TrainState(state.step + 1, params, opt_state)
   return new_state, metrics
 
 
-def _compress(opt_state, value, objective, gate_config) -> jax.Array:
-  """Whether this step's loss includes the entropy; `value` None: as before."""
-  if objective.method != 'gapt':
-    return jnp.asarray(objective.method == 'mbe')
+def _compresses(opt_state, value, gate_config) -> jax.Array:
+  """Whether the gate is in its compression phase after these losses."""
   state = inspection.gate_state(opt_state)
   if value is not None:
     state = gate.gate_step(state, value.main, value.aux, gate_config)
-  return state.phase == 2
+  return state.phase == gate.COMPRESS
 
 
-def _gate_metrics(opt_state, objective) -> dict[str, jax.Array]:
+def _dual_weight(opt_state, value, dual_config) -> jax.Array:
+  """The dual method's weight after these losses."""
+  state = inspection.dual_state(opt_state)
+  if value is None:
+    return dual.weight(state)
+  state = dual.dual_step(state, value.main, dual_config)
+  return dual.applied_weight(state, value.main)
+
+
+def _schedule_metrics(opt_state, weight, objective) -> dict[str, jax.Array]:
+  """What decides how much of the entropy is minimised."""
+  if objective.method == 'dual':
+    return {'dual/weight': weight}
   if objective.method != 'gapt':
     return {}
   state = inspection.gate_state(opt_state)
@@ -118,34 +165,3 @@ def _gate_metrics(opt_state, objective) -> dict[str, jax.Array]:
       'gapt/stall_main': state.stall_main,
       'gapt/stall_aux': state.stall_aux,
   }
-
-
-def _accumulate(losses, params, batch, compress, objective, parts):
-  """Losses and gradients as sums over micro-batches of interleaved rows."""
-
-  def split(rows):
-    # Row b goes to part b % parts: every device keeps some rows of each part.
-    micro = rows.reshape(rows.shape[0] // parts, parts, *rows.shape[1:])
-    return micro.swapaxes(0, 1)
-
-  def part(total, micro):
-    value, pull_back, entropy_N = jax.vjp(
-        lambda p: losses(p, micro), params, has_aux=True
-    )
-    cotangent = iblm.aux_cotangent(value.aux, compress, objective) / parts
-    (grads,) = pull_back(iblm.Losses(jnp.ones([], jnp.float32), cotangent))
-    return jax.tree.map(jnp.add, total, (value, entropy_N, grads)), None
-
-  micro = jax.tree.map(split, dict(batch))
-  value, entropy_N = jax.eval_shape(
-      losses, params, jax.tree.map(lambda a: a[0], micro)
-  )
-  zeros = jax.tree.map(
-      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (value, entropy_N, params)
-  )
-  (value, entropy_N, grads), _ = jax.lax.scan(part, zeros, micro)
-  value = iblm.Losses(value.main, value.aux / parts)
-  if entropy_N is not None:
-    entropy_N = entropy_N / parts
-  return value, entropy_N, grads
-

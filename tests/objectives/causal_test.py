@@ -97,12 +97,14 @@ def test_losses_and_their_weight():
   sums = causal.token_sums(logits, targets, mask)
   assert float(value.main) == pytest.approx(float(sums.nll / sums.tokens))
   assert float(value.aux) == 3.0  # rotate: layer 1 + 1 % 2
-  on = iblm.aux_cotangent(value.aux, jnp.asarray(True), cfg)
-  off = iblm.aux_cotangent(value.aux, jnp.asarray(False), cfg)
+  on = iblm.aux_cotangent(value.aux, 0.5, cfg)
+  off = iblm.aux_cotangent(value.aux, 0.0, cfg)
   assert float(on) == 0.5 and float(off) == 0.0
-  below = iblm.aux_cotangent(jnp.float32(1e-9), jnp.asarray(True), cfg)
+  below = iblm.aux_cotangent(jnp.float32(1e-9), 0.5, cfg)
   assert float(below) == 0.0  # under the floor
-  assert float(iblm.aux_cotangent(jnp.nan, jnp.asarray(True), cfg)) == 0.0
+  assert float(iblm.aux_cotangent(jnp.nan, 0.5, cfg)) == 0.0
+  assert float(iblm.regularizer(value.aux, 0.5, cfg)) == 1.5
+  assert float(iblm.regularizer(value.aux, 0.0, cfg)) == 0.0  # not the floor
 
 
 def test_cross_entropy_alone_measures_nothing():
