@@ -19,6 +19,7 @@ _TEST = [
     'hypothesis>=6.100',
     'pytest>=8.2',
     'pytest-xdist>=3.6',
+    'safetensors>=0.4',
     'tokenizers>=0.20',
     *_PLOT,
     *_CERTIFY,
@@ -49,6 +50,7 @@ setuptools.setup(
         'numpy>=1.26',
         'optax>=0.2.8',
         'orbax-checkpoint>=0.12,<1',
+        'scipy>=1.14',
     ],
     extras_require={
         'cuda12': ['jax[cuda12]>=0.10'],

@@ -11,6 +11,7 @@ Variants, as in --config=configs/multiplication.py:gapt
               losses, so that phases have a length
   gapt_paper  the gate with the paper's defaults: raw losses of each batch
   gapt_vn     order 1 (von Neumann), so the eigendecomposition is trained
+  dual        as little entropy as a cross-entropy of 0.6 nats allows
   smoke       a minute's check that everything runs
 """
 
@@ -19,10 +20,10 @@ import ml_collections
 
 def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
   """The config of a variant."""
-  variants = ('ce', 'mbe', 'gapt', 'gapt_paper', 'gapt_vn', 'smoke')
+  variants = ('ce', 'mbe', 'gapt', 'gapt_paper', 'gapt_vn', 'dual', 'smoke')
   if variant not in variants:
     raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
-  method = variant if variant in ('ce', 'mbe') else 'gapt'
+  method = variant if variant in ('ce', 'mbe', 'dual') else 'gapt'
 
   c = ml_collections.ConfigDict()
   c.model = dict(
@@ -81,6 +82,15 @@ def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
       clip_norm=1.0,
       schedule=dict(name='wsd', peak=2e-3, warmup_steps=100),
   )
+  if method == 'dual':
+    c.dual = dict(
+        target=0.6,  # nats, of the training batches' cross-entropy
+        rate=0.1,
+        weight=0.01,  # lambda at the start
+        min_weight=1e-3,
+        max_weight=10.0,
+        ema=0.98,
+    )
   # Cosine of both losses' gradients, every so many steps; 0 for never.
   c.alignment = dict(every=0, matrices=False, halves=False, norm_control=False)
   c.mesh = dict(data=-1, fsdp=1, tensor=1)

@@ -9,14 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from etils import epath
 
 from iblm_jax import cli, config
 from iblm_jax.data import sources
 from iblm_jax.models import decoding
-from iblm_jax.training import checkpoints
-from iblm_jax.training import mesh as mesh_lib
-from iblm_jax.training import program as program_lib
+from iblm_jax.training import restoring
 
 FLAGS = flags.FLAGS
 
@@ -36,22 +33,14 @@ def main() -> None:
         temperature=FLAGS.temperature,
         top_k=FLAGS.top_k,
     )
-  folder = epath.Path(FLAGS.workdir) / 'checkpoints'
-  # One device is enough here, whatever mesh the run was trained on.
-  mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(), jax.devices()[:1])
-  abstract = program_lib.abstract_state(cfg, mesh)
-  with checkpoints.Checkpoints(folder, read_only=True) as store:
-    restored = store.restore(abstract)
-  if restored is None:
-    with cli.refusing():
-      raise ValueError(f'{folder} holds no checkpoint yet.')
-  state = restored[1]
+  with cli.refusing():
+    params = restoring.restore_params(cfg, FLAGS.workdir)
   sampled_1xT = jax.jit(
       decoding.sample,
       static_argnums=2,
       static_argnames=('num_tokens', 'temperature', 'top_k'),
   )(
-      state.params,
+      params,
       jnp.asarray(prompt_T)[None],
       cfg.model,
       jax.random.key(FLAGS.seed),

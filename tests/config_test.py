@@ -10,7 +10,9 @@ from iblm_jax import config as config_lib
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 VARIANTS = {
-    'multiplication': ('ce', 'mbe', 'gapt', 'gapt_paper', 'gapt_vn', 'smoke'),
+    'multiplication': (
+        'ce', 'mbe', 'gapt', 'gapt_paper', 'gapt_vn', 'dual', 'smoke'
+    ),
     'text': ('ce', 'mbe', 'gapt', 'smoke'),
 }
 

@@ -36,6 +36,11 @@ class EntropyConfig:
   center: bool = False
   normalize: bool = False
 
+  @property
+  def uses_eigenvalues(self) -> bool:
+    """Whether the order needs a spectrum, not only powers of a matrix."""
+    return self.alpha not in spectral.POWERS
+
   def __post_init__(self):
     """Refuses values outside their range."""
     renyi.check_alpha(self.alpha)
@@ -140,6 +145,24 @@ def patch_entropy(
   """
   nats = renyi.nats_per_unit(base)
   options = _Options(renyi.check_alpha(alpha), center, normalize)
+  keep = rows_that_count(x, patch_size, mask, segment_ids)
+  return _patch_entropy(options, patch_size, x, keep) / nats
+
+
+def rows_that_count(
+    x: jax.Array | jax.ShapeDtypeStruct,
+    patch_size: int,
+    mask: jax.Array | None,
+    segment_ids: jax.Array | None,
+) -> jax.Array | None:
+  """Rows of each window that are measured; checks what `patch_entropy` takes.
+
+  Returns:
+    [B, W, patch_size] bool, or None where all rows count.
+
+  Raises:
+    ValueError: for a shape, dtype or patch_size that does not fit.
+  """
   if x.ndim != 3 or 0 in x.shape:
     raise ValueError(
         f'x must have shape [B, L, D], each >= 1, got {x.shape}.'
@@ -150,10 +173,10 @@ def patch_entropy(
   _check_like_rows('segment_ids', segment_ids, x.shape[:2])
   keep = None
   if mask is not None:
-    keep = _windows(mask, patch_size).astype(bool)
+    keep = windows(mask, patch_size).astype(bool)
   if segment_ids is not None:
-    keep = _one_document(_windows(segment_ids, patch_size), keep)
-  return _patch_entropy(options, patch_size, x, keep) / nats
+    keep = _one_document(windows(segment_ids, patch_size), keep)
+  return keep
 
 
 def check_rows(z: jax.Array, mask: jax.Array | None) -> None:
@@ -188,15 +211,15 @@ _matrix_entropy.defvjp(_matrix_entropy_fwd, _matrix_entropy_bwd)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _patch_entropy(options, patch_size, x, keep):
-  z = _prepare(options, _windows(x, patch_size), keep)
+  z = _prepare(options, windows(x, patch_size), keep)
   s = spectral.entropy(z, options.alpha)
-  return jnp.sum(s * _window_weights(s, keep))
+  return jnp.sum(s * window_weights(s, keep))
 
 
 def _patch_entropy_fwd(options, patch_size, x, keep):
-  z = _prepare(options, _windows(x, patch_size), keep)
+  z = _prepare(options, windows(x, patch_size), keep)
   s, residuals = spectral.entropy_and_residuals(z, options.alpha)
-  weights = _window_weights(s, keep)
+  weights = window_weights(s, keep)
   return jnp.sum(s * weights), (x, keep, residuals, weights)
 
 
@@ -204,8 +227,8 @@ def _patch_entropy_bwd(options, patch_size, saved, cotangent):
   x, keep, residuals, weights = saved
 
   def pull(cotangent):
-    windows = _windows(x, patch_size)
-    dx = _pullback(options, windows, keep, residuals, cotangent * weights)
+    rows = windows(x, patch_size)
+    dx = _pullback(options, rows, keep, residuals, cotangent * weights)
     dx = dx.reshape(x.shape[0], -1, x.shape[2])
     return jnp.pad(dx, ((0, 0), (0, x.shape[1] - dx.shape[1]), (0, 0)))
 
@@ -233,7 +256,7 @@ def _pullback(options, x, keep, residuals, cotangent):
   return through(dz)[0]
 
 
-def _windows(x, patch_size):
+def windows(x: jax.Array, patch_size: int) -> jax.Array:
   """[B, L, ...] -> [B, W, patch_size, ...]; the tail is cut off.
 
   Batch and window axes are not merged, so a sharded batch stays where it is.
@@ -254,8 +277,8 @@ def _one_document(segment_ids, keep):
   return jnp.take_along_axis(same, first[..., None], axis=-2)[..., 0, :]
 
 
-def _window_weights(s, keep):
-  """[B, W] weights of a mean over windows with at least two valid tokens."""
+def window_weights(s: jax.Array, keep: jax.Array | None) -> jax.Array:
+  """Weights [B, W] of a mean over windows with at least two valid tokens."""
   if keep is None:
     return jnp.full_like(s, 1 / s.size)
   valid = jnp.sum(keep, axis=-1) >= 2

@@ -33,8 +33,9 @@ def prepare(
     z = _center(z, None if keep is None else keep[..., None])
   if normalize:
     square = jnp.sum(z * z, axis=-1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
-    z = jnp.where(square > 0, z * inverse, 0.0)
+    # Compared with 0, not by its sign: a NaN must get through.
+    inverse = jax.lax.rsqrt(jnp.where(square == 0, 1.0, square))
+    z = jnp.where(square == 0, 0.0, z * inverse)
   return z
 
 

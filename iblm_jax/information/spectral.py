@@ -21,7 +21,7 @@ _GRAM_NOISE = 4 * gram.EPSILON
 _REFINED_NOISE = gram.EPSILON
 # Orders whose Σ p^α is a trace of matrix products; beyond, the products cost
 # as much as the eigenvalues.
-_POWERS = (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
+POWERS = (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
 
 
 class Residuals(NamedTuple):
@@ -43,7 +43,7 @@ def entropy_of_gram(k: jax.Array, alpha: float) -> jax.Array:
   """S_α [...] of Gram matrices `k` [..., n, n] float32, nats."""
   trace = gram.trace(k)
   a = unit_trace(k, trace)
-  if alpha in _POWERS:
+  if alpha in POWERS:
     s = _log_of_sum(_trace_of_power(a, int(alpha)), alpha)
   else:
     s = renyi.entropy(_significant(jacobi.eigvalsh(a), _GRAM_NOISE), alpha)
@@ -57,7 +57,7 @@ def entropy_and_residuals(
   k = gram.gram(z)
   trace = gram.trace(k)
   a = unit_trace(k, trace)
-  if alpha in _POWERS:
+  if alpha in POWERS:
     total = _trace_of_power(a, int(alpha))
     s = _log_of_sum(total, alpha)
     return _settle(s, trace), Residuals(trace, a, total)
@@ -76,7 +76,7 @@ def pullback(
   """Gradient by `z` [..., N, D] of Σ cotangent · S_α, cotangent [...]."""
   trace, matrix, total = residuals
   scale = (cotangent * slope_of_trace(trace))[..., None]
-  if alpha in _POWERS:
+  if alpha in POWERS:
     safe = jnp.where(total > 0, total, 1.0)[..., None, None]
     eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
     eye = jnp.broadcast_to(eye, matrix.shape)

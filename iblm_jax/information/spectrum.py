@@ -57,7 +57,7 @@ def entropy_of_spectrum(
     base: of the logarithm; None for nats, 2 for bits.
 
   Returns:
-    [...] float32 in [0, log n].
+    [...] float32 in [0, log n]; NaN where an entry is.
 
   Raises:
     ValueError: on alpha < 0 or NaN, or a bad base.
@@ -70,7 +70,9 @@ def entropy_of_spectrum(
   """
   nats = renyi.nats_per_unit(base)
   p = jnp.asarray(p, jnp.float32)
-  return renyi.entropy(p, renyi.check_alpha(alpha)) / nats
+  s = renyi.entropy(p, renyi.check_alpha(alpha)) / nats
+  # Not every order adds all entries up: a bad one would be passed over.
+  return jnp.where(jnp.any(jnp.isnan(p), axis=-1), jnp.nan, s)
 
 
 def effective_rank(

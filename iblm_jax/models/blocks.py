@@ -120,7 +120,7 @@ class Norm(nn.Module):
     if self.cfg.norm == 'layer':
       y_D = y_D - jnp.mean(y_D, axis=-1, keepdims=True)
     y_D = y_D * jax.lax.rsqrt(
-        jnp.mean(y_D * y_D, axis=-1, keepdims=True) + 1e-6
+        jnp.mean(y_D * y_D, axis=-1, keepdims=True) + self.cfg.norm_epsilon
     )
     shape = (1,) * (x_D.ndim - 1) + (-1,)
     if self.cfg.norm_scale:

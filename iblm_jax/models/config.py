@@ -31,6 +31,7 @@ class DecoderConfig:
     max_length: longest sequence, in tokens; size of learned positions.
     norm: 'rms' or 'layer'.
     norm_scale: whether norms have a learned scale.
+    norm_epsilon: added to the mean square that a norm divides by.
     embedding_norm: normalise the embeddings before the first block.
     positions: 'rotary', 'learned' or 'none'.
     rotary_base: wavelength base of the rotary embedding.
@@ -67,6 +68,7 @@ class DecoderConfig:
   max_length: int = 1024
   norm: str = 'rms'
   norm_scale: bool = True
+  norm_epsilon: float = 1e-6
   embedding_norm: bool = False
   positions: str = 'rotary'
   rotary_base: float = 10_000.0
@@ -109,6 +111,10 @@ class DecoderConfig:
           'rotary positions need an even head width, got'
           f' {self.head_width} (width={self.width}, '
           f'num_heads={self.num_heads}).'
+      )
+    if not 0 < self.norm_epsilon < 1:
+      raise ValueError(
+          f'norm_epsilon must be between 0 and 1, got {self.norm_epsilon}.'
       )
     if self.logit_softcap is not None and self.logit_softcap <= 0:
       raise ValueError(
@@ -178,6 +184,7 @@ def gpt2(size: str = 'small', **overrides) -> DecoderConfig:
       vocab_size=50_257,
       max_length=1024,
       norm='layer',
+      norm_epsilon=1e-5,
       positions='learned',
       activation='gelu',
       tie_embeddings=True,

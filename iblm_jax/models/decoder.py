@@ -312,7 +312,12 @@ def run_blocks(
         layer_params, x_BxLxD, skip, first_v, is_first, layer
     )
     kept = x_BxLxD if keep_stream else None
-    return (x_BxLxD, first_v), (measure(x_BxLxD), extra, kept)
+    measured = measure(x_BxLxD)
+    if cfg.entropy.uses_eigenvalues and not cfg.scan_layers:
+      # LAPACK calls of two layers that overlap can wait for each other's
+      # threads for ever on a CPU with few of them.
+      x_BxLxD, measured = jax.lax.optimization_barrier((x_BxLxD, measured))
+    return (x_BxLxD, first_v), (measured, extra, kept)
 
   def scan(keep_stream, carry, xs) -> Any:
     return jax.lax.scan(

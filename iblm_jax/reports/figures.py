@@ -2,16 +2,19 @@
 
 import functools
 import importlib.util
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 from iblm_jax.reports import runs as runs_lib
 
+_P = ParamSpec('_P')
+_T = TypeVar('_T')
+
 # Okabe and Ito's palette: told apart by colour-blind readers and in print.
-_COLOURS = (
+COLOURS = (
     '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000',
 )
-_BAND = '#E69F00'
+BAND = '#E69F00'
 _STYLE = {
     'figure.dpi': 110,
     'font.size': 10,
@@ -33,20 +36,40 @@ def check_matplotlib() -> None:
     )
 
 
-def _styled(draw):
-  """Draws without a display, in the style above; leaves no global trace."""
+def styled(draw: Callable[_P, _T]) -> Callable[_P, _T]:
+  """Draws without a display, in the style above; leaves no global trace.
+
+  Args:
+    draw: a function that draws a figure.
+
+  Returns:
+    The same function, which then draws in this style.
+  """
 
   @functools.wraps(draw)
-  def styled(runs):
+  def draw_styled(*args: _P.args, **kwargs: _P.kwargs) -> _T:
     import matplotlib  # An extra: imported where it is used.
 
     with matplotlib.rc_context(_STYLE):
-      return draw(runs)
+      return draw(*args, **kwargs)
 
-  return styled
+  return draw_styled
 
 
-def _subplots(rows: int, columns: int, figsize, **kwargs):
+def subplots(
+    rows: int, columns: int, figsize: tuple[float, float], **kwargs
+) -> tuple[Any, Any]:
+  """A figure and its axes, without a display.
+
+  Args:
+    rows: of panels.
+    columns: of panels.
+    figsize: width and height, inches.
+    **kwargs: for `matplotlib.figure.Figure.subplots`.
+
+  Returns:
+    The figure and an array [rows, columns] of axes.
+  """
   from matplotlib import figure
 
   # Not pyplot: it would hold on to every figure and to a display.
@@ -54,7 +77,7 @@ def _subplots(rows: int, columns: int, figsize, **kwargs):
   return canvas, canvas.subplots(rows, columns, squeeze=False, **kwargs)
 
 
-@_styled
+@styled
 def loss_figure(runs: Sequence[runs_lib.Run]) -> Any:
   """Cross-entropy in training and on each evaluation set, and the phases.
 
@@ -68,7 +91,7 @@ def loss_figure(runs: Sequence[runs_lib.Run]) -> Any:
   gated = [run for run in runs if run.compression()]
   sets = sorted({name for run in runs for name in run.eval_sets()})
   heights = [4.0] + [0.3] * len(gated) + [2.6] * len(sets)
-  figure, axes = _subplots(
+  figure, axes = subplots(
       len(heights),
       1,
       figsize=(9, sum(heights) + 1.0),
@@ -108,7 +131,7 @@ def loss_figure(runs: Sequence[runs_lib.Run]) -> Any:
   return figure
 
 
-@_styled
+@styled
 def entropy_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
   """Entropy of every layer over training, a panel per run, phases shaded.
 
@@ -121,7 +144,7 @@ def entropy_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
   measured = [run for run in runs if run.names('train/mbe/layer_')]
   if not measured:
     return None
-  figure, axes = _subplots(
+  figure, axes = subplots(
       len(measured),
       1,
       figsize=(9, 3.0 * len(measured) + 0.6),
@@ -132,7 +155,7 @@ def entropy_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
     _fill(axis, run, 0.22)
     names = run.names('train/mbe/layer_')
     for index, name in enumerate(names):
-      colour = _layer_colour(index, len(names))
+      colour = layer_colour(index, len(names))
       label = f'layer {int(name.rsplit("_", 1)[1])}'
       axis.plot(*run.series(name), color=colour, linewidth=1.2, label=label)
     entropy = run.config['model']['entropy']
@@ -154,7 +177,7 @@ def entropy_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
   return figure
 
 
-@_styled
+@styled
 def profile_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
   """Entropy of every layer at the last evaluation, and exact match over time.
 
@@ -167,7 +190,7 @@ def profile_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
   sets = sorted({name for run in runs for name in run.eval_sets()})
   if not sets:
     return None
-  figure, axes = _subplots(len(sets), 2, figsize=(9, 2.9 * len(sets) + 0.4))
+  figure, axes = subplots(len(sets), 2, figsize=(9, 2.9 * len(sets) + 0.4))
   for name, (left, right) in zip(sets, axes, strict=True):
     for run, colour in _coloured(runs):
       layers = run.names(f'eval/{name}/mbe/layer_')
@@ -199,10 +222,11 @@ def profile_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
 
 
 def _coloured(runs):
-  return [(r, _COLOURS[i % len(_COLOURS)]) for i, r in enumerate(runs)]
+  return [(r, COLOURS[i % len(COLOURS)]) for i, r in enumerate(runs)]
 
 
-def _layer_colour(index: int, count: int):
+def layer_colour(index: int, count: int) -> Any:
+  """Colour of a layer: dark at the input, light at the output."""
   from matplotlib import colormaps
 
   return colormaps['viridis'](0.92 * index / max(count - 1, 1))
@@ -213,5 +237,5 @@ def _fill(axis, run: runs_lib.Run, strength: float) -> None:
   for start, stop, share in run.compression():
     if share > 0:
       axis.axvspan(
-          start, stop, color=_BAND, alpha=strength * share, linewidth=0
+          start, stop, color=BAND, alpha=strength * share, linewidth=0
       )

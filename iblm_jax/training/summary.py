@@ -46,17 +46,21 @@ def make_summary(
       'data_seed': cfg.data.seed,
       'devices': f'{mesh.size} x {jax.devices()[0].device_kind}',
       'processes': jax.process_count(),
-      'versions': {
-          'iblm_jax': iblm_jax.__version__,
-          'python': platform.python_version(),
-          **{
-              name: importlib.metadata.version(name)
-              for name in ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain')
-          },
-      },
+      'versions': versions(
+          'jax', 'flax', 'optax', 'orbax-checkpoint', 'grain'
+      ),
   }
   if cfg.objective.method == 'gapt':
     summary['phases'] = inspection.phase_statistics(
         inspection.gate_state(state.opt_state)
     )
   return summary
+
+
+def versions(*packages: str) -> dict[str, str]:
+  """Versions of this library, of Python and of installed packages."""
+  return {
+      'iblm_jax': iblm_jax.__version__,
+      'python': platform.python_version(),
+      **{name: importlib.metadata.version(name) for name in packages},
+  }

@@ -115,3 +115,31 @@ def test_mesh_must_fit_devices_and_batch():
   tree['data']['batch_size'] = 12
   with pytest.raises(ValueError, match='multiple of the 8 pieces'):
     loop.prepare(config_lib.from_dict(tree))
+
+
+def aligned_metrics(mesh, devices):
+  """Of three steps that compare the gradients of both losses."""
+  tree = config_lib.to_dict(small_config('mbe', mesh))
+  tree['alignment'] = dict(every=1, halves=True, norm_control=True)
+  job = loop.prepare(config_lib.from_dict(tree), jax.devices()[:devices])
+  program = job.program
+  history = []
+  with jax.set_mesh(program.mesh):
+    state = program.init(jax.random.key(0))
+    for k in range(3):
+      batch = mesh_lib.put_batch(job.source.batch(k), program.batch_sharding)
+      state, metrics = program.aligned_steps[0][0](state, batch)
+      history.append(jax.device_get(metrics))
+  return history
+
+
+def test_alignment_is_the_same_on_eight_devices():
+  one = aligned_metrics(dict(data=1), 1)
+  eight = aligned_metrics(dict(data=2, fsdp=2, tensor=2), 8)
+  for a, b in zip(one, eight, strict=True):
+    names = [name for name in a if name.startswith('alignment/')]
+    assert len(names) > 20
+    for name in names:
+      np.testing.assert_allclose(
+          a[name], b[name], rtol=1e-3, atol=1e-4, err_msg=name
+      )

@@ -369,3 +369,25 @@ def test_apply_refuses():
     apply(params, tokens, cfg, mask=jnp.ones([8], bool))
   with pytest.raises(ValueError, match=r'must have shape \[B, L\]'):
     apply(params, tokens[0], cfg)
+
+
+@pytest.mark.parametrize(
+    'alpha, scan_layers, barriers',
+    [(1.5, False, 1), (1.5, True, 0), (2, False, 0)],
+)
+def test_eigenvalues_of_layers_are_not_found_at_once(
+    alpha, scan_layers, barriers
+):
+  """Overlapping LAPACK calls of unrolled layers can stop XLA on a CPU."""
+  cfg = model_config.DecoderConfig(
+      vocab_size=8, num_layers=2, width=16, num_heads=2,
+      scan_layers=scan_layers,
+      entropy=entropy.EntropyConfig(alpha=alpha, patch_size=8),
+  )
+  params = jax.eval_shape(lambda: decoder.init(jax.random.key(0), cfg))
+  run = lambda p: decoder.apply(
+      p, jnp.zeros([1, 16], jnp.int32), cfg, collect='entropy'
+  )
+  lines = str(jax.make_jaxpr(run)(params)).splitlines()
+  found = [line for line in lines if 'optimization_barrier' in line]
+  assert len(found) == barriers

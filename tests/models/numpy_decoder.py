@@ -11,7 +11,7 @@ import numpy as np
 def _norm(x, cfg, params):
   if cfg.norm == 'layer':
     x = x - x.mean(-1, keepdims=True)
-  x = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+  x = x / np.sqrt((x * x).mean(-1, keepdims=True) + cfg.norm_epsilon)
   x = x * params.get('scale', 1.0)
   return x + params.get('bias', 0.0)
 

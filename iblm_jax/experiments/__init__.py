@@ -1,0 +1,1 @@
+"""Programs that test a claim, with seeds and intervals."""

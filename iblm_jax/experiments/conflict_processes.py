@@ -1,0 +1,76 @@
+"""Jobs side by side in processes, one a core.
+
+Several CPU devices in one process share a pool of threads and were seen to wait
+for each other for ever; processes share nothing.
+"""
+
+import concurrent.futures
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+_WORK: Any = None  # what this worker does with a job
+
+
+def each(
+    jobs: Sequence[Any],
+    make_work: Callable[[Any], Callable[[Any], Any]],
+    options: Any,
+    processes: int,
+) -> Iterator[tuple[Any, Any]]:
+  """Runs every job; with one process in this one.
+
+  Args:
+    jobs: picklable.
+    make_work: called once in each process with `options`, before the first
+      job; importable.
+    options: picklable.
+    processes: how many; they end when this one does, however it ends.
+
+  Yields:
+    Jobs and their results, as they end.
+  """
+  if processes <= 1:
+    if jobs:
+      work = make_work(options)
+      yield from ((job, work(job)) for job in jobs)
+    return
+  with concurrent.futures.ProcessPoolExecutor(
+      processes,
+      mp_context=multiprocessing.get_context('spawn'),
+      initializer=_start,
+      initargs=(make_work, options, os.getpid()),
+  ) as pool:
+    futures = {pool.submit(_run, job): job for job in jobs}
+    for future in concurrent.futures.as_completed(futures):
+      yield futures[future], future.result()
+
+
+def use_one_thread() -> None:
+  """Keeps XLA's CPU backend to one thread, here and in processes to come.
+
+  Other processes have the other cores; and products that are not divided among
+  threads round alike however many processes there are. Before JAX's first use.
+  """
+  flags = os.environ.get('XLA_FLAGS', '')
+  os.environ['XLA_FLAGS'] = f'{flags} --xla_cpu_multi_thread_eigen=false'
+
+
+def _start(make_work, options, parent):
+  global _WORK
+  threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+  _WORK = make_work(options)
+
+
+def _run(job):
+  return _WORK(job)
+
+
+def _end_with(parent):
+  """Ends this process once its parent is gone, which no queue tells it."""
+  while os.getppid() == parent:
+    time.sleep(1)
+  os._exit(1)

@@ -1,0 +1,197 @@
+"""Profiles of a trained model's layers: see `information.compression_profile`.
+
+What every experiment reports beside the uncentred entropy, which an offset
+that all tokens share can lower at will.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from iblm_jax import config
+from iblm_jax.data import batches as batches_lib
+from iblm_jax.data import sources
+from iblm_jax.information import profile
+from iblm_jax.models import decoder
+from iblm_jax.training import options, restoring
+
+# Reported for every layer, not for the middle ones alone.
+_BY_LAYER = (
+    'entropy/order_2',
+    'entropy_centered/order_2',
+    'entropy_normalized/order_2',
+    'mean_share',
+)
+
+
+def load_params(workdir: epath.PathLike) -> tuple[options.RunConfig, Any]:
+  """Config and parameters of a run, from its newest intact checkpoint.
+
+  Args:
+    workdir: of a run of `iblm_jax.main`.
+
+  Returns:
+    Its options, and the parameters on one device.
+
+  Raises:
+    ValueError: if the folder holds no run or no checkpoint.
+    CheckpointError: if there are checkpoints and none is intact.
+  """
+  cfg = config.read_run(workdir)
+  return cfg, restoring.restore_params(cfg, workdir)
+
+
+def layer_profiles(
+    params: Any,
+    model_cfg: decoder.DecoderConfig,
+    batches: Iterable[batches_lib.Batch],
+    *,
+    patch_sizes: Sequence[int],
+) -> dict[int, dict[str, np.ndarray]]:
+  """Profile of the residual stream after every block, averaged over batches.
+
+  All layers' streams of a batch are held at once, N B L D numbers.
+
+  Args:
+    params: of the model.
+    model_cfg: of the model.
+    batches: of one shape [B, L]; a batch counts with its rows that are not
+      padding.
+    patch_sizes: tokens in a window; L is the whole row.
+
+  Returns:
+    By patch size, then by the names of `compression_profile`, float64 [N].
+
+  Raises:
+    ValueError: without a batch, or for a patch size outside [2, L].
+  """
+  total, rows = None, 0
+  for batch in batches:
+    count = int(batch['mask'].any(axis=1).sum())
+    arrays = {name: batch[name] for name in _READ}
+    found = {}
+    for size in patch_sizes:
+      # A program each: where one holds several of LAPACK's decompositions that
+      # may overlap, XLA's CPU threads can wait for each other for ever.
+      measured = jax.device_get(
+          _of_batch(params, arrays, cfg=model_cfg, patch_size=size)
+      )
+      found[size] = {
+          name: count * np.asarray(a, np.float64)
+          for name, a in measured.items()
+      }
+    total = found if total is None else jax.tree.map(np.add, total, found)
+    rows += count
+  if not rows:
+    raise ValueError('batches must hold at least one row, got none.')
+  return jax.tree.map(lambda a: a / rows, total)
+
+
+def profile_row(
+    params: Any,
+    cfg: options.RunConfig,
+    split: str | None = None,
+    max_batches: int | None = None,
+    source: batches_lib.Source | None = None,
+) -> dict[str, float]:
+  """Profile of a run's layers as flat metrics for a row of results.
+
+  Args:
+    params: of the model.
+    cfg: of the run; windows have `model.entropy.patch_size` tokens, and the
+      middle layers are those that `objective.skip_first` and `skip_last` leave.
+    split: evaluation set; by default 'in_distribution' for multiplication,
+      else 'validation'.
+    max_batches: the first so many of the set; None for all.
+    source: of the set, where the caller has it already; `split` is then unused.
+
+  Returns:
+    Every name of `compression_profile`, mean over the middle layers; and
+    'entropy/order_2/layer_00', 'entropy_centered/order_2/layer_00',
+    'mean_share/layer_00', ... for every layer.
+
+  Raises:
+    ValueError: if there is no such set.
+  """
+  size = cfg.model.entropy.patch_size
+  found = layer_profiles(
+      params,
+      cfg.model,
+      eval_batches(source or eval_source(cfg.data, split), max_batches),
+      patch_sizes=(size,),
+  )[size]
+  middle = slice(
+      cfg.objective.skip_first, cfg.model.num_layers - cfg.objective.skip_last
+  )
+  row = {name: float(a_N[middle].mean()) for name, a_N in found.items()}
+  for name in _BY_LAYER:
+    for layer, value in enumerate(found[name]):
+      row[f'{name}/layer_{layer:02d}'] = float(value)
+  return row
+
+
+def eval_source(
+    data: sources.DataConfig, split: str | None = None
+) -> batches_lib.Source:
+  """An evaluation set of a run, by default its first.
+
+  Raises:
+    ValueError: if there is no such set, or its files cannot be used.
+  """
+  names = sources.split_names(data)[1:]
+  if not names:
+    raise ValueError('the data of this run has no evaluation set (holdout=0).')
+  split = names[0] if split is None else split
+  if split not in names:
+    raise ValueError(f'split must be one of {names}, got {split!r}.')
+  return sources.make_source(data, split)
+
+
+def eval_batches(
+    source: batches_lib.Source, max_batches: int | None = None
+) -> Iterable[batches_lib.Batch]:
+  """The first batches of an evaluation set; None for all of them."""
+  count = source.num_eval_batches
+  assert count is not None  # an evaluation set has an end
+  return map(source.batch, itertools.islice(range(count), max_batches))
+
+
+# What the model reads of a batch.
+_READ = ('tokens', 'mask', 'segment_ids', 'positions')
+
+
+@functools.partial(jax.jit, static_argnames=('cfg', 'patch_size'))
+def _of_batch(
+    params: Any,
+    batch: Mapping[str, jax.Array],
+    *,
+    cfg: decoder.DecoderConfig,
+    patch_size: int,
+) -> dict[str, jax.Array]:
+  outputs = decoder.apply(
+      params,
+      batch['tokens'],
+      cfg,
+      mask=batch['mask'],
+      segment_ids=batch['segment_ids'],
+      positions=batch['positions'],
+      collect='hidden',
+  )
+  assert outputs.hidden is not None
+
+  def of_layer(x_BxLxD):
+    return profile.compression_profile(
+        x_BxLxD.astype(jnp.float32),
+        patch_size=patch_size,
+        mask=batch['mask'],
+        segment_ids=batch['segment_ids'],
+    )
+
+  # One layer after the other: a layer's Gram matrices are larger than it.
+  return jax.lax.map(of_layer, outputs.hidden)

@@ -1,0 +1,122 @@
+"""What a layer's representations look like, centred or not, in one call."""
+
+import jax
+import jax.numpy as jnp
+
+from iblm_jax.information import entropy, gram, spectrum
+
+_ORDERS = {'order_1': 1.0, 'order_2': 2.0, 'order_inf': float('inf')}
+
+
+def compression_profile(
+    x_BxLxD: jax.Array,
+    *,
+    patch_size: int,
+    mask: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+  """Entropies of windows along a sequence, and what may make them small.
+
+  The matrix-based entropy of rows that share a large offset is close to 0
+  whatever else they hold. So the entropy comes with its centred counterpart
+  and with the share of the trace that the mean direction holds: where the
+  first falls, the second stays and the third rises, nothing was compressed
+  but the offset grew.
+
+  Windows, and the rows in them that count, are those of `patch_entropy`; all
+  values but 'rms' are means over the windows with at least two valid tokens.
+  Eigenvalues are found once for all orders.
+
+  Args:
+    x_BxLxD: floating, representations of L tokens.
+    patch_size: tokens in a window, 2 <= patch_size <= L; static.
+    mask: [B, L] bool, valid tokens; None for all.
+    segment_ids: [B, L] integer, which document of the row a token is from.
+
+  Returns:
+    Float32 scalars; all 0 without a valid window ('rms': a valid token):
+      'entropy/order_1', 'entropy/order_2', 'entropy/order_inf': S_α, nats, in
+        [0, log min(patch_size, D)].
+      'entropy_centered/order_1', '.../order_2', '.../order_inf': the same
+        after the window's mean is subtracted.
+      'entropy_normalized/order_2': S_2 of the rows scaled to unit norm, nats.
+      'mean_share': n |mean|² / Σ |row|² of a window's n rows, in [0, 1].
+      'effective_rank': exp S_1, in [1, min(patch_size, D)].
+      'rms': root mean square entry over valid tokens.
+
+  Raises:
+    ValueError: as `patch_entropy`.
+
+  References:
+    arXiv 2505.08727, section 3 (windows); the centred ones are ours.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> x = jnp.tile(jnp.eye(4), (1, 2, 1))  # B=1, L=8, D=4
+    >>> profile = compression_profile(x + 100.0, patch_size=4)
+    >>> print(f"{profile['entropy/order_2']:.3f}")
+    0.000
+    >>> print(f"{profile['entropy_centered/order_2']:.3f}")  # log 3
+    1.099
+    >>> print(f"{profile['mean_share']:.3f}")
+    1.000
+  """
+  keep = entropy.rows_that_count(x_BxLxD, patch_size, mask, segment_ids)
+  rows_BxWxPxD = entropy.windows(x_BxLxD, patch_size)
+  prepare = lambda **options: gram.prepare(
+      rows_BxWxPxD, keep, **{'center': False, 'normalize': False, **options}
+  )
+  rows = prepare()
+  # As one batch, so that the eigenvalues are one compiled loop, not two.
+  p_2xBxWxK = spectrum.matrix_spectrum(jnp.stack([rows, prepare(center=True)]))
+  found = {}
+  for order, alpha in _ORDERS.items():
+    raw, centred = spectrum.entropy_of_spectrum(p_2xBxWxK, alpha=alpha)
+    found[f'entropy/{order}'] = raw
+    found[f'entropy_centered/{order}'] = centred
+  found['entropy_normalized/order_2'] = entropy.matrix_entropy(
+      prepare(normalize=True), alpha=2.0
+  )
+  found['mean_share'] = mean_share(rows, keep)
+  found['effective_rank'] = jnp.exp(found['entropy/order_1'])
+  weights_BxW = entropy.window_weights(found['mean_share'], keep)
+  return {
+      **{name: jnp.sum(s * weights_BxW) for name, s in found.items()},
+      'rms': _root_mean_square(x_BxLxD, mask),
+  }
+
+
+def mean_share(z: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+  """Share of the Gram matrix's trace that the mean row's direction holds.
+
+  Args:
+    z: [..., N, D] floating; rows that do not count are 0.
+    keep: [..., N] bool, rows that count; None for all.
+
+  Returns:
+    [...] n |mean|² / Σ |row|² of the n rows that count, in [0, 1]; 0 without
+    one.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> print(mean_share(jnp.array([[1.0, 1.0], [1.0, -1.0]])))
+    0.5
+  """
+  total = jnp.sum(z, axis=-2)
+  if keep is None:
+    count = z.shape[-2]
+  else:
+    count = jnp.maximum(jnp.sum(keep, axis=-1), 1)
+  along = jnp.sum(total * total, axis=-1) / count
+  trace = jnp.sum(z * z, axis=(-2, -1))
+  # Cauchy and Schwarz say at most 1; rounding does not know. NaN stays.
+  return jnp.minimum(along / jnp.where(trace == 0, 1.0, trace), 1.0)
+
+
+def _root_mean_square(x_BxLxD, mask):
+  x_BxLxD = x_BxLxD.astype(jnp.float32)
+  if mask is None:
+    return jnp.sqrt(jnp.mean(x_BxLxD * x_BxLxD))
+  x_BxLxD = jnp.where(mask[..., None], x_BxLxD, 0.0)
+  count = jnp.sum(mask, dtype=jnp.float32) * x_BxLxD.shape[-1]
+  return jnp.sqrt(jnp.sum(x_BxLxD * x_BxLxD) / jnp.maximum(count, 1))

@@ -1,0 +1,233 @@
+"""Figures of experiments over seeds; needs matplotlib (extra `plot`)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from iblm_jax.experiments import statistics
+from iblm_jax.reports import annotations, figures
+
+_MARKERS = 'osD^vPX'
+_NO_LABELS: Mapping[str, str] = {}
+
+
+@figures.styled
+def interval_figure(
+    results: Mapping[str, Any],
+    metrics: Sequence[str],
+    methods: Sequence[str],
+    labels: Mapping[str, str] = _NO_LABELS,
+) -> Any:
+  """Mean, 95 % interval and single seeds of metrics, a panel each.
+
+  Args:
+    results: tree of results.json.
+    metrics: at least one; up to three panels side by side.
+    methods: from top to bottom, a colour each.
+    labels: what the figure calls a metric or a method; without an entry it is
+      called by its name.
+
+  Returns:
+    A matplotlib figure.
+  """
+  columns = 2 if len(metrics) == 4 else min(len(metrics), 3)
+  rows = math.ceil(len(metrics) / columns)
+  figure, axes = figures.subplots(
+      rows,
+      columns,
+      figsize=(1.6 + 3.1 * columns, rows * (1.0 + 0.42 * len(methods))),
+      sharey=True,
+  )
+  for axis in axes.flat[len(metrics) :]:
+    axis.set_visible(False)
+  for metric, axis in zip(metrics, axes.flat, strict=False):
+    for place, (method, colour) in enumerate(_coloured(methods)):
+      seeds = _finite(
+          row.get(metric) for row in results['rows'] if row['method'] == method
+      )
+      # Beside the interval, not under it, so that both can be read.
+      axis.plot(
+          seeds, np.full(len(seeds), place + 0.22), 'o', color=colour,
+          alpha=0.35, markersize=4, markeredgewidth=0,
+      )
+      entry = results['summary'].get(method, {}).get(metric)
+      if entry:
+        mean, error = _mean_error(entry)
+        axis.errorbar(
+            mean, place, xerr=error, fmt='o', color=colour, capsize=3,
+            markersize=6,
+        )
+    axis.set_title(labels.get(metric, metric))
+    axis.grid(False, axis='y')
+    axis.locator_params(axis='x', nbins=5)
+    axis.set_yticks(
+        range(len(methods)), [labels.get(method, method) for method in methods]
+    )
+    axis.set_ylim(len(methods) - 0.4, -0.6)
+  return figure
+
+
+@figures.styled
+def pareto_figure(
+    points: Mapping[str, Sequence[Mapping[str, Any]]],
+    x: str,
+    y: str,
+    labels: Mapping[str, str] = _NO_LABELS,
+) -> Any:
+  """Two metrics against each other, for families of methods with a knob.
+
+  Args:
+    points: by family, along its knob: 'knob' (its value, None for a method
+      without one) and the two metrics, each a number or an entry of a summary
+      ('mean', 'ci95').
+    x: metric across.
+    y: metric up.
+    labels: what the figure calls the metrics, and the families if need be.
+
+  Returns:
+    A matplotlib figure: a line per family, its points marked with the knob.
+  """
+  figure, axes = figures.subplots(1, 1, figsize=(7.5, 5.2))
+  axis = axes[0, 0]
+  marks = []
+  for index, (family, colour) in enumerate(_coloured(list(points))):
+    xs, x_errors = _errors(point[x] for point in points[family])
+    ys, y_errors = _errors(point[y] for point in points[family])
+    axis.errorbar(
+        xs, ys, xerr=x_errors, yerr=y_errors, color=colour, capsize=2,
+        marker=_MARKERS[index % len(_MARKERS)], markersize=6, linewidth=1.2,
+        elinewidth=0.8, label=labels.get(family, family),
+    )
+    for point, place in zip(points[family], zip(xs, ys, strict=True),
+                            strict=True):
+      knob = point.get('knob')
+      if knob is not None:
+        text = knob if isinstance(knob, str) else f'{knob:g}'
+        marks.append((text, place, colour))
+  axis.set(xlabel=labels.get(x, x), ylabel=labels.get(y, y))
+  axis.legend()
+  annotations.annotate(figure, axis, marks)
+  return figure
+
+
+@figures.styled
+def layers_figure(
+    results: Mapping[str, Any],
+    prefix: str,
+    methods: Sequence[str],
+    labels: Mapping[str, str] = _NO_LABELS,
+) -> Any:
+  """Mean and 95 % interval of a metric by layer, a line per method.
+
+  Args:
+    results: tree of results.json.
+    prefix: of the metrics `prefix/layer_00`, `prefix/layer_01`...
+    methods: a colour each.
+    labels: what the figure calls the prefix and the methods.
+
+  Returns:
+    A matplotlib figure.
+
+  Raises:
+    ValueError: if no method has such metrics.
+  """
+  figure, axes = figures.subplots(1, 1, figsize=(7.5, 4.0))
+  axis, start, drawn = axes[0, 0], f'{prefix}/layer_', False
+  for index, (method, colour) in enumerate(_coloured(methods)):
+    summary = results['summary'].get(method, {})
+    names = sorted(name for name in summary if name.startswith(start))
+    if not names:
+      continue
+    drawn = True
+    means, errors = _errors(summary[name] for name in names)
+    # Side by side, so that intervals of one layer do not cover each other.
+    shift = 0.5 / len(methods) * (index - (len(methods) - 1) / 2)
+    axis.errorbar(
+        [int(name.removeprefix(start)) + shift for name in names], means,
+        yerr=errors, color=colour, marker=_MARKERS[index % len(_MARKERS)],
+        markersize=5, linewidth=1.2, capsize=2,
+        label=labels.get(method, method),
+    )
+  if not drawn:
+    raise ValueError(f'no method has metrics {start}00..., got {prefix=}.')
+  axis.set(xlabel='layer', ylabel=labels.get(prefix, prefix))
+  axis.xaxis.get_major_locator().set_params(integer=True)
+  axis.legend(loc='center left', bbox_to_anchor=(1.0, 0.5))
+  return figure
+
+
+@figures.styled
+def curves_figure(
+    curves: Mapping[str, tuple[Sequence[float], Any]],
+    ylabel: str = 'cross-entropy, nats per token',
+    labels: Mapping[str, str] = _NO_LABELS,
+) -> Any:
+  """A metric over training: mean over seeds and its 95 % interval as a band.
+
+  Args:
+    curves: by method, steps (T) and values [seeds, T]; NaN where a seed has no
+      value, which then does not count.
+    ylabel: of the metric.
+    labels: what the figure calls the methods.
+
+  Returns:
+    A matplotlib figure.
+  """
+  figure, axes = figures.subplots(1, 1, figsize=(8.0, 4.4))
+  axis = axes[0, 0]
+  for method, colour in _coloured(list(curves)):
+    steps, values = curves[method]
+    values_SxT = np.atleast_2d(_floats(values))
+    ends = []
+    for column_S in values_SxT.T:
+      column_S = column_S[np.isfinite(column_S)]
+      if column_S.size:
+        mean, interval = statistics.mean_ci(column_S)
+        ends.append((mean, *interval))
+      else:
+        ends.append((math.nan,) * 3)
+    mean_T, low_T, high_T = np.asarray(ends).T
+    axis.plot(
+        steps, mean_T, color=colour, linewidth=1.4,
+        label=labels.get(method, method),
+    )
+    axis.fill_between(
+        steps, low_T, high_T, color=colour, alpha=0.2, linewidth=0
+    )
+  axis.set(xlabel='step', ylabel=ylabel)
+  axis.legend()
+  return figure
+
+
+def _coloured(names: Sequence[str]) -> list[tuple[str, str]]:
+  count = len(figures.COLOURS)
+  return [(name, figures.COLOURS[i % count]) for i, name in enumerate(names)]
+
+
+def _floats(values: Any) -> np.ndarray:
+  """Numbers as float64, None as NaN."""
+  return np.asarray(values, np.float64)
+
+
+def _finite(values) -> list[float]:
+  return [v for v in values if v is not None and math.isfinite(v)]
+
+
+def _mean_error(entry: Any) -> tuple[float, np.ndarray | None]:
+  """A mean and how far its interval goes down and up, [2, 1]; None without."""
+  if not isinstance(entry, Mapping):
+    return float(entry), None
+  mean, (low, high) = entry['mean'], entry['ci95']
+  if low is None or high is None:
+    return mean, None
+  return mean, np.asarray([[mean - low], [high - mean]])
+
+
+def _errors(entries) -> tuple[list[float], np.ndarray]:
+  """Means and how far their intervals go, [2, N]; NaN where there is none."""
+  pairs = [_mean_error(entry) for entry in entries]
+  missing = np.full((2, 1), np.nan)
+  errors = [missing if error is None else error for _, error in pairs]
+  return [mean for mean, _ in pairs], np.concatenate(errors, axis=1)

@@ -1,0 +1,36 @@
+"""Parameters of a finished or running run, for programs that only read it."""
+
+from typing import Any
+
+import jax
+from etils import epath
+
+from iblm_jax.training import checkpoints, options
+from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training import program as program_lib
+
+
+def restore_params(cfg: options.RunConfig, workdir: epath.PathLike) -> Any:
+  """Parameters of a run's newest intact checkpoint, on one device.
+
+  Args:
+    cfg: of the run, from `config.read_run`.
+    workdir: of the run; nothing in it is changed.
+
+  Returns:
+    The model's parameters, whatever mesh it was trained on.
+
+  Raises:
+    ValueError: if there is no checkpoint yet.
+    CheckpointError: if there are checkpoints and none is intact.
+  """
+  folder = epath.Path(workdir) / 'checkpoints'
+  mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(), jax.devices()[:1])
+  # On a folder that is not there, orbax fails with an error of its own.
+  if not checkpoints.saved_steps(folder):
+    raise ValueError(f'{folder} holds no checkpoint yet.')
+  abstract = program_lib.abstract_state(cfg, mesh)
+  with checkpoints.Checkpoints(folder, read_only=True) as store:
+    restored = store.restore(abstract)
+  assert restored is not None  # there are steps
+  return restored[1].params
