@@ -117,6 +117,7 @@ ENTROPY_COLUMNS = [
     ['entropy_centered/order_inf', 'centred S_inf', 3],
     ['entropy_normalized/order_2', 'unit rows S_2', 3],
     ['mean_share', 'mean share', 3],
+    ['longest_row', 'longest token', 3],
     ['rms', 'rms', 2],
 ]
 # Figures by layer.
@@ -200,7 +201,7 @@ def sweep(
       'gate_centered:0.1': {**gapt, **_CENTRED},
       'gate_centered:1': {**gapt, **_CENTRED, 'objective.weight': 1.0},
       'gate_unit_rows:0.1': {**gapt, **_UNIT_ROWS},
-      'gate_unit_rows:1': {**gapt, **_UNIT_ROWS, 'objective.weight': 1.0},
+      'gate_directions:0.1': {**gapt, **_CENTRED, **_UNIT_ROWS},
   }
   return found
 

@@ -43,8 +43,8 @@ def stopwatch(workdir: epath.Path) -> Iterator[Callable[[], float]]:
   try:
     yield total
   finally:
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(total()))
+    if workdir.exists():  # not where the flags were refused
+      path.write_text(json.dumps(total()))
 
 
 def train_methods(

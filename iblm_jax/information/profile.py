@@ -41,6 +41,8 @@ def compression_profile(
         after the window's mean is subtracted.
       'entropy_normalized/order_2': S_2 of the rows scaled to unit norm, nats.
       'mean_share': n |mean|² / Σ |row|² of a window's n rows, in [0, 1].
+      'longest_row': share of the trace Σ |row|² of the longest row, in
+        [1 / patch_size, 1]: another way to a low entropy, centred or not.
       'effective_rank': exp S_1, in [1, min(patch_size, D)].
       'rms': root mean square entry over valid tokens.
 
@@ -78,6 +80,7 @@ def compression_profile(
       prepare(normalize=True), alpha=2.0
   )
   found['mean_share'] = mean_share(rows, keep)
+  found['longest_row'] = _longest_row(rows)
   found['effective_rank'] = jnp.exp(found['entropy/order_1'])
   weights_BxW = entropy.window_weights(found['mean_share'], keep)
   return {
@@ -111,6 +114,13 @@ def mean_share(z: jax.Array, keep: jax.Array | None = None) -> jax.Array:
   trace = jnp.sum(z * z, axis=(-2, -1))
   # Cauchy and Schwarz say at most 1; rounding does not know. NaN stays.
   return jnp.minimum(along / jnp.where(trace == 0, 1.0, trace), 1.0)
+
+
+def _longest_row(z):
+  """Largest squared norm of a row of [..., N, D] over the sum of all."""
+  square = jnp.sum(z * z, axis=-1)
+  trace = jnp.sum(square, axis=-1)
+  return jnp.max(square, axis=-1) / jnp.where(trace == 0, 1.0, trace)
 
 
 def _root_mean_square(x_BxLxD, mask):

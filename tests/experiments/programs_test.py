@@ -6,9 +6,24 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 
-from iblm_jax.experiments import results
+import pytest
+from etils import epath
+
+from iblm_jax import cli
+from iblm_jax.experiments import (
+  cycle,
+  multiplication,
+  pretraining,
+  program,
+  results,
+  runs,
+  variants,
+)
+from iblm_jax.training import errors
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -42,9 +57,16 @@ COMPRESSION = [
 ] + ['mean_share']
 
 
-def test_multiplication_and_its_sweep(tmp_path):
-  args = (f'--workdir={tmp_path}', '--smoke')
-  run('multiplication', *args)
+def start(module, workdir, monkeypatch, *, smoke=True, **flags):
+  """A program in this process, which compiles and imports less."""
+  values = types.SimpleNamespace(workdir=str(workdir), smoke=smoke, **flags)
+  monkeypatch.setattr(module, 'FLAGS', values)
+  monkeypatch.setattr(program, 'FLAGS', values)
+  module.main()
+
+
+def test_multiplication_and_its_sweep(tmp_path, monkeypatch):
+  run('multiplication', f'--workdir={tmp_path}', '--smoke')
   tree = check(
       tmp_path,
       ['ce_tuned', 'gapt'],
@@ -59,7 +81,7 @@ def test_multiplication_and_its_sweep(tmp_path):
   assert (tmp_path / 'multiplication.png').stat().st_size > 10_000
   before = (tmp_path / 'tuning/decay_0.1_seed_100/metrics.jsonl').read_bytes()
 
-  run('multiplication', *args, '--sweep')
+  start(multiplication, tmp_path, monkeypatch, seeds=1, sweep=True)
   check(tmp_path, ['ce:0', 'dual:1.1'], COMPRESSION, 'sweep.json')
   check(tmp_path, ['ce_tuned', 'best'], COMPRESSION, 'fresh.json')
   assert (tmp_path / 'pareto.png').exists()
@@ -67,13 +89,16 @@ def test_multiplication_and_its_sweep(tmp_path):
   assert before == after, 'what is done is not trained again'
 
   # Without --smoke these are other runs: refused, and nothing is changed.
-  refused = run('multiplication', f'--workdir={tmp_path}', status=2)
-  assert 'another config' in refused.stderr
+  with pytest.raises(cli.BadUsage, match='another config'):
+    start(
+        multiplication, tmp_path, monkeypatch, seeds=1, sweep=False,
+        smoke=False,
+    )
   assert (tmp_path / 'results.json').exists()
 
 
-def test_cycle(tmp_path):
-  run('cycle', f'--workdir={tmp_path}', '--smoke')
+def test_cycle(tmp_path, monkeypatch):
+  start(cycle, tmp_path, monkeypatch, seeds=1, text=None)
   tree = check(
       tmp_path,
       ['multiplication'],
@@ -88,44 +113,49 @@ def test_cycle(tmp_path):
   assert (tmp_path / 'cycle_multiplication.png').exists()
 
 
-def test_pretraining(tmp_path):
-  run('pretraining', f'--workdir={tmp_path}', '--smoke')
+def test_pretraining(tmp_path, monkeypatch):
+  flags = dict(seeds=1, text=None, data=None, full=False)
+  start(pretraining, tmp_path, monkeypatch, **flags)
   tree = check(
       tmp_path, ['ce', 'mbe'], [*COMPRESSION, 'validation/cross_entropy']
   )
   assert tree['settings']['time_ratio'] > 0
   assert (tmp_path / 'curves.png').exists()
-  refused = run('pretraining', '--workdir=never', status=2)
-  assert 'one of --text and --data' in refused.stderr
-  assert not (ROOT / 'never').exists()
 
 
-def test_a_stopped_experiment_goes_on(tmp_path):
-  """SIGTERM to the parent; its runs save, and the same command ends them."""
-  code = (
-      'import sys\n'
-      'from etils import epath\n'
-      'from iblm_jax import cli\n'
-      'from iblm_jax.experiments import multiplication, runs, variants\n'
-      'def main():\n'
-      '  base = variants.change(multiplication.BASE, {**multiplication.SMOKE,\n'
-      "      'train.num_steps': 600, 'train.checkpoint_every': 0})\n"
-      "  todo = variants.make_runs(base, {'a': {}, 'b': {}}, [0])\n"
-      f"  runs.train(todo, epath.Path({str(tmp_path)!r}), side_by_side=True)\n"
-      'cli.run(main)\n'
+def test_pretraining_needs_a_text(tmp_path, monkeypatch):
+  flags = dict(seeds=1, text=None, data=None, full=False)
+  with pytest.raises(cli.BadUsage, match='one of --text and --data'):
+    start(pretraining, tmp_path / 'never', monkeypatch, smoke=False, **flags)
+  assert not (tmp_path / 'never').exists()
+
+
+def test_a_stopped_experiment_has_saved_its_runs(tmp_path):
+  """SIGTERM goes to the program; its run saves, and goes on from there."""
+  base = variants.change(
+      multiplication.BASE,
+      {
+          **multiplication.SMOKE,
+          'train.num_steps': 600,
+          'train.checkpoint_every': 0,
+      },
   )
-  process = subprocess.Popen([sys.executable, '-c', code], cwd=ROOT)
-  logs = [tmp_path / f'{name}_seed_0' / 'metrics.jsonl' for name in 'ab']
-  deadline = time.monotonic() + 300
-  while not all(log.exists() and log.stat().st_size for log in logs):
-    assert process.poll() is None and time.monotonic() < deadline
-    time.sleep(0.1)
-  process.send_signal(signal.SIGTERM)
-  assert process.wait() == 143
-  stopped = [log.parent for log in logs]
-  assert not any((run / 'summary.json').exists() for run in stopped)
-  assert all(os.listdir(run / 'checkpoints') for run in stopped)
-  subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
-  for folder in stopped:
-    summary = json.loads((folder / 'summary.json').read_text())
-    assert summary['steps'] == 600 and summary['resumed_from'] > 0
+  todo = variants.make_runs(base, {'a': {}}, [0])
+  folder = tmp_path / 'a_seed_0'
+  log = folder / 'metrics.jsonl'
+
+  def stop():
+    while not (log.exists() and log.stat().st_size):
+      time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  threading.Thread(target=stop, daemon=True).start()
+  with pytest.raises(errors.Preempted):
+    runs.train(
+        todo, epath.Path(tmp_path), side_by_side=True, report=lambda line: None
+    )
+  assert not (folder / 'summary.json').exists()
+  assert os.listdir(folder / 'checkpoints')
+  runs.train(todo, epath.Path(tmp_path), report=lambda line: None)
+  summary = json.loads((folder / 'summary.json').read_text())
+  assert summary['steps'] == 600 and summary['resumed_from'] > 0

@@ -14,6 +14,7 @@ NAMES = {
     *(f'entropy_centered/order_{order}' for order in ('1', '2', 'inf')),
     'entropy_normalized/order_2',
     'mean_share',
+    'longest_row',
     'effective_rank',
     'rms',
 }
@@ -53,6 +54,7 @@ def _by_loop(numpy_entropy, x, size, mask, segments):
       window = {
           'entropy_normalized/order_2': numpy_entropy(unit, 2),
           'mean_share': len(keep) * mean @ mean / np.sum(rows**2),
+          'longest_row': max(row @ row for row in rows) / np.sum(rows**2),
           'effective_rank': np.exp(numpy_entropy(rows, 1)),
       }
       for order in ('1', '2', 'inf'):
