@@ -2,11 +2,13 @@
 
   python benchmarks/train_step.py --repeats=40
 
-Four steps of the same model on the same batch, in turn: cross-entropy alone,
-GAPT in phase 1 (the entropy is measured), GAPT in phase 2 (and trained), and
-constant MBE. Ratios are medians over rounds with 95 % bootstrap intervals.
+Steps of the same model on the same batch, in turn: cross-entropy alone, GAPT in
+phase 1 (the entropy is measured), GAPT in phase 2 (and trained), constant MBE,
+and GAPT in phase 1 with the alignment of both gradients measured, beside a
+forward pass. Ratios are medians over rounds with 95 % bootstrap intervals.
 """
 
+import dataclasses
 import statistics
 
 import jax
@@ -21,8 +23,8 @@ from iblm_jax.models import config as model_config
 from iblm_jax.models import flops
 from iblm_jax.objectives import iblm
 from iblm_jax.optim import optimizers, schedules
+from iblm_jax.training import alignment, options
 from iblm_jax.training import mesh as mesh_lib
-from iblm_jax.training import options
 from iblm_jax.training import program as program_lib
 
 _REPEATS = flags.DEFINE_integer('repeats', 20, 'Rounds.', lower_bound=1)
@@ -77,7 +79,12 @@ def _config(method: str) -> options.RunConfig:
   )
 
 
-def _stepper(cfg: options.RunConfig, phase: int) -> stepping.Stepper:
+def _stepper(
+    cfg: options.RunConfig, phase: int, *, aligned: bool = False
+) -> stepping.Stepper:
+  if aligned:
+    measure = alignment.AlignmentConfig(every=1)
+    cfg = dataclasses.replace(cfg, alignment=measure)
   program = program_lib.Program(cfg)
   with jax.set_mesh(program.mesh):
     state = stepping.in_phase(program.init(jax.random.key(0)), phase)
@@ -87,8 +94,24 @@ def _stepper(cfg: options.RunConfig, phase: int) -> stepping.Stepper:
         ),
         program.batch_sharding,
     )
-    step = program.train_step.lower(state, batch).compile()
+    chosen = program.aligned_steps[0][0] if aligned else program.train_step
+    step = chosen.lower(state, batch).compile()
   return stepping.Stepper(step, state, batch)
+
+
+def _forward(cfg: options.RunConfig):
+  """A forward pass with the entropy of every layer."""
+  program = program_lib.Program(cfg)
+  with jax.set_mesh(program.mesh):
+    params = program.init(jax.random.key(0)).params
+    batch = mesh_lib.put_batch(
+        stepping.random_batch(
+            _BATCH.value, _LENGTH.value, cfg.model.vocab_size
+        ),
+        program.batch_sharding,
+    )
+    step = program.eval_step.lower(params, batch).compile()
+  return lambda: step(params, batch)
 
 
 def main(argv):
@@ -100,12 +123,18 @@ def main(argv):
       'GAPT, phase 1': _stepper(cfg, 1),
       'GAPT, phase 2': _stepper(cfg, 2),
       'constant MBE': _stepper(_config('mbe'), 2),
+      'aligned': _stepper(cfg, 1, aligned=True),
   }
   size = 8192 if jax.default_backend() != 'cpu' else 2048
   square = jnp.ones([size, size], cfg.model.compute_dtype)
   product = jax.jit(lambda a: a @ a)
   times = timing.interleaved(
-      {**steppers, 'product': lambda: product(square)}, _REPEATS.value
+      {
+          **steppers,
+          'forward': _forward(cfg),
+          'product': lambda: product(square),
+      },
+      _REPEATS.value,
   )
   for name, phase in (('GAPT, phase 1', 1), ('GAPT, phase 2', 2)):
     found = int(steppers[name].metrics['gapt/phase'])
@@ -141,6 +170,18 @@ def main(argv):
         f'{tokens * per_token / median / peak:>9.1%}'
         f'   {ratio:.3f} [{low:.3f}, {high:.3f}]'
     )
+  difference = lambda a, b: [
+      x - y for x, y in zip(times[a], times[b], strict=True)
+  ]
+  ratio, low, high = timing.median_ratio(
+      difference('aligned', 'GAPT, phase 1'),
+      difference('GAPT, phase 1', 'forward'),
+      resamples=2000,
+  )
+  print(
+      f'measuring the alignment costs {ratio:.2f} [{low:.2f}, {high:.2f}] of a'
+      ' backward pass and update'
+  )
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ import numpy as np
 from iblm_jax.experiments import statistics
 from iblm_jax.reports import annotations, figures
 
-_MARKERS = 'osD^vPX'
+_MARKERS = 'osD^vPX*'
 _NO_LABELS: Mapping[str, str] = {}
 
 
@@ -143,7 +143,8 @@ def layers_figure(
     drawn = True
     means, errors = _errors(summary[name] for name in names)
     # Side by side, so that intervals of one layer do not cover each other.
-    shift = 0.5 / len(methods) * (index - (len(methods) - 1) / 2)
+    step = min(0.08, 0.5 / len(methods))
+    shift = step * (index - (len(methods) - 1) / 2)
     axis.errorbar(
         [int(name.removeprefix(start)) + shift for name in names], means,
         yerr=errors, color=colour, marker=_MARKERS[index % len(_MARKERS)],

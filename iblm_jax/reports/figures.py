@@ -13,6 +13,7 @@ _T = TypeVar('_T')
 # Okabe and Ito's palette: told apart by colour-blind readers and in print.
 COLOURS = (
     '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000',
+    '#8C8C8C',
 )
 BAND = '#E69F00'
 _STYLE = {
