@@ -83,7 +83,7 @@ def sources(text: str | None) -> dict[str, variants.Overrides]:
   Returns:
     Overrides by the name of the source.
   """
-  found = {'multiplication': _MEASURE}
+  found: dict[str, variants.Overrides] = {'multiplication': _MEASURE}
   if text is not None:
     found['text'] = {
         **_MEASURE, **_TEXT, 'data.text': {**_TEXT_OPTIONS, 'paths': text}
@@ -384,7 +384,7 @@ def _draw(name: str, workdir: epath.Path) -> None:
   }
   figure = cycle_figures.surrogate_figure(
       float(_statistics(cosine_T)['sign_changes']),
-      {label: np.asarray(test.null) for label, test in tests.items()},
+      {label: test.null.tolist() for label, test in tests.items()},
   )
   program.save_figure(figure, workdir / f'surrogates_{name}.png')
 

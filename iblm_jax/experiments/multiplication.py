@@ -162,9 +162,9 @@ def sweep(
   Returns:
     Overrides by name; `family:knob` names a point of a family.
   """
-  tuned = {'optimizer.weight_decay': weight_decay}
+  tuned: variants.Overrides = {'optimizer.weight_decay': weight_decay}
   gapt = {**_GAPT, **tuned}
-  found = {'ce:0': tuned}
+  found: dict[str, variants.Overrides] = {'ce:0': tuned}
   for weight in (0.01, 0.03, 0.1, 1.0):
     found[f'constant:{weight:g}'] = {
         **_MBE, **tuned, 'objective.weight': weight

@@ -84,7 +84,7 @@ def train(
   if side_by_side:
     _train_side_by_side(left, folder, report)
     return
-  if jax.config.jax_compilation_cache_dir is None:
+  if jax.config.jax_compilation_cache_dir is None:  # pyrefly: ignore
     # Runs that differ in their seeds alone are compiled once.
     jax.config.update('jax_compilation_cache_dir', os.fspath(_compiled(folder)))
   for name in left:

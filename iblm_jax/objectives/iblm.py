@@ -221,5 +221,6 @@ def aux_cotangent(
   Returns:
     float32 scalar. An exact zero lets the entropy skip its backward pass.
   """
+  weight = jnp.asarray(weight, jnp.float32)
   slope = jax.grad(regularizer)(aux, weight, cfg)
   return jnp.where((weight > 0) & jnp.isfinite(aux), slope, 0.0)

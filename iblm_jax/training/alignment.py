@@ -69,6 +69,7 @@ def metrics(
   """
   whole = gradients.whole(grads) if cfg.halves else grads
   both = alignment.layer_alignment(whole.main, whole.aux)
+  assert both.layers is not None  # a decoder's blocks are stacked
   found = alignment.cosine_metrics(both, matrices=cfg.matrices)
   for name, total, layers_N in (
       ('norm_main', both.total.norm_g, both.layers.norm_g),

@@ -129,6 +129,7 @@ def train_step(
         for layer in range(num_layers)
     }
   if align is not None:
+    assert parts is not None
     metrics |= alignment.metrics(parts, align)
   new_state = train_state.TrainState(state.step + 1, params, opt_state)
   return new_state, metrics
