@@ -7,7 +7,6 @@ the entropy in its loss. Measured are what it forgets of the other task, and
 how far apart the representations of both lie.
 """
 
-import json
 import os
 
 import jax
@@ -21,9 +20,10 @@ from iblm_jax.experiments import (
     conflict_run,
     conflict_settings,
     conflict_tables,
+    program,
     results,
+    workdirs,
 )
-from iblm_jax.reports import figures
 
 FLAGS = flags.FLAGS
 
@@ -36,8 +36,8 @@ _CLAIM = (
 def main() -> None:
   """Checks the flags, does what is left, writes results and figure."""
   workdir = epath.Path(FLAGS.workdir)
+  program.check_figures()
   with cli.refusing():
-    figures.check_matplotlib()
     settings = conflict_settings.make(
         FLAGS.model,
         protocol=FLAGS.protocol,
@@ -45,12 +45,12 @@ def main() -> None:
         smoke=FLAGS.smoke,
         sweep=FLAGS.sweep,
     )
-    check_workdir(settings, workdir)
+    workdirs.check_settings(settings.to_json(), workdir)
   path = workdir / 'results.json'
   if path.exists() and (workdir / 'conflict.png').exists():
     return cli.report(f'finished: {path}')
   workdir.mkdir(parents=True, exist_ok=True)
-  conflict_run.write_json(workdir / 'settings.json', settings.to_json())
+  workdirs.write_json(workdir / 'settings.json', settings.to_json())
   conflict_processes.use_one_thread()
   on_cpu = jax.default_backend() == 'cpu'
   rows, seconds = conflict_run.run_chunks(
@@ -63,7 +63,7 @@ def main() -> None:
       path,
       experiment='conflict',
       claim=_CLAIM,
-      command=command(),
+      command=program.command('conflict'),
       settings=settings.to_json(),
       rows=rows,
       baseline='base',
@@ -73,50 +73,6 @@ def main() -> None:
   figure = conflict_figure.draw(tree)
   figure.savefig(os.fspath(workdir / 'conflict.png'))
   cli.report(f'done in {seconds:.0f} s: {path}')
-
-
-def check_workdir(
-    settings: conflict_settings.Settings, workdir: epath.Path
-) -> None:
-  """Makes sure that a workdir holds this experiment or none.
-
-  Args:
-    settings: of the experiment.
-    workdir: may be missing.
-
-  Raises:
-    ValueError: if it holds another one, naming what differs.
-  """
-  path = workdir / 'settings.json'
-  if not path.exists():
-    if (workdir / 'parts').exists() or (workdir / 'results.json').exists():
-      raise ValueError(
-          f'{workdir} holds results without settings.json, so they may be of'
-          ' another experiment. Use another workdir.'
-      )
-    return
-  held = json.loads(path.read_text())
-  here = json.loads(json.dumps(settings.to_json()))
-  changed = sorted(
-      name for name in held | here if held.get(name) != here.get(name)
-  )
-  if changed:
-    raise ValueError(
-        f'{workdir} holds an experiment with other settings'
-        f' ({", ".join(changed)}). Use another workdir, or its flags to go on.'
-    )
-
-
-def command() -> str:
-  """The command line that reruns this."""
-  words = ['python -m iblm_jax.experiments.conflict', '--workdir=DIR']
-  for name, default in (('model', 'mlp'), ('protocol', 'spec')):
-    if FLAGS[name].value != default:
-      words.append(f'--{name}={FLAGS[name].value}')
-  if FLAGS.seeds is not None:
-    words.append(f'--seeds={FLAGS.seeds}')
-  words += [f'--{name}' for name in ('smoke', 'sweep') if FLAGS[name].value]
-  return ' '.join(words)
 
 
 def run() -> None:

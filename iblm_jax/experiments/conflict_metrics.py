@@ -4,10 +4,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from iblm_jax.experiments import conflict_models, conflict_tasks
-from iblm_jax.information import profile, separation
+from iblm_jax.information import alignment, profile, separation
 
 GROUPS = ('trained', 'other')
 _MEASURES = ('entropy', 'entropy_centered')
@@ -58,11 +57,5 @@ def measure(
     active_D = jnp.max(jnp.concatenate(hidden), axis=0) > 0
     values['silent'] = 1 - jnp.mean(active_D, dtype=jnp.float32)
     learned = jax.tree.map(jnp.subtract, params, tasks.initial)
-    values['cosine_shift'] = _cosine(learned, tasks.shift)
+    values['cosine_shift'] = alignment.tree_cosine(learned, tasks.shift)
   return values
-
-
-def _cosine(a, b):
-  dot = optax.tree.vdot(a, b)
-  norms = optax.tree.norm(a) * optax.tree.norm(b)
-  return dot / jnp.where(norms > 0, norms, 1.0)

@@ -16,6 +16,7 @@ from iblm_jax.experiments import (
     conflict_settings,
     conflict_tasks,
     conflict_training,
+    workdirs,
 )
 from iblm_jax.optim import inspection
 
@@ -153,7 +154,7 @@ def run_chunks(
   for done, (seeds, rows) in enumerate(chunks, 1):
     now = time.monotonic()
     part = [row for row in rows if row['seed'] < settings.seeds]
-    write_json(
+    workdirs.write_json(
         _part(folder, seeds[0]), {'rows': part, 'seconds': now - before}
     )
     before = now
@@ -172,13 +173,6 @@ def run_chunks(
   order = list(dict.fromkeys(row['method'] for row in rows))
   rows.sort(key=lambda row: (order.index(row['method']), row['seed']))
   return rows, seconds
-
-
-def write_json(path: epath.Path, tree: Any) -> None:
-  """Writes a file whole or not at all."""
-  draft = path.parent / f'{path.name}.tmp'
-  draft.write_text(json.dumps(tree))
-  draft.replace(path)
 
 
 def _part(folder: epath.Path, first: int) -> epath.Path:

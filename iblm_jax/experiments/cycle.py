@@ -20,7 +20,13 @@ from absl import flags
 from etils import epath
 
 from iblm_jax import cli
-from iblm_jax.experiments import multiplication, program, results, variants
+from iblm_jax.experiments import (
+    multiplication,
+    program,
+    results,
+    variants,
+    workdirs,
+)
 from iblm_jax.information import alignment, series
 from iblm_jax.reports import cycle_figures, experiment_figures
 from iblm_jax.training import metrics
@@ -174,9 +180,7 @@ def _cycle(row: Mapping[str, Any], workdir: epath.Path) -> dict[str, float]:
   if held.exists():
     return json.loads(held.read_text())
   found = statistics_of(read_series(run), jax.random.key(row['seed']))
-  draft = run / 'cycle.json.tmp'
-  draft.write_text(json.dumps(found))
-  draft.replace(held)
+  workdirs.write_json(held, found)
   return found
 
 

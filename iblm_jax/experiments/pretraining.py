@@ -25,7 +25,13 @@ from etils import epath
 from iblm_jax import cli
 from iblm_jax.data import prepare as prepare_lib
 from iblm_jax.data import tokenising
-from iblm_jax.experiments import multiplication, program, results, variants
+from iblm_jax.experiments import (
+    multiplication,
+    program,
+    results,
+    variants,
+    workdirs,
+)
 from iblm_jax.models import config as model_config
 from iblm_jax.reports import experiment_figures
 from iblm_jax.training import loop, metrics
@@ -264,7 +270,7 @@ def _time_ratio(base: Mapping[str, Any], workdir: epath.Path) -> float:
           spent[name].append(time.perf_counter() - started)
   median = {n: python_statistics.median(s) for n, s in spent.items()}
   ratio = median['mbe'] / median['ce']
-  path.write_text(json.dumps({'ratio': ratio, 'median_seconds': median}))
+  workdirs.write_json(path, {'ratio': ratio, 'median_seconds': median})
   cli.report(f'a step with the entropy takes {ratio:.3f} of one without')
   return ratio
 

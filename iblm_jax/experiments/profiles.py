@@ -74,13 +74,18 @@ def layer_profiles(
   total, rows = None, 0
   for batch in batches:
     count = int(batch['mask'].any(axis=1).sum())
-    arrays = {name: batch[name] for name in _READ}
+    hidden_NxBxLxD = streams(params, batch, model_cfg)
     found = {}
     for size in patch_sizes:
       # A program each: where one holds several of LAPACK's decompositions that
       # may overlap, XLA's CPU threads can wait for each other for ever.
       measured = jax.device_get(
-          _of_batch(params, arrays, cfg=model_cfg, patch_size=size)
+          _profiles(
+              hidden_NxBxLxD,
+              batch['mask'],
+              batch['segment_ids'],
+              patch_size=size,
+          )
       )
       found[size] = {
           name: count * np.asarray(a, np.float64)
@@ -162,36 +167,44 @@ def eval_batches(
   return map(source.batch, itertools.islice(range(count), max_batches))
 
 
-# What the model reads of a batch.
-_READ = ('tokens', 'mask', 'segment_ids', 'positions')
+def streams(
+    params: Any, batch: batches_lib.Batch, cfg: decoder.DecoderConfig
+) -> jax.Array:
+  """Residual streams after every block, float32 [N, B, L, D].
+
+  Args:
+    params: of the model.
+    batch: what the model reads of it: tokens, mask, segment_ids, positions.
+    cfg: of the model.
+  """
+  read = ('tokens', 'mask', 'segment_ids', 'positions')
+  return _streams(params, {name: batch[name] for name in read}, cfg=cfg)
 
 
-@functools.partial(jax.jit, static_argnames=('cfg', 'patch_size'))
-def _of_batch(
-    params: Any,
-    batch: Mapping[str, jax.Array],
+@functools.partial(jax.jit, static_argnames='cfg')
+def _streams(
+    params: Any, batch: Mapping[str, jax.Array], *, cfg: decoder.DecoderConfig
+) -> jax.Array:
+  tokens_BxL = batch['tokens']
+  rest = {name: value for name, value in batch.items() if name != 'tokens'}
+  outputs = decoder.apply(params, tokens_BxL, cfg, collect='hidden', **rest)
+  assert outputs.hidden is not None
+  return outputs.hidden.astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames='patch_size')
+def _profiles(
+    hidden_NxBxLxD: jax.Array,
+    mask_BxL: jax.Array,
+    segment_ids_BxL: jax.Array,
     *,
-    cfg: decoder.DecoderConfig,
     patch_size: int,
 ) -> dict[str, jax.Array]:
-  outputs = decoder.apply(
-      params,
-      batch['tokens'],
-      cfg,
-      mask=batch['mask'],
-      segment_ids=batch['segment_ids'],
-      positions=batch['positions'],
-      collect='hidden',
+  of_layer = lambda x_BxLxD: profile.compression_profile(
+      x_BxLxD,
+      patch_size=patch_size,
+      mask=mask_BxL,
+      segment_ids=segment_ids_BxL,
   )
-  assert outputs.hidden is not None
-
-  def of_layer(x_BxLxD):
-    return profile.compression_profile(
-        x_BxLxD.astype(jnp.float32),
-        patch_size=patch_size,
-        mask=batch['mask'],
-        segment_ids=batch['segment_ids'],
-    )
-
   # One layer after the other: a layer's Gram matrices are larger than it.
-  return jax.lax.map(of_layer, outputs.hidden)
+  return jax.lax.map(of_layer, hidden_NxBxLxD)

@@ -14,7 +14,7 @@ from etils import epath
 from iblm_jax import cli
 from iblm_jax.experiments import rows as rows_lib
 from iblm_jax.experiments import runs as runs_lib
-from iblm_jax.experiments import variants
+from iblm_jax.experiments import variants, workdirs
 from iblm_jax.reports import figures
 from iblm_jax.training import progress
 
@@ -44,7 +44,7 @@ def stopwatch(workdir: epath.Path) -> Iterator[Callable[[], float]]:
     yield total
   finally:
     if workdir.exists():  # not where the flags were refused
-      path.write_text(json.dumps(total()))
+      workdirs.write_json(path, total())
 
 
 def train_methods(
@@ -98,10 +98,12 @@ def train_methods(
 def command(name: str) -> str:
   """What was typed, without the machine's folders."""
   words = ['python', '-m', f'iblm_jax.experiments.{name}', '--workdir=DIR']
-  return ' '.join([*words, *(
-      argument for argument in sys.argv[1:]
-      if not argument.startswith(('--workdir', '-workdir'))
-  )])
+  for argument in sys.argv[1:]:
+    flag, equals, value = argument.partition('=')
+    if flag.lstrip('-') != 'workdir':
+      names = [path.rstrip('/').split('/')[-1] for path in value.split(',')]
+      words.append(flag + equals + ','.join(names))
+  return ' '.join(words)
 
 
 def save_figure(figure: Any, path: epath.Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from iblm_jax.experiments import profiles
+from iblm_jax.experiments import profiles, workdirs
 from iblm_jax.training import metrics
 
 # Steps whose mean is the training loss that is reported.
@@ -68,7 +68,5 @@ def make_row(
   }
   row |= profiles.profile_row(params, cfg, select, max_batches)
   row['wall_seconds'] = summary['wall_seconds']
-  draft = run / 'row.json.tmp'
-  draft.write_text(json.dumps(row))
-  draft.replace(held)
+  workdirs.write_json(held, row)
   return {'method': method, 'seed': seed} | row

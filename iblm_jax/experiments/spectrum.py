@@ -10,14 +10,13 @@ orders, with and without the mean, effective rank, the mean direction's share,
 and how they depend on the size of the windows.
 """
 
-import json
 from typing import Any
 
 from absl import flags
 from etils import epath
 
 from iblm_jax import cli
-from iblm_jax.experiments import program, results
+from iblm_jax.experiments import program, results, workdirs
 from iblm_jax.experiments import spectrum_figures as draw
 from iblm_jax.experiments import spectrum_measure as measure_lib
 from iblm_jax.experiments import spectrum_rows as rows_lib
@@ -40,13 +39,13 @@ def main() -> None:
     subject = _subject()
     sizes, base = _sizes(subject)
     settings = subject.settings | {'sizes': list(sizes)}
-    check_workdir(workdir, settings)
+    workdirs.check_settings(settings, workdir)
   path = workdir / 'results.json'
   made = [path, *(workdir / f'{name}.png' for name in _FIGURES)]
   if all(file.exists() for file in made):
     return cli.report(f'finished before: {path}')
   workdir.mkdir(parents=True, exist_ok=True)
-  (workdir / 'settings.json').write_text(json.dumps(settings, indent=1) + '\n')
+  workdirs.write_json(workdir / 'settings.json', settings)
   cli.report(
       f'{subject.name}: {subject.model.num_layers} layers of width'
       f' {subject.model.width}, {subject.num_batches} batches of rows of'
@@ -108,36 +107,6 @@ def _figures(subject, found, sizes, base) -> dict[str, Any]:
       'patch_size': draw.patch_figure(found, name, width, sizes),
       'spectra': draw.spectra_figure(found, name, two),
   }
-
-
-def check_workdir(workdir: epath.Path, settings: dict[str, Any]) -> None:
-  """Makes sure that a workdir holds this measurement or none.
-
-  Args:
-    workdir: may be missing.
-    settings: what the numbers depend on.
-
-  Raises:
-    ValueError: if it holds something else, naming what differs.
-  """
-  path = workdir / 'settings.json'
-  if not path.exists():
-    if (workdir / 'results.json').exists():
-      raise ValueError(
-          f'{workdir} holds results of something else. Use another workdir.'
-      )
-    return
-  held = json.loads(path.read_text())
-  changed = [
-      name
-      for name in sorted(held | settings)
-      if held.get(name) != settings.get(name)
-  ]
-  if changed:
-    raise ValueError(
-        f'{workdir} holds results with other settings ({", ".join(changed)}).'
-        ' Use another workdir.'
-    )
 
 
 def run() -> None:

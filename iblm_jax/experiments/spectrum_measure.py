@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from iblm_jax.experiments import spectrum_subject
+from iblm_jax.experiments import profiles, spectrum_subject
 from iblm_jax.information import entropy, gram, profile, spectrum
-from iblm_jax.models import decoder
 from iblm_jax.training import progress
 
 ORDERS = (0.0, 0.5, 1.0, 2.0, float('inf'))
@@ -62,9 +61,8 @@ def measure(
   started, first = time.monotonic(), done
   for k in range(done, subject.num_batches):
     batch = subject.read(k)
-    hidden, found = _streams(
-        params, {name: batch[name] for name in _READ}, cfg=subject.model
-    )
+    hidden = profiles.streams(params, batch, subject.model)
+    found = _sums_over_tokens(hidden, batch['mask'])
     for size in sizes:
       # One after the other: XLA's CPU threads can wait for each other for ever
       # where one program holds several eigendecompositions that may overlap.
@@ -97,30 +95,14 @@ def _means(sums: Arrays, width: int) -> Arrays:
   return means
 
 
-# What the model reads of a batch.
-_READ = ('tokens', 'mask', 'segment_ids', 'positions')
-
-
-@functools.partial(jax.jit, static_argnames='cfg')
-def _streams(
-    params: Any, batch: dict[str, jax.Array], *, cfg: decoder.DecoderConfig
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Streams [N, B, L, D] float32, and sums over the tokens of a batch."""
-  outputs = decoder.apply(
-      params,
-      batch['tokens'],
-      cfg,
-      mask=batch['mask'],
-      segment_ids=batch['segment_ids'],
-      positions=batch['positions'],
-      collect='hidden',
-  )
-  assert outputs.hidden is not None
-  hidden = outputs.hidden.astype(jnp.float32)
-  valid = jnp.where(batch['mask'][None, ..., None], hidden, 0.0)
-  return hidden, {
+@jax.jit
+def _sums_over_tokens(
+    hidden: jax.Array, mask: jax.Array
+) -> dict[str, jax.Array]:
+  valid = jnp.where(mask[None, ..., None], hidden, 0.0)
+  return {
       'square': jnp.sum(valid * valid, axis=(1, 2, 3)),
-      'tokens': jnp.sum(batch['mask']),
+      'tokens': jnp.sum(mask),
   }
 
 

@@ -180,8 +180,7 @@ def losses(
   aux = reductions.reduce_entropy(cfg.reduction, entropy_N, weights_N)
   if not norm:
     return Losses(main, aux), entropy_N
-  total = jnp.maximum(jnp.sum(weights_N), 1e-30)
-  control = jnp.sum(weights_N * outputs.log_norm) / total
+  control = reductions.reduce_entropy('mean', outputs.log_norm, weights_N)
   return Losses(main, aux, control), entropy_N
 
 

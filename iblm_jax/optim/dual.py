@@ -283,8 +283,7 @@ def dual_ascent(
   ):
     del params, extra_args
     transforms._require('dual_ascent', value=value, aux_updates=aux_updates)
-    _check_masks(updates, aux_updates)
-    transforms._check_same_tree(updates, aux_updates)
+    transforms._check_same_tree('dual_ascent', updates, aux_updates)
     state = dual_step(state, value, config)
     factor = applied_weight(state, value, aux_value)
 
@@ -297,17 +296,3 @@ def dual_ascent(
     return jax.tree.map(combine, updates, aux_updates), state
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _check_masks(updates, aux_updates):
-  """Raises ValueError where the updates alone are masked."""
-  is_masked = lambda x: isinstance(x, optax.MaskedNode)
-  masked = any(map(is_masked, jax.tree.leaves(updates, is_leaf=is_masked)))
-  same = jax.tree.structure(updates) == jax.tree.structure(aux_updates)
-  if masked and not same:
-    raise ValueError(
-        'dual_ascent is inside optax.masked or optax.partition, which mask the'
-        ' updates but not aux_updates: pass mask_compatible_extra_args=True to'
-        ' optax.masked or optax.partition, and aux_updates with the structure'
-        ' of the unmasked updates.'
-    )

@@ -142,7 +142,7 @@ def gapt(
     _require(
         'gapt', value=value, aux_value=aux_value, aux_updates=aux_updates
     )
-    _check_same_tree(updates, aux_updates)
+    _check_same_tree('gapt', updates, aux_updates)
     state = gate.gate_step(state, value, aux_value, config)
     add = gate.is_compressing(state, value, aux_value)
     along = _conflict(updates, aux_updates) if projection else 0.0
@@ -188,13 +188,13 @@ def _check_weight(weight):
       raise ValueError(f'weight must be finite and >= 0, got {weight!r}.')
 
 
-def _check_same_tree(updates, aux_updates):
+def _check_same_tree(name, updates, aux_updates):
   """Raises ValueError unless both trees have one structure and shapes."""
   if jax.tree.structure(updates) != jax.tree.structure(aux_updates):
     is_masked = lambda x: isinstance(x, optax.MaskedNode)
     if any(map(is_masked, jax.tree.leaves(updates, is_leaf=is_masked))):
       raise ValueError(
-          'gapt is inside optax.masked or optax.partition, which mask the'
+          f'{name} is inside optax.masked or optax.partition, which mask the'
           ' updates but not aux_updates: pass mask_compatible_extra_args=True'
           ' to optax.masked or optax.partition, and aux_updates with the'
           ' structure of the unmasked updates.'

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from iblm_jax.experiments import (
-    conflict,
     conflict_models,
     conflict_run,
     conflict_settings,
     conflict_tasks,
     conflict_training,
+    workdirs,
 )
 from iblm_jax.information import entropy
 from iblm_jax.objectives import iblm
@@ -282,12 +282,12 @@ def test_settings_of_the_paper():
 
 def test_another_workdir_is_refused(tmp_path):
   settings = conflict_settings.make('mlp')
-  conflict.check_workdir(settings, tmp_path)
-  conflict_run.write_json(tmp_path / 'settings.json', settings.to_json())
-  conflict.check_workdir(settings, tmp_path)
+  workdirs.check_settings(settings.to_json(), tmp_path)
+  workdirs.write_json(tmp_path / 'settings.json', settings.to_json())
+  workdirs.check_settings(settings.to_json(), tmp_path)
   other = conflict_settings.make('mlp', seeds=7)
   with pytest.raises(ValueError, match=r'other settings \(seeds\)'):
-    conflict.check_workdir(other, tmp_path)
+    workdirs.check_settings(other.to_json(), tmp_path)
 
 
 def program(*args):

@@ -129,6 +129,15 @@ def test_pretraining_needs_a_text(tmp_path, monkeypatch):
   assert not (tmp_path / 'never').exists()
 
 
+def test_command_names_no_folder_of_the_machine(monkeypatch):
+  argv = ['cycle.py', '--workdir=/here/runs', '--text=/there/a.txt,b/c.txt']
+  monkeypatch.setattr(sys, 'argv', [*argv, '--seeds=3', '--smoke'])
+  assert program.command('cycle') == (
+      'python -m iblm_jax.experiments.cycle --workdir=DIR --text=a.txt,c.txt'
+      ' --seeds=3 --smoke'
+  )
+
+
 def test_a_stopped_experiment_has_saved_its_runs(tmp_path):
   """SIGTERM goes to the program, which lets its run save."""
   base = variants.change(

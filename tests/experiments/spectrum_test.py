@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from iblm_jax import information
-from iblm_jax.experiments import results, spectrum, spectrum_rows
+from iblm_jax.experiments import results, spectrum_rows, workdirs
 from iblm_jax.experiments import spectrum_measure as measure_lib
 from iblm_jax.experiments import spectrum_subject as subject_lib
 from iblm_jax.models import decoder
@@ -215,14 +215,14 @@ def test_the_program(tmp_path):
 
 def test_a_workdir_of_something_else_is_refused(tmp_path):
   settings = {'checkpoint': 'a', 'sizes': [2, 4]}
-  spectrum.check_workdir(tmp_path, settings)
+  workdirs.check_settings(settings, tmp_path)
   (tmp_path / 'settings.json').write_text(json.dumps(settings))
-  spectrum.check_workdir(tmp_path, settings)
+  workdirs.check_settings(settings, tmp_path)
   with pytest.raises(ValueError, match=r'other settings \(checkpoint\)'):
-    spectrum.check_workdir(tmp_path, settings | {'checkpoint': 'b'})
+    workdirs.check_settings(settings | {'checkpoint': 'b'}, tmp_path)
   (tmp_path / 'settings.json').rename(tmp_path / 'results.json')
   with pytest.raises(ValueError, match='results of something else'):
-    spectrum.check_workdir(tmp_path, settings)
+    workdirs.check_settings(settings, tmp_path)
 
 
 def test_bad_flags_are_refused(tmp_path):
