@@ -1,47 +1,30 @@
 """The programs as a person starts them, in processes of their own."""
 
 import json
-import os
-import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 
-import jax
-import numpy as np
 import pytest
+from programs import ROOT, run, start
+from run_folders import assert_same_run, rows
 
-from iblm_jax import config
-from iblm_jax.training import checkpoints, metrics
-from iblm_jax.training import mesh as mesh_lib
-from iblm_jax.training import program as program_lib
+from iblm_jax.training import checkpoints
 
-ROOT = pathlib.Path(__file__).parent.parent
+STEPS = 48
 SMOKE = [
     '--config=configs/multiplication.py:smoke',
     '--config.model.width=16',
     '--config.data.batch_size=8',
     '--config.data.multiplication.eval_rows=16',
-    '--config.train.num_steps=48',
+    f'--config.train.num_steps={STEPS}',
     '--config.train.log_every=3',
     '--config.train.eval_every=16',
     '--config.train.checkpoint_every=8',
 ]
-
-
-def program(name, *args):
-  return [sys.executable, '-m', f'iblm_jax.{name}', *map(str, args)]
-
-
-def run(name, *args, status=0):
-  done = subprocess.run(
-      program(name, *args), cwd=ROOT, capture_output=True, text=True,
-      check=False,
-  )
-  assert done.returncode == status, done.stdout + done.stderr
-  return done
 
 
 @pytest.fixture(scope='module')
@@ -52,53 +35,20 @@ def finished(tmp_path_factory):
   return workdir
 
 
-def rows(workdir):
-  """Metrics without those that depend on the clock."""
-  return [
-      {k: v for k, v in row.items() if not k.startswith('perf/')}
-      for row in metrics.read_metrics(workdir / 'metrics.jsonl')
-  ]
-
-
-def final_params(workdir):
-  cfg = config.read_run(workdir)
-  mesh = mesh_lib.make_mesh(cfg.mesh, jax.devices())
-  with checkpoints.Checkpoints(
-      workdir / 'checkpoints', read_only=True
-  ) as store:
-    step, state, data = store.restore(program_lib.abstract_state(cfg, mesh))
-  assert (step, data) == (48, {'next_index': 48})
-  return state
-
-
-def assert_same_run(a, b):
-  assert rows(a) == rows(b)
-  left, right = (
-      jax.tree_util.tree_leaves_with_path(final_params(x)) for x in (a, b)
-  )
-  for (path, x), (other, y) in zip(left, right, strict=True):
-    assert path == other
-    np.testing.assert_array_equal(x, y, err_msg=str(path))
-
-
 def start_and_stop(workdir, number, after_step, *args):
   """Starts a run and sends it a signal once it has reported a step."""
-  seen = []
-  with subprocess.Popen(
-      program('main', *SMOKE, *args, f'--workdir={workdir}'), cwd=ROOT,
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-  ) as process:
-    for line in process.stdout:
-      seen.append(line)
-      if line.startswith('step') and int(line.split()[1].split('/')[0]) >= (
-          after_step
-      ):
-        if number == signal.SIGKILL:
-          time.sleep(random.random() * 0.03)
-        os.kill(process.pid, number)
-        break
-    seen += process.stdout.readlines()
-  return process.returncode, ''.join(seen)
+  started = start('main', *SMOKE, *args, f'--workdir={workdir}')
+  reported = re.compile(r'^step (\d+)/', re.MULTILINE)
+  started.wait_until(
+      lambda: any(
+          int(step) >= after_step for step in reported.findall(started.stdout)
+      )
+  )
+  if number == signal.SIGKILL:
+    time.sleep(random.random() * 0.03)
+  started.send_signal(number)
+  started.wait()
+  return started
 
 
 def test_what_a_run_leaves(finished):
@@ -124,26 +74,27 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(
     finished, tmp_path, after_step
 ):
   workdir = tmp_path / 'killed'
-  status, _ = start_and_stop(workdir, signal.SIGKILL, after_step)
-  assert status == -signal.SIGKILL
+  killed = start_and_stop(workdir, signal.SIGKILL, after_step)
+  assert killed.poll() == -signal.SIGKILL
   assert not (workdir / 'summary.json').exists()
   done = run('main', *SMOKE, f'--workdir={workdir}')
   if after_step > 16:  # by then the checkpoint of step 8 is on disk
     assert 'resumed from the checkpoint' in done.stdout
-  assert_same_run(finished, workdir)
+  assert_same_run(finished, workdir, STEPS)
 
 
 def test_asked_to_stop_saves_first(finished, tmp_path):
   workdir = tmp_path / 'stopped'
   # No regular checkpoint before the end: what is there was saved on request.
   rarely = '--config.train.checkpoint_every=0'
-  status, output = start_and_stop(workdir, signal.SIGTERM, 3, rarely)
-  assert status == 143, output
-  step = int(output.split('asked to stop: saved at step ')[1].split()[0])
+  stopped = start_and_stop(workdir, signal.SIGTERM, 3, rarely)
+  assert stopped.poll() == 143, str(stopped)
+  said = re.search(r'asked to stop: saved at step (\d+)', stopped.stderr)
+  step = int(said[1])
   assert checkpoints.intact_steps(workdir / 'checkpoints') == [step]
   done = run('main', *SMOKE, rarely, f'--workdir={workdir}')
   assert f'resumed from the checkpoint of step {step}' in done.stdout
-  assert_same_run(finished, workdir)
+  assert_same_run(finished, workdir, STEPS)
 
 
 def test_finished_run_is_left_alone(finished):
@@ -206,6 +157,22 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path):
   )
   assert 'training stopped' in done.stderr
   assert 'Last checkpoint' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_every_program_starts_as_a_module():
+  """The others here start by the function that this line calls."""
+  starting = []
+  for path in sorted((ROOT / 'iblm_jax').rglob('*.py')):
+    text = path.read_text()
+    if '\ndef run() -> None:' in text:
+      starting.append(path.stem)
+      assert text.endswith("\n\nif __name__ == '__main__':\n  run()\n"), path
+  assert {'main', 'report', 'generate', 'prepare', 'cycle'} <= set(starting)
+  done = subprocess.run(
+      [sys.executable, '-m', 'iblm_jax.main', '--no_such_flag'],
+      cwd=ROOT, capture_output=True, text=True, check=False,
+  )
+  assert done.returncode == 2 and 'no_such_flag' in done.stderr
 
 
 def test_report(finished, tmp_path):

@@ -4,25 +4,18 @@ Each process is `python -m iblm_jax.main`; they talk over the loopback network.
 """
 
 import json
-import os
-import pathlib
 import re
+import shutil
 import signal
 import socket
-import subprocess
-import sys
-import time
 
-import jax
 import numpy as np
+import programs
 import pytest
+from run_folders import assert_same_run, rows
 
-from iblm_jax import config
-from iblm_jax.training import checkpoints, metrics
-from iblm_jax.training import mesh as mesh_lib
-from iblm_jax.training import program as program_lib
+from iblm_jax.training import checkpoints
 
-ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 36
 ARGS = [
     '--config=configs/multiplication.py:smoke',
@@ -43,7 +36,7 @@ ARGS = [
 
 
 def start(workdir, *args, processes=2, devices=2):
-  """Starts the processes of a run; their output goes to pipes."""
+  """Starts the processes of a run."""
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
@@ -55,20 +48,9 @@ def start(workdir, *args, processes=2, devices=2):
         f'--process_id={index}',
     ]
     started.append(
-        subprocess.Popen(
-            [
-                sys.executable, '-m', 'iblm_jax.main', *ARGS, *args,
-                f'--workdir={workdir}', *(join if processes > 1 else []),
-            ],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                'JAX_PLATFORMS': 'cpu',
-                'JAX_NUM_CPU_DEVICES': str(devices),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        programs.start(
+            'main', *ARGS, *args, f'--workdir={workdir}',
+            *(join if processes > 1 else []), devices=devices,
         )
     )
   return started
@@ -76,29 +58,13 @@ def start(workdir, *args, processes=2, devices=2):
 
 def finish(processes, status=0):
   """Waits for all; returns what they printed."""
-  outputs = [process.communicate(timeout=300)[0] for process in processes]
-  for process, output in zip(processes, outputs, strict=True):
-    assert process.returncode == status, '\n'.join(outputs)
-    assert 'Traceback' not in output, output
-  return outputs
-
-
-def rows(workdir):
-  """Metrics by step, without those that depend on the clock."""
-  return [
-      {k: v for k, v in row.items() if not k.startswith('perf/')}
-      for row in metrics.read_metrics(workdir / 'metrics.jsonl')
-  ]
-
-
-def final_params(workdir):
-  cfg = config.read_run(workdir)
-  one = mesh_lib.make_mesh(mesh_lib.MeshConfig(), jax.devices()[:1])
-  store = checkpoints.Checkpoints(workdir / 'checkpoints', read_only=True)
-  step, state, _ = store.restore(program_lib.abstract_state(cfg, one))
-  store.close()
-  assert step == STEPS
-  return jax.tree.map(np.asarray, state.params)
+  for process in processes:
+    process.wait()
+  told = '\n'.join(map(str, processes))
+  for process in processes:
+    assert process.poll() == status, told
+    assert 'Traceback' not in process.stderr, told
+  return [process.stdout + process.stderr for process in processes]
 
 
 @pytest.fixture(scope='module')
@@ -116,14 +82,11 @@ def killed(tmp_path_factory):
   """A run of two processes, both killed after a checkpoint."""
   workdir = tmp_path_factory.mktemp('two') / 'killed'
   processes = start(workdir)
-  deadline = time.monotonic() + 300
-  while not (workdir / 'checkpoints/12/manifest.json').exists():
-    assert time.monotonic() < deadline
-    assert all(process.poll() is None for process in processes)
-    time.sleep(0.02)
+  manifest = workdir / 'checkpoints/12/manifest.json'
+  processes[0].wait_until(manifest.exists)
   for process in processes:
-    process.kill()
-    process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
   assert not (workdir / 'summary.json').exists(), 'killed too late'
   return workdir
 
@@ -154,18 +117,15 @@ def test_two_processes_train_as_one(whole, tmp_path):
 
 def test_killed_and_resumed_equals_uninterrupted(whole, killed, tmp_path):
   workdir = tmp_path / 'resumed'
-  copy(killed, workdir)
+  shutil.copytree(killed, workdir)
   outputs = finish(start(workdir))
   assert 'resumed from the checkpoint of step' in outputs[0]
-  assert rows(workdir) == rows(whole)
-  jax.tree.map(
-      np.testing.assert_array_equal, final_params(workdir), final_params(whole)
-  )
+  assert_same_run(workdir, whole, STEPS)
 
 
 def test_resumes_on_another_number_of_processes(whole, killed, tmp_path):
   workdir = tmp_path / 'resumed'
-  copy(killed, workdir)
+  shutil.copytree(killed, workdir)
   outputs = finish(start(workdir, processes=1, devices=4))
   assert 'resumed from the checkpoint of step' in outputs[0]
   close(rows(workdir), rows(whole))
@@ -173,7 +133,7 @@ def test_resumes_on_another_number_of_processes(whole, killed, tmp_path):
 
 def test_a_batch_that_does_not_split_is_refused(killed, tmp_path):
   workdir = tmp_path / 'resumed'
-  copy(killed, workdir)
+  shutil.copytree(killed, workdir)
   before = sorted(workdir.rglob('*'))
   (output,) = finish(
       start(workdir, processes=1, devices=6), status=2
@@ -186,16 +146,11 @@ def test_a_stop_of_one_stops_all_at_the_same_step(tmp_path):
   """SIGTERM to one process: both save the same step, say so and end."""
   workdir = tmp_path / 'stopped'
   processes = start(workdir)
-  while not (workdir / 'metrics.jsonl').exists() or len(rows(workdir)) < 5:
-    assert all(process.poll() is None for process in processes)
-    time.sleep(0.05)
+  log = workdir / 'metrics.jsonl'
+  processes[0].wait_until(lambda: log.exists() and len(rows(workdir)) >= 5)
   processes[1].send_signal(signal.SIGTERM)
   outputs = finish(processes, status=143)
   steps = [re.search(r'stop: saved at step (\d+)', out)[1] for out in outputs]
   assert steps[0] == steps[1]
   saved = checkpoints.intact_steps(workdir / 'checkpoints')
   assert saved[-1] == int(steps[0]) < STEPS
-
-
-def copy(source, target):
-  subprocess.run(['cp', '-r', str(source), str(target)], check=True)

@@ -2,13 +2,11 @@
 
 import dataclasses
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
+import programs
 import pytest
 
 from iblm_jax.experiments import (
@@ -290,33 +288,25 @@ def test_another_workdir_is_refused(tmp_path):
     workdirs.check_settings(other.to_json(), tmp_path)
 
 
-def program(*args):
-  return subprocess.run(
-      [sys.executable, '-m', 'iblm_jax.experiments.conflict', *args],
-      cwd=ROOT, capture_output=True, text=True, check=False,
-      env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-  )
-
-
 @pytest.mark.parametrize('model', conflict_settings.MODELS)
 def test_smoke(tmp_path, model):
   args = ['--smoke', f'--model={model}', f'--workdir={tmp_path}']
-  done = program(*args)
-  assert done.returncode == 0, done.stderr
+  programs.run('experiments.conflict', *args)
   tree = json.loads((tmp_path / 'results.json').read_text())
   assert {'pretrained', 'base', 'gapt_ema'} <= set(tree['summary'])
   assert tree['paired']['baseline'] == 'base'
   assert (tmp_path / 'conflict.png').read_bytes().startswith(b'\x89PNG')
   before = (tmp_path / 'results.json').stat().st_mtime_ns
   if model == 'mlp':
-    again = program(*args)
-    assert again.returncode == 0 and 'finished' in again.stdout
+    again = programs.run('experiments.conflict', *args)
+    assert 'finished' in again.stdout
     assert (tmp_path / 'results.json').stat().st_mtime_ns == before
-    other = program(*args, '--seeds=3')
-    assert other.returncode == 2 and 'other settings' in other.stderr
+    other = programs.run('experiments.conflict', *args, '--seeds=3', status=2)
+    assert 'other settings' in other.stderr
 
 
 def test_bad_flags_write_nothing(tmp_path):
-  done = program('--model=rnn', f'--workdir={tmp_path / "never"}')
-  assert done.returncode == 2 and 'model must be one of' in done.stderr
+  args = ['--model=rnn', f'--workdir={tmp_path / "never"}']
+  done = programs.run('experiments.conflict', *args, status=2)
+  assert 'model must be one of' in done.stderr
   assert not (tmp_path / 'never').exists()

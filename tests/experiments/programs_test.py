@@ -3,12 +3,12 @@
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import threading
 import time
 import types
 
+import programs
 import pytest
 from etils import epath
 
@@ -25,19 +25,6 @@ from iblm_jax.experiments import (
 from iblm_jax.training import errors
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-def command(name, *args):
-  return [sys.executable, '-m', f'iblm_jax.experiments.{name}', *map(str, args)]
-
-
-def run(name, *args, status=0):
-  done = subprocess.run(
-      command(name, *args), cwd=ROOT, capture_output=True, text=True,
-      check=False,
-  )
-  assert done.returncode == status, done.stdout + done.stderr
-  return done
 
 
 def check(workdir, methods, metrics, file='results.json'):
@@ -65,7 +52,7 @@ def start(module, workdir, monkeypatch, *, smoke=True, **flags):
 
 
 def test_multiplication_and_its_sweep(tmp_path, monkeypatch):
-  run('multiplication', f'--workdir={tmp_path}', '--smoke')
+  programs.run('experiments.multiplication', f'--workdir={tmp_path}', '--smoke')
   tree = check(
       tmp_path,
       ['ce_tuned', 'gapt'],

@@ -3,11 +3,10 @@
 import dataclasses
 import json
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
+import programs
 import pytest
 
 from iblm_jax import information
@@ -21,12 +20,7 @@ SIZES = (24, 48)
 
 
 def program(*args, status=0):
-  done = subprocess.run(
-      [sys.executable, '-m', 'iblm_jax.experiments.spectrum', *map(str, args)],
-      cwd=ROOT, capture_output=True, text=True, check=False,
-  )
-  assert done.returncode == status, done.stdout + done.stderr
-  return done
+  return programs.run('experiments.spectrum', *args, status=status)
 
 
 @pytest.fixture(scope='module')
