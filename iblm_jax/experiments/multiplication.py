@@ -29,6 +29,14 @@ _CLAIM = (
 _SELECT = 'in_distribution'
 _TUNING_SEEDS = (100, 101)
 _FRESH_SEEDS = (200, 201, 202, 203, 204)
+# Ways of trading entropy for cross-entropy, which have more seeds.
+_PARETO_SEEDS = (100, 101, 102, 103, 104)
+_FAMILIES = {
+    'constant': 'constant weight',
+    'dual': 'dual ascent (target / CE)',
+    'gate': 'gate (weight)',
+    'ce': 'cross-entropy alone',
+}
 _DECAYS = (0.0, 0.1, 0.3, 1.0, 3.0)
 
 BASE = {
@@ -319,10 +327,11 @@ def _draw(tree, names, workdir) -> None:
 def _sweep(base, tuned, seeds, workdir, seconds) -> None:
   """Everything that GAPT leaves open, and the best of it on fresh seeds."""
   swept = sweep(tuned['weight_decay'], tuned['train_cross_entropy'])
-  fresh = _FRESH_SEEDS
+  fresh, more = _FRESH_SEEDS, _PARETO_SEEDS
   if FLAGS.smoke:
     kept = ('ce:0', 'dual:1.1')
-    swept, fresh = {name: swept[name] for name in kept}, fresh[:1]
+    swept = {name: swept[name] for name in kept}
+    fresh, more = fresh[:1], seeds
   folder = workdir / 'sweep'
   made = program.train_methods(base, swept, seeds, folder, select=_SELECT)
   summary = results.summarise(made)
@@ -332,6 +341,17 @@ def _sweep(base, tuned, seeds, workdir, seconds) -> None:
   confirmed = {'ce_tuned': swept['ce:0'], 'best': swept[best]}
   made_fresh = program.train_methods(
       base, confirmed, fresh, folder, select=_SELECT
+  )
+  families = {
+      name: overrides for name, overrides in swept.items()
+      if name.split(':')[0] in _FAMILIES
+  }
+  made += program.train_methods(
+      base,
+      families,
+      [seed for seed in more if seed not in seeds],
+      folder,
+      select=_SELECT,
   )
   common = {'base': base, 'tuning': tuned, 'best': best}
   results.write(
@@ -360,18 +380,12 @@ def _sweep(base, tuned, seeds, workdir, seconds) -> None:
       tables={name: tables[name] for name in ('outcome', 'paired', 'entropy')},
       wall_seconds=seconds(),
   )
-  _draw_pareto(summary, workdir)
+  _draw_pareto(results.summarise(made), workdir)
   cli.report(f'wrote {workdir}/sweep.json, {workdir}/fresh.json')
 
 
 def _draw_pareto(summary: Mapping[str, Any], workdir: epath.Path) -> None:
   y = f'{_SELECT}/cross_entropy'
-  families = {
-      'constant': 'constant weight',
-      'dual': 'dual ascent (target / CE)',
-      'gate': 'gate (weight)',
-      'ce': 'cross-entropy alone',
-  }
   for name, x in (
       ('pareto', 'entropy/order_2'),
       ('pareto_centered', 'entropy_centered/order_2'),
@@ -386,7 +400,7 @@ def _draw_pareto(summary: Mapping[str, Any], workdir: epath.Path) -> None:
             for key, entries in summary.items()
             if key.split(':')[0] == family
         ]
-        for family, label in families.items()
+        for family, label in _FAMILIES.items()
     }
     figure = experiment_figures.pareto_figure(
         {label: found for label, found in points.items() if found},

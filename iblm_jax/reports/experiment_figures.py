@@ -87,11 +87,12 @@ def pareto_figure(
     labels: what the figure calls the metrics, and the families if need be.
 
   Returns:
-    A matplotlib figure: a line per family, its points marked with the knob.
+    A matplotlib figure: a line per family, its points marked with the knob; the
+    metric across on a logarithmic scale where it spans a factor of 30.
   """
   figure, axes = figures.subplots(1, 1, figsize=(7.5, 5.2))
   axis = axes[0, 0]
-  marks = []
+  marks, across = [], []
   for index, (family, colour) in enumerate(_coloured(list(points))):
     xs, x_errors = _errors(point[x] for point in points[family])
     ys, y_errors = _errors(point[y] for point in points[family])
@@ -100,6 +101,7 @@ def pareto_figure(
         marker=_MARKERS[index % len(_MARKERS)], markersize=6, linewidth=1.2,
         elinewidth=0.8, label=labels.get(family, family),
     )
+    across += list(xs)
     for point, place in zip(points[family], zip(xs, ys, strict=True),
                             strict=True):
       knob = point.get('knob')
@@ -107,6 +109,8 @@ def pareto_figure(
         text = knob if isinstance(knob, str) else f'{knob:g}'
         marks.append((text, place, colour))
   axis.set(xlabel=labels.get(x, x), ylabel=labels.get(y, y))
+  if 0 < 30 * min(across) <= max(across):
+    axis.set_xscale('log')
   axis.legend()
   annotations.annotate(figure, axis, marks)
   return figure

@@ -93,6 +93,18 @@ def test_families_are_joined_along_their_knob_and_marked():
   np.testing.assert_allclose(bar[:, 1], [3 - T3, 3 + T3], rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    'low, scale', [(0.1, 'log'), (0.11, 'linear'), (-1.0, 'linear')]
+)
+def test_a_wide_range_is_drawn_on_a_logarithmic_scale(low, scale):
+  points = {
+      'a': [{'knob': 1.0, 'x': low, 'y': 1.0}],
+      'b': [{'knob': 1.0, 'x': 3.0, 'y': 1.0}],
+  }
+  (axis,) = rendered(experiment_figures.pareto_figure(points, 'x', 'y'))
+  assert axis.get_xscale() == scale
+
+
 def test_marks_of_crowded_points_do_not_cover_each_other():
   points = {
       f'family {i}': [
