@@ -3,11 +3,21 @@
 import dataclasses
 
 from iblm_jax.data import _checks, batches, packing, tokenizers
+from iblm_jax.data import documents as documents_lib
 from iblm_jax.data import multiplication as multiplication_lib
+from iblm_jax.data import pages as pages_lib
 from iblm_jax.data import shards as shards_lib
 from iblm_jax.data import text as text_lib
+from iblm_jax.data import topics as topics_lib
+from iblm_jax.data import wordlist as wordlist_lib
 
-_KINDS = ('multiplication', 'text', 'shards')
+# Sources whose documents are the units of a bound, and their options.
+DOCUMENT_KINDS = {
+    'topics': topics_lib.TopicsConfig,
+    'words': wordlist_lib.WordsConfig,
+    'pages': pages_lib.PagesConfig,
+}
+_KINDS = ('multiplication', 'text', 'shards', *DOCUMENT_KINDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +25,7 @@ class DataConfig:
   """Options of the data of a run.
 
   Attributes:
-    kind: 'multiplication', 'text' or 'shards'.
+    kind: 'multiplication', 'text', 'shards', 'topics', 'words' or 'pages'.
     batch_size: Rows of a global batch, at least 1.
     seed: Of examples and shuffling, 0..2**63-1; evaluation sets do not depend
       on it.
@@ -24,6 +34,11 @@ class DataConfig:
     multiplication: Options of the kind 'multiplication'.
     text: Options of the kind 'text', which needs them.
     shards: Options of the kind 'shards', which needs them.
+    topics: Options of the kind 'topics', which needs them.
+    words: Options of the kind 'words', which needs them.
+    pages: Options of the kind 'pages', which needs them.
+    eval_units: Most documents of the evaluation set 'heldout' of the last three
+      kinds, at least 1.
 
   Raises:
     ValueError: An option is out of its range or missing.
@@ -42,6 +57,10 @@ class DataConfig:
   )
   text: text_lib.TextConfig | None = None
   shards: shards_lib.ShardsConfig | None = None
+  topics: topics_lib.TopicsConfig | None = None
+  words: wordlist_lib.WordsConfig | None = None
+  pages: pages_lib.PagesConfig | None = None
+  eval_units: int = 1000
 
   def __post_init__(self):
     """Checks the options."""
@@ -71,6 +90,15 @@ class DataConfig:
       raise ValueError(
           "shards must be a ShardsConfig for kind='shards', got None."
       )
+    _checks.check_int('eval_units', self.eval_units, 1)
+    for kind, cls in DOCUMENT_KINDS.items():
+      options = getattr(self, kind)
+      needed = self.kind == kind
+      if not isinstance(options, cls if needed else cls | None):
+        raise ValueError(
+            f'{kind} must be a {cls.__name__}{"" if needed else " or None"}'
+            f' for kind={self.kind!r}, got {options!r}.'
+        )
 
 
 def make_tokenizer(config: DataConfig) -> tokenizers.Tokenizer:
@@ -98,6 +126,10 @@ def split_names(config: DataConfig) -> tuple[str, ...]:
   """
   if config.kind == 'multiplication':
     return multiplication_lib.SPLITS
+  if config.kind in DOCUMENT_KINDS:
+    topics = config.topics if config.kind == 'topics' else None
+    has_heldout = topics is None or topics.num_heldout > 0
+    return documents_lib.SPLITS if has_heldout else ('train',)
   if config.kind == 'shards':
     has_validation = config.shards is not None and config.shards.validation
   else:
@@ -113,9 +145,30 @@ def row_length(config: DataConfig) -> int:
   """
   if config.kind == 'multiplication':
     return config.multiplication.row_length('train')
+  if config.kind in DOCUMENT_KINDS:
+    return getattr(config, config.kind).length
   options = config.shards if config.kind == 'shards' else config.text
   assert options is not None  # DataConfig has checked.
   return options.seq_len
+
+
+def make_documents(config: DataConfig) -> documents_lib.Documents:
+  """Documents of the kinds 'topics', 'words' and 'pages', for certificates.
+
+  Raises:
+    ValueError: The data is of another kind, or a file cannot be used.
+
+  >>> options = topics_lib.TopicsConfig(num_train=5)
+  >>> make_documents(DataConfig(kind='topics', topics=options)).num_train
+  5
+  """
+  _checks.check_choice('kind', config.kind, tuple(DOCUMENT_KINDS))
+  if config.kind == 'topics':
+    return topics_lib.TopicDocuments(config.topics)
+  if config.kind == 'words' and config.words is not None:
+    return wordlist_lib.load_words(config.words)
+  assert config.pages is not None  # DataConfig has checked.
+  return pages_lib.load_pages(config.pages)
 
 
 def make_sources(config: DataConfig) -> dict[str, batches.Source]:
@@ -126,8 +179,9 @@ def make_sources(config: DataConfig) -> dict[str, batches.Source]:
 
   Returns:
     'train', then 'in_distribution' and 'out_of_distribution' for
-    multiplication or 'validation' for text and tokenised files; without the
-    latter if `config.text.holdout` is 0 or `config.shards.validation` empty.
+    multiplication, 'heldout' for documents that certificates are about, or
+    'validation' for text and tokenised files; without the latter if
+    `config.text.holdout` is 0 or `config.shards.validation` empty.
 
   Raises:
     ValueError: A file or the tokenizer cannot be used (see `text`, `shards`
@@ -170,6 +224,14 @@ def _make_sources(
     }
   if not splits:
     return {}
+  if config.kind in DOCUMENT_KINDS:
+    documents = make_documents(config)
+    return {
+        split: documents_lib.DocumentSource(
+            documents, split, config.batch_size, config.seed, config.eval_units
+        )
+        for split in splits
+    }
   if config.kind == 'shards' and config.shards is not None:
     return _shard_sources(config, config.shards, splits)
   options = config.text

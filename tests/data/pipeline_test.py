@@ -279,6 +279,49 @@ def test_sources_of_text(tmp_path):
   assert (other['train'].batch(0)['tokens'] != first).any()
 
 
+@pytest.mark.parametrize(
+    'kind, name, lines, options, vocab_size',
+    [
+        ('words', 'w.txt', ['a', 'bc', 'def', 'gh'], {}, 27),
+        ('pages', 'p.jsonl', [
+            f'{{"id": "{i}", "text": "{"x" * i}"}}' for i in range(1, 5)
+        ], {'stride': 4}, 257),
+        ('topics', None, [], {'num_heldout': 1}, 27),
+    ],
+)
+def test_sources_of_documents(
+    tmp_path, kind, name, lines, options, vocab_size
+):
+  if name:
+    (tmp_path / name).write_text('\n'.join(lines) + '\n')
+    options = options | {'path': str(tmp_path / name)}
+  config = sources.DataConfig(
+      kind=kind, batch_size=2, eval_units=1,
+      **{kind: sources.DOCUMENT_KINDS[kind](num_train=3, length=8, **options)},
+  )
+  made = sources.make_sources(config)
+  assert tuple(made) == sources.split_names(config) == ('train', 'heldout')
+  assert {source.length for source in made.values()} == {8}
+  assert sources.row_length(config) == 8
+  assert {source.vocab_size for source in made.values()} == {vocab_size}
+  documents = sources.make_documents(config)
+  assert (documents.num_train, documents.num_heldout) == (3, 1)
+  held = made['heldout']
+  assert held.num_eval_batches == 1
+  rows = documents.rows('heldout', [0])
+  np.testing.assert_equal(
+      {k: v[:1] for k, v in held.batch(0).items()}, documents.read(rows)
+  )
+  assert not held.batch(0)['mask'][1].any()
+  np.testing.assert_equal(
+      sources.make_source(config).batch(5), made['train'].batch(5)
+  )
+  with pytest.raises(ValueError, match='kind must be one of .*multiplication'):
+    sources.make_documents(sources.DataConfig())
+  with pytest.raises(ValueError, match=f'{kind} must be a .* got None'):
+    sources.DataConfig(kind=kind)
+
+
 def test_text_without_holdout_has_no_validation_set(tmp_path):
   (tmp_path / 'a.txt').write_text('to be or not to be')
   options = text.TextConfig(paths=str(tmp_path), seq_len=8, holdout=0.0)

@@ -1,0 +1,86 @@
+"""Compression-based generalisation bounds: arrays in, numbers out.
+
+Nothing in here knows a model. Losses, codes and certificates are host data in
+float64; what training and evaluation need (`smoothed_nll_bits`, `doc_losses`,
+`rank_of_target`, `top_k_errors`, `ste_quantize`) runs inside `jax.jit`.
+"""
+
+from iblm_jax.bounds.bound import Bound
+from iblm_jax.bounds.code_length import (
+    SCHEMES,
+    elias_delta_bits,
+    elias_gamma_bits,
+    ideal_bits,
+    payload_bits,
+    prefix_bits,
+)
+from iblm_jax.bounds.codebooks import (
+    fit_codebook,
+    fit_step,
+    nearest_symbols,
+    step_values,
+)
+from iblm_jax.bounds.coding import decode, decode_values, encode
+from iblm_jax.bounds.kl import catoni, kl_inverse, occam_kl
+from iblm_jax.bounds.logwealth import (
+    GRID_S,
+    GRID_T,
+    occam_logwealth,
+    occam_logwealth_subsample,
+)
+from iblm_jax.bounds.martingale import azuma_tokens, empirical_freedman
+from iblm_jax.bounds.occam import (
+    max_code_bits,
+    occam_hoeffding,
+    occam_subsample,
+    occam_subsample_ref,
+)
+from iblm_jax.bounds.smoothing import (
+    ALPHAS,
+    SmoothRange,
+    doc_losses,
+    smooth_range,
+    smoothed_nll_bits,
+)
+from iblm_jax.bounds.straight_through import ste_quantize
+from iblm_jax.bounds.top_k import rank_of_target, top_k_errors
+from iblm_jax.bounds.wealth import logistic_grid
+
+__all__ = [
+    'ALPHAS',
+    'GRID_S',
+    'GRID_T',
+    'SCHEMES',
+    'Bound',
+    'SmoothRange',
+    'azuma_tokens',
+    'catoni',
+    'decode',
+    'decode_values',
+    'doc_losses',
+    'elias_delta_bits',
+    'elias_gamma_bits',
+    'empirical_freedman',
+    'encode',
+    'fit_codebook',
+    'fit_step',
+    'ideal_bits',
+    'kl_inverse',
+    'logistic_grid',
+    'max_code_bits',
+    'nearest_symbols',
+    'occam_hoeffding',
+    'occam_kl',
+    'occam_logwealth',
+    'occam_logwealth_subsample',
+    'occam_subsample',
+    'occam_subsample_ref',
+    'payload_bits',
+    'prefix_bits',
+    'rank_of_target',
+    'smooth_range',
+    'smoothed_nll_bits',
+    'ste_quantize',
+    'step_values',
+    'top_k_errors',
+]

@@ -1,0 +1,123 @@
+"""Rows of many lengths in batches of few shapes, so that little is compiled."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from iblm_jax.data import _checks
+
+
+class Bucket(NamedTuple):
+  """One batch: rows that are filled up to one length."""
+
+  length: int  # Tokens of a row.
+  rows: np.ndarray  # int64 [b], numbers of the rows; -1 is an empty row.
+
+
+def bucket_lengths(
+    lengths: npt.ArrayLike, max_shapes: int, multiple: int = 1
+) -> np.ndarray:
+  """The lengths to fill up to for which the least padding is needed.
+
+  Args:
+    lengths: Tokens of each row, whole numbers of at least 1, shape [N], N > 0.
+    max_shapes: How many lengths may be used, at least 1.
+    multiple: The lengths are multiples of it, at least 1.
+
+  Returns:
+    int64 array of at most `max_shapes` ascending lengths; a row belongs to the
+    first that is not below its own. The padding is the least possible.
+
+  Raises:
+    ValueError: An argument is out of its range.
+
+  >>> bucket_lengths([1, 1, 1, 7, 8, 8], max_shapes=2).tolist()
+  [1, 8]
+  """
+  max_shapes = _checks.check_int('max_shapes', max_shapes, 1)
+  multiple = _checks.check_int('multiple', multiple, 1)
+  length_N = _checked_lengths(lengths)
+  length_U, count_U = np.unique(
+      -(-length_N // multiple) * multiple, return_counts=True
+  )
+  below_U1 = np.concatenate([[0], np.cumsum(count_U)])
+  # cost[j]: tokens of the first j lengths, filled up, in the buckets so far; a
+  # bucket that ends with length j - 1 begins with some length i.
+  cost_U1 = np.where(np.arange(length_U.size + 1) > 0, np.inf, 0.0)
+  begins = []
+  for _ in range(min(max_shapes, length_U.size)):
+    best_U1 = np.zeros(length_U.size + 1)
+    begin_U1 = np.zeros(length_U.size + 1, np.int64)
+    for j in range(1, length_U.size + 1):
+      total_j = cost_U1[:j] + length_U[j - 1] * (below_U1[j] - below_U1[:j])
+      begin_U1[j] = np.argmin(total_j)
+      best_U1[j] = total_j[begin_U1[j]]
+    cost_U1 = best_U1
+    begins.append(begin_U1)
+  end, chosen = length_U.size, []
+  for begin_U1 in reversed(begins):
+    if end:  # A bucket of no length stands before the first one.
+      chosen.append(length_U[end - 1])
+      end = begin_U1[end]
+  return np.array(chosen[::-1], np.int64)
+
+
+def buckets(
+    lengths: npt.ArrayLike,
+    max_tokens: int,
+    *,
+    max_shapes: int = 8,
+    multiple: int = 1,
+    row_multiple: int = 1,
+) -> list[Bucket]:
+  """Puts rows into batches of few shapes and little padding.
+
+  Args:
+    lengths: Tokens of each row, whole numbers of at least 1, shape [N].
+    max_tokens: Most tokens of a batch, padding included; at least the longest
+      row, filled up, times `row_multiple`.
+    max_shapes: Most shapes [b, L] of the batches, at least 1.
+    multiple: L is a multiple of it, at least 1.
+    row_multiple: b is a multiple of it, at least 1: the number of devices that
+      share a batch.
+
+  Returns:
+    The batches, shortest first; each row is in exactly one of them, in
+    ascending order within a length. All batches of a length have one shape, so
+    the last may have empty rows.
+
+  Raises:
+    ValueError: An argument is out of its range.
+
+  >>> [(b.length, b.rows.tolist()) for b in buckets([3, 9, 3, 3], max_tokens=9)]
+  [(3, [0, 2, 3]), (9, [1])]
+  """
+  row_multiple = _checks.check_int('row_multiple', row_multiple, 1)
+  length_N = _checked_lengths(lengths)
+  shape_S = bucket_lengths(length_N, max_shapes, multiple)
+  least = int(shape_S[-1]) * row_multiple
+  max_tokens = _checks.check_int('max_tokens', max_tokens, least)
+  shape_N = np.searchsorted(shape_S, length_N)
+  found = []
+  for number, length in enumerate(shape_S.tolist()):
+    row_M = np.flatnonzero(shape_N == number)
+    most = max_tokens // length // row_multiple * row_multiple
+    count = -(-row_M.size // most)
+    # Even shares, so that the last batch is not mostly empty.
+    share = -(-row_M.size // count)
+    share = -(-share // row_multiple) * row_multiple
+    filled = np.full(count * share, -1, np.int64)
+    filled[: row_M.size] = row_M
+    found += [Bucket(length, rows) for rows in filled.reshape(count, share)]
+  return found
+
+
+def _checked_lengths(lengths: npt.ArrayLike) -> np.ndarray:
+  length_N = np.asarray(lengths, np.int64)
+  if length_N.ndim != 1 or not length_N.size or length_N.min() < 1:
+    raise ValueError(
+        'lengths must be a sequence of at least one number of at least 1, got'
+        f' {lengths!r}.'
+    )
+  return length_N

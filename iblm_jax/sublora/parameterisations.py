@@ -1,0 +1,232 @@
+"""Four ways to train a model, behind one interface: what is trained is small.
+
+| kind | trained, all zeros at the start | parameters of the model |
+| --- | --- | --- |
+| `subspace` | w [d] | θ0 + P w |
+| `sublora` | w [d] | θ0 with adapters u0 + P w |
+| `lora` | change of the adapters | θ0 with adapters u0 + change |
+| `full` | change of every parameter | θ0 + change |
+
+What is trained is always the difference to an initial value that comes from a
+seed. So zeros are the initial model in all four, a coder needs no bits for θ0
+or u0, zeros are cheap, and weight decay pulls towards what costs nothing.
+(arXiv 2312.17173, section 4.)
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from iblm_jax.sublora import draws, paths, projectors
+from iblm_jax.sublora import lora as lora_lib
+
+KINDS = ('subspace', 'sublora', 'lora', 'full')
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterisationConfig:
+  """What is trained.
+
+  Attributes:
+    kind: 'subspace', 'sublora', 'lora' or 'full'.
+    dims: d or (d1, d2) of the projector; None where there is none.
+    projector: kind of projector, see `make_projector`.
+    entries: of the projector 'kron': 'normal' or 'sign'.
+    hold: keep the projector's factors rather than draw them at each use.
+    direct: patterns of leaves that take their own slice of w.
+    lora: the adapters; None where there are none.
+
+  Raises:
+    ValueError: for an unknown kind, or options that the kind lacks or does not
+      use.
+  """
+
+  kind: str = 'sublora'
+  dims: int | tuple[int, int] | None = None
+  projector: str = 'kron'
+  entries: str = 'normal'
+  hold: bool = True
+  direct: tuple[str, ...] = ()
+  lora: lora_lib.LoraConfig | None = None
+
+  def __post_init__(self):
+    if self.kind not in KINDS:
+      raise ValueError(f'kind must be one of {KINDS}, got {self.kind!r}.')
+    for name, needed in (
+        ('dims', self.has_projector), ('lora', self.has_adapters)
+    ):
+      value = getattr(self, name)
+      if (value is not None) != needed:
+        given = 'given' if needed else 'None'
+        raise ValueError(
+            f'{name} must be {given} for kind={self.kind!r}, got {value!r}.'
+        )
+
+  @property
+  def has_projector(self) -> bool:
+    """Whether the trained vector is projected."""
+    return self.kind in ('subspace', 'sublora')
+
+  @property
+  def has_adapters(self) -> bool:
+    """Whether the model's own parameters stay as they are."""
+    return self.kind in ('sublora', 'lora')
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameterisation:
+  """Functions between what is trained and what the model takes.
+
+  Attributes:
+    config: what is trained.
+    initial: the trained pytree at the start: float32 zeros.
+    frozen: everything else, a pytree, to be passed to compiled functions:
+      'params' (θ0), 'lora' (u0) and 'projector', where there are any.
+  """
+
+  config: ParameterisationConfig
+  initial: Any
+  frozen: dict[str, Any]
+
+  @property
+  def num_trained(self) -> int:
+    """d, numbers that are trained (and coded)."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.initial))
+
+  def expand(self, trained: Any, frozen: dict[str, Any] | None = None) -> Any:
+    """The model's parameters.
+
+    Args:
+      trained: like `initial`. Gradients flow into it alone.
+      frozen: `self.frozen`, as an argument of the compiled function around:
+        left out, it is compiled into it as constants.
+
+    Returns:
+      A tree like θ0, with its dtypes; equal to it where `trained` is zero.
+    """
+    return expand(
+        trained, self.frozen if frozen is None else frozen, self.config
+    )
+
+  def to_vector(self, trained: Any) -> jax.Array:
+    """All trained numbers, float32 [d], in the order of the leaves."""
+    leaves, treedef = jax.tree.flatten(trained)
+    expected = jax.tree.structure(self.initial)
+    if treedef != expected:
+      raise ValueError(f'trained must be {expected}, got {treedef}.')
+    return jnp.concatenate(
+        [leaf.reshape(-1).astype(jnp.float32) for leaf in leaves]
+    )
+
+  def from_vector(self, w_d: jax.Array) -> Any:
+    """The inverse of `to_vector`.
+
+    Raises:
+      ValueError: if `w_d` has not the shape [d].
+    """
+    if w_d.shape != (self.num_trained,):
+      raise ValueError(
+          f'w must have shape ({self.num_trained},), got {w_d.shape}.'
+      )
+    leaves, treedef = jax.tree.flatten(self.initial)
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    parts = jnp.split(w_d.astype(jnp.float32), ends)
+    return treedef.unflatten(
+        part.reshape(leaf.shape)
+        for part, leaf in zip(parts, leaves, strict=True)
+    )
+
+
+def make(
+    config: ParameterisationConfig, params0: Any, key: jax.Array
+) -> Parameterisation:
+  """A parameterisation of a model around its initial parameters.
+
+  Args:
+    config: what is trained.
+    params0: θ0. To be certified it must come from a seed, not from data.
+    key: typed, threefry2x32; of adapters and projector.
+
+  Returns:
+    The parameterisation.
+
+  Raises:
+    ValueError: as `lora_init` and `make_projector`.
+
+  Example:
+    >>> params0 = {'kernel': jnp.ones([8, 4])}
+    >>> config = ParameterisationConfig('subspace', dims=6)
+    >>> made = make(config, params0, jax.random.key(0))
+    >>> made.num_trained
+    6
+    >>> bool(jnp.all(made.expand(made.initial)['kernel'] == 1))
+    True
+  """
+  draws.check_key(key)
+  frozen = {'params': params0}
+  changed = params0
+  if config.lora is not None:
+    changed = lora_lib.lora_init(
+        params0, config.lora, draws.named_key(key, 'lora')
+    )
+    frozen['lora'] = changed
+  if config.dims is None:
+    initial = jax.tree.map(
+        lambda leaf: jnp.zeros_like(leaf, jnp.float32), changed
+    )
+    return Parameterisation(config, initial, frozen)
+  projector = projectors.make_projector(
+      config.projector,
+      changed,
+      config.dims,
+      draws.named_key(key, 'projector'),
+      hold=config.hold,
+      entries=config.entries,
+      direct=config.direct,
+      stacked=config.lora.stacked if config.lora else paths.STACKED,
+  )
+  frozen['projector'] = projector
+  initial = jnp.zeros(projector.size, jnp.float32)
+  return Parameterisation(config, initial, frozen)
+
+
+def expand(
+    trained: Any, frozen: dict[str, Any], config: ParameterisationConfig
+) -> Any:
+  """The model's parameters, see `Parameterisation.expand`."""
+  frozen = {
+      name: part if name == 'projector' else jax.lax.stop_gradient(part)
+      for name, part in frozen.items()
+  }
+  change = frozen['projector'].apply(trained) if config.dims else trained
+  if config.lora is None:
+    return _add(frozen['params'], change)
+  adapters = _add(frozen['lora'], change)
+  return lora_lib.lora_apply(frozen['params'], adapters, config.lora)
+
+
+def subspace(
+    params0: Any, projector: projectors.Projector
+) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
+  """A random subspace through initial parameters.
+
+  Args:
+    params0: θ0.
+    projector: made for a tree like it.
+
+  Returns:
+    Zeros [d], and w -> θ0 + P w, which has θ0 and P as constants: see
+    `Parameterisation.expand` for a form to compile.
+  """
+  zeros = jnp.zeros(projector.size, jnp.float32)
+  return zeros, lambda w_d: _add(params0, projector.apply(w_d))
+
+
+def _add(tree, change):
+  """Sums in float32, in the dtypes of `tree`."""
+  return jax.tree.map(lambda x, y: (x + y).astype(x.dtype), tree, change)
