@@ -37,6 +37,17 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
   return value
 
 
+def check_path(name: str, value: Any, endings: tuple[str, ...]) -> str:
+  """Returns `value` if it is a path with one of the endings."""
+  if not isinstance(value, str) or not value:
+    raise ValueError(f'{name} must name a file, got {value!r}.')
+  if not value.endswith(endings):
+    raise ValueError(
+        f'{name} must end in {" or ".join(endings)}, got {value!r}.'
+    )
+  return value
+
+
 def check_range(
     name: str, value: Any, low: int, high: int
 ) -> tuple[int, int]:

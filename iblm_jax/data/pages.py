@@ -10,7 +10,6 @@ before and after each text.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -54,12 +53,7 @@ class PagesConfig:
 
   def __post_init__(self):
     """Checks the options."""
-    if not isinstance(self.path, str) or not self.path:
-      raise ValueError(f'path must name a file, got {self.path!r}.')
-    if not self.path.endswith(('.jsonl', '.jsonl.gz')):
-      raise ValueError(
-          f'path must end in .jsonl or .jsonl.gz, got {self.path!r}.'
-      )
+    _checks.check_path('path', self.path, ('.jsonl', '.jsonl.gz'))
     _checks.check_int('num_train', self.num_train, 1)
     _checks.check_int('seed', self.seed, 0, 2**63 - 1)
     _checks.check_int('length', self.length, 1, 2**16)
@@ -105,21 +99,17 @@ def load_pages(config: PagesConfig) -> stored.StoredDocuments:
       stride=config.stride,
       shuffle_window=config.shuffle_window,
       unit='page: the distinct texts of one name, in all languages',
-      files={path.name: stored.file_hash(path)},
+      files={path.name: text.file_hash(path)},
   )
 
 
 def _read_texts(path: epath.Path) -> Iterator[tuple[str, bytes]]:
   """Name of the page and UTF-8 bytes of each line, blank lines left out."""
   for chunk in text.read_chunks(path, 'line'):
-    for number, line in enumerate(chunk.data.split(b'\n'), chunk.line):
-      if not line.strip():
-        continue
-      where = f'file {str(path)!r}, line {number}'
-      try:
-        record = json.loads(line)
-      except (ValueError, RecursionError) as e:
-        raise ValueError(f'{where} is not JSON: {e}.') from e
+    lines = text.json_lines(
+        str(path), chunk.data.split(b'\n'), chunk.line
+    )
+    for where, record in lines:
       fields = record if isinstance(record, dict) else {}
       name, body = fields.get('id'), fields.get('text')
       if not (isinstance(name, str) and isinstance(body, str) and body):

@@ -9,7 +9,6 @@ flags; docs/data.md has more.
 """
 
 import contextlib
-import hashlib
 import itertools
 import os
 import shutil
@@ -80,7 +79,9 @@ def prepare(
       {
           'format': format,
           'tokenizer': f'tokenizer{suffix}' if suffix else options.tokenizer,
-          'tokenizer_sha256': _digest(options.tokenizer) if suffix else None,
+          'tokenizer_sha256': (
+              text.file_hash(options.tokenizer) if suffix else None
+          ),
           'vocab_size': tokenizer.vocab_size,
           'eot_id': tokenizer.bos_id,
           'documents': options.documents,
@@ -148,11 +149,6 @@ def _write(
           f' {rate:,.0f} tokens/s'
       )
       reported, before = now, total
-
-
-def _digest(path: str) -> str:
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def main(sources: list[str]) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from etils import epath
 
 from iblm_jax.data import _checks, batches, documents, hashing, windows
 
@@ -166,15 +165,6 @@ class StoredDocuments:
       found.update(np.array([array.size], '<i8').tobytes())
       found.update(np.ascontiguousarray(array, dtype).data)
     return found.hexdigest()
-
-
-def file_hash(path: epath.Path) -> str:
-  """SHA-256 of the bytes of a file."""
-  with path.open('rb') as file:
-    found = hashlib.sha256()
-    while data := file.read(2**20):
-      found.update(data)
-  return found.hexdigest()
 
 
 def _shuffled(

@@ -7,8 +7,8 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator
-from typing import BinaryIO, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, cast
 
 from etils import epath
 
@@ -312,17 +312,39 @@ def _decode(chunk: Chunk) -> str:
   return text if chunk.offset else text.removeprefix('\ufeff')
 
 
-def _json_documents(chunk: Chunk, text: str, field: str) -> list[str]:
-  """Field `field` of every JSON line; blank lines are left out."""
-  found = []
-  for number, line in enumerate(text.split('\n'), chunk.line):
+def json_lines(
+    path: str, lines: Iterable[str | bytes], first: int
+) -> Iterator[tuple[str, Any]]:
+  """Where it stands, for messages, and the value of each line of JSON.
+
+  Blank lines are left out; `first` is the number of the first line of the file
+  `path` that is given.
+
+  Raises:
+    ValueError: A line is not JSON.
+  """
+  for number, line in enumerate(lines, first):
     if not line.strip():
       continue
-    where = f'file {chunk.path!r}, line {number}'
+    where = f'file {path!r}, line {number}'
     try:
       record = json.loads(line)
     except (ValueError, RecursionError) as e:
       raise ValueError(f'{where} is not JSON: {e}.') from e
+    yield where, record
+
+
+def file_hash(path: epath.PathLike) -> str:
+  """SHA-256 of the bytes of a file."""
+  with epath.Path(path).open('rb') as file:
+    return hashlib.file_digest(cast(BinaryIO, file), 'sha256').hexdigest()
+
+
+def _json_documents(chunk: Chunk, text: str, field: str) -> list[str]:
+  """Field `field` of every JSON line; blank lines are left out."""
+  found = []
+  lines = json_lines(chunk.path, text.split('\n'), chunk.line)
+  for where, record in lines:
     if not isinstance(record, dict) or field not in record:
       raise ValueError(f'{where} must be an object with a field {field!r}.')
     document = record[field]

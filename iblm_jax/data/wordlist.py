@@ -50,10 +50,7 @@ class WordsConfig:
 
   def __post_init__(self):
     """Checks the options."""
-    if not isinstance(self.path, str) or not self.path:
-      raise ValueError(f'path must name a file, got {self.path!r}.')
-    if not self.path.endswith(('.txt', '.txt.gz')):
-      raise ValueError(f'path must end in .txt or .txt.gz, got {self.path!r}.')
+    _checks.check_path('path', self.path, ('.txt', '.txt.gz'))
     _checks.check_int('num_train', self.num_train, 1)
     _checks.check_int('seed', self.seed, 0, 2**63 - 1)
     _checks.check_int('length', self.length, 1, 4096)
@@ -101,5 +98,5 @@ def load_words(config: WordsConfig) -> stored.StoredDocuments:
       context=config.length,
       shuffle_window=config.shuffle_window,
       unit='word',
-      files={path.name: stored.file_hash(path)},
+      files={path.name: text.file_hash(path)},
   )

@@ -109,7 +109,7 @@ def pareto_figure(
         text = knob if isinstance(knob, str) else f'{knob:g}'
         marks.append((text, place, colour))
   axis.set(xlabel=labels.get(x, x), ylabel=labels.get(y, y))
-  if 0 < 30 * min(across) <= max(across):
+  if 0 < 30 * min(across, default=0) <= max(across, default=0):
     axis.set_xscale('log')
   axis.legend()
   annotations.annotate(figure, axis, marks)

@@ -234,20 +234,12 @@ def _specs(plan):
 
 
 def _factors(plan, factors):
-  """The factors: those that are held, or drawn where they will be used."""
-  if plan.hold:
-    return factors
   specs, _ = _specs(plan)
-  drawn = []
-  for leaf, spec in zip(plan.leaves, specs, strict=True):
-    pair = _draw_pair(plan, _request(plan, leaf), factors)
-    if plan.mesh is not None:
-      pair = tuple(
-          jax.lax.with_sharding_constraint(x, NamedSharding(plan.mesh, s))
-          for x, s in zip(pair, spec, strict=True)
-      )
-    drawn.append(pair)
-  return tuple(drawn)
+
+  def draw_leaf(leaf, key):
+    return _draw_pair(plan, _request(plan, leaf), key)
+
+  return plan_lib.where_used(plan, factors, specs, draw_leaf)
 
 
 def _matrices(pair):

@@ -126,6 +126,36 @@ def sharding_of(leaves: Sequence[Any]) -> tuple[Mesh | None, list[tuple]]:
   return mesh, specs
 
 
+def where_used(
+    plan: Plan,
+    factors: Any,
+    specs: Sequence[Any],
+    draw_leaf: Callable[[Leaf, Any], Any],
+) -> Any:
+  """The factors: those that are held, or drawn where they will be used.
+
+  Args:
+    plan: of the projector.
+    factors: of each leaf if they are held; otherwise the key.
+    specs: of each leaf's factors, a tree like what `draw_leaf` returns.
+    draw_leaf: (leaf, key) -> factors of the leaf.
+  """
+  if plan.hold:
+    return factors
+  drawn = []
+  for leaf, spec in zip(plan.leaves, specs, strict=True):
+    part = draw_leaf(leaf, factors)
+    if plan.mesh is not None:
+      shardings = jax.tree.map(
+          lambda s: NamedSharding(plan.mesh, s),
+          spec,
+          is_leaf=lambda s: isinstance(s, PartitionSpec),
+      )
+      part = jax.lax.with_sharding_constraint(part, shardings)
+    drawn.append(part)
+  return tuple(drawn)
+
+
 def run_local(
     plan: Plan,
     apply_leaf: Callable[[Leaf, Any, jax.Array], jax.Array],

@@ -61,17 +61,9 @@ def _specs(plan):
 
 
 def _factors(plan, factors):
-  if plan.hold:
-    return factors
   specs, _ = _specs(plan)
-  drawn = []
-  for leaf, spec in zip(plan.leaves, specs, strict=True):
-    taps = _draw_leaf(plan, leaf, factors)
-    if plan.mesh is not None:
-      sharding = NamedSharding(plan.mesh, spec)
-      taps = jax.lax.with_sharding_constraint(taps, sharding)
-    drawn.append(taps)
-  return tuple(drawn)
+  draw_leaf = functools.partial(_draw_leaf, plan)
+  return plan_lib.where_used(plan, factors, specs, draw_leaf)
 
 
 def _scale(plan):
