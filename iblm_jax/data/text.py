@@ -337,7 +337,7 @@ def json_lines(
 def file_hash(path: epath.PathLike) -> str:
   """SHA-256 of the bytes of a file."""
   with epath.Path(path).open('rb') as file:
-    return hashlib.file_digest(cast(BinaryIO, file), 'sha256').hexdigest()
+    return hashlib.file_digest(cast(Any, file), 'sha256').hexdigest()
 
 
 def _json_documents(chunk: Chunk, text: str, field: str) -> list[str]:
