@@ -80,6 +80,7 @@ setuptools.setup(
         'console_scripts': [
             'iblm-train = iblm_jax.main:run',
             'iblm-report = iblm_jax.report:run',
+            'iblm-certify = iblm_jax.certify:run',
             'iblm-generate = iblm_jax.generate:run',
             'iblm-prepare = iblm_jax.data.prepare:run',
         ],

@@ -43,7 +43,7 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
     schedule.setdefault('total_steps', steps)
     # First, so that a bad length is reported where the user wrote it.
     tree = {'train': train, **tree}
-  return _build(RunConfig, tree, 'config')
+  return build(RunConfig, tree, 'config')
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
@@ -125,7 +125,8 @@ def differences(
   return [] if old == new else [(path, old, new)]
 
 
-def _build(cls: type, tree: Any, path: str) -> Any:
+def build(cls: type, tree: Any, path: str) -> Any:
+  """An options dataclass from JSON values; ValueError names path and value."""
   if not isinstance(tree, Mapping):
     raise ValueError(f'{path} must be a group of fields, got {tree!r}.')
   hints = typing.get_type_hints(cls)
@@ -157,7 +158,7 @@ def _build(cls: type, tree: Any, path: str) -> Any:
 def _convert(hint: Any, value: Any, path: str) -> Any:
   """Checks a JSON value against a type and returns it as that type."""
   if dataclasses.is_dataclass(hint):
-    return _build(hint, value, path)
+    return build(hint, value, path)
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if hint is Any:
     return _tuples(value)

@@ -21,6 +21,13 @@ from iblm_jax.bounds.codebooks import (
     step_values,
 )
 from iblm_jax.bounds.coding import decode, decode_values, encode
+from iblm_jax.bounds.finite_population import (
+    GRID_FINITE,
+    counting_bound,
+    occam_logwealth_finite,
+    occam_serfling,
+    unseen_risk,
+)
 from iblm_jax.bounds.kl import catoni, kl_inverse, occam_kl
 from iblm_jax.bounds.logwealth import (
     GRID_S,
@@ -48,6 +55,7 @@ from iblm_jax.bounds.wealth import logistic_grid
 
 __all__ = [
     'ALPHAS',
+    'GRID_FINITE',
     'GRID_S',
     'GRID_T',
     'SCHEMES',
@@ -55,6 +63,7 @@ __all__ = [
     'SmoothRange',
     'azuma_tokens',
     'catoni',
+    'counting_bound',
     'decode',
     'decode_values',
     'doc_losses',
@@ -72,7 +81,9 @@ __all__ = [
     'occam_hoeffding',
     'occam_kl',
     'occam_logwealth',
+    'occam_logwealth_finite',
     'occam_logwealth_subsample',
+    'occam_serfling',
     'occam_subsample',
     'occam_subsample_ref',
     'payload_bits',
@@ -83,4 +94,5 @@ __all__ = [
     'ste_quantize',
     'step_values',
     'top_k_errors',
+    'unseen_risk',
 ]

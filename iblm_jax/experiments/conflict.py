@@ -15,14 +15,14 @@ from etils import epath
 
 from iblm_jax import cli
 from iblm_jax.experiments import (
-    conflict_figure,
-    conflict_processes,
-    conflict_run,
-    conflict_settings,
-    conflict_tables,
-    program,
-    results,
-    workdirs,
+  conflict_figure,
+  conflict_run,
+  conflict_settings,
+  conflict_tables,
+  program,
+  results,
+  side_by_side,
+  workdirs,
 )
 
 FLAGS = flags.FLAGS
@@ -51,7 +51,7 @@ def main() -> None:
     return cli.report(f'finished: {path}')
   workdir.mkdir(parents=True, exist_ok=True)
   workdirs.write_json(workdir / 'settings.json', settings.to_json())
-  conflict_processes.use_one_thread()
+  side_by_side.use_one_thread()
   on_cpu = jax.default_backend() == 'cpu'
   rows, seconds = conflict_run.run_chunks(
       settings,

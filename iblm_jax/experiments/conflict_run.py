@@ -11,12 +11,12 @@ import numpy as np
 from etils import epath
 
 from iblm_jax.experiments import (
-    conflict_metrics,
-    conflict_processes,
-    conflict_settings,
-    conflict_tasks,
-    conflict_training,
-    workdirs,
+  conflict_metrics,
+  conflict_settings,
+  conflict_tasks,
+  conflict_training,
+  side_by_side,
+  workdirs,
 )
 from iblm_jax.optim import inspection
 
@@ -148,7 +148,7 @@ def run_chunks(
   # A last chunk is filled up, so that nothing is compiled again.
   jobs = [range(first, first + settings.chunk) for first in missing]
   start = before = time.monotonic()
-  chunks = conflict_processes.each(
+  chunks = side_by_side.each(
       jobs, Experiment, settings, min(processes, len(jobs))
   )
   for done, (seeds, rows) in enumerate(chunks, 1):

@@ -110,7 +110,7 @@ def train(
         return json.loads((workdir / 'summary.json').read_text())
       report(f'resumed from the checkpoint of step {first}')
     report(
-        f'{state_lib.num_parameters(state.params):,} parameters,'
+        f'{state_lib.num_parameters(state.params):,} trained parameters,'
         f' {cfg.data.batch_size} rows of {job.source.length} tokens a step,'
         f' {program.mesh.size} x {jax.devices()[0].device_kind}'
     )
@@ -195,9 +195,10 @@ def _steps(
 
   def evaluate(step, keep=True):
     results = {}
+    params = program.model_params(state.params)
     for name, split in job.eval_sources.items():
       results[name] = evaluation.evaluate(
-          state.params,
+          params,
           split,
           step=program.eval_step,
           sharding=program.batch_sharding,

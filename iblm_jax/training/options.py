@@ -9,6 +9,7 @@ from iblm_jax.objectives import iblm, layer_weights
 from iblm_jax.optim import dual as dual_lib
 from iblm_jax.optim import gate as gate_lib
 from iblm_jax.optim import optimizers
+from iblm_jax.sublora import parameterisations
 from iblm_jax.training import alignment as alignment_lib
 from iblm_jax.training import mesh as mesh_lib
 
@@ -91,6 +92,8 @@ class RunConfig:
     gate: when the entropy is part of it.
     dual: how much of it, for the method 'dual'; None for other methods.
     alignment: when the gradients of the two losses are compared.
+    parameterisation: train few numbers that the model's parameters are a
+      function of, and which a certificate codes; None trains them all.
     mesh: which devices hold what.
     train: length and rhythm.
 
@@ -105,6 +108,7 @@ class RunConfig:
   gate: gate_lib.GateConfig = gate_lib.GateConfig()
   dual: dual_lib.DualConfig | None = None
   alignment: alignment_lib.AlignmentConfig = alignment_lib.AlignmentConfig()
+  parameterisation: parameterisations.ParameterisationConfig | None = None
   mesh: mesh_lib.MeshConfig = mesh_lib.MeshConfig()
   train: LoopConfig = LoopConfig()
 
@@ -142,6 +146,14 @@ class RunConfig:
       raise ValueError(
           'the last of train.windows must be model.window, got'
           f' {self.train.windows} and {self.model.window}.'
+      )
+    by_parameter = self.optimizer.name == 'muon' or self.optimizer.group_peaks
+    if self.parameterisation is not None and by_parameter:
+      raise ValueError(
+          "parameterisation needs optimizer.name='adamw' without group_peaks,"
+          f' got {self.optimizer.name!r} and'
+          f' {dict(self.optimizer.group_peaks or {})}: what is trained is not'
+          " the model's matrices."
       )
     total = self.optimizer.schedule.total_steps
     if total != self.train.num_steps:

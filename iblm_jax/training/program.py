@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from flax import linen as nn
 
 from iblm_jax.models import attention, decoder, parameter_groups
 from iblm_jax.optim import optimizers, schedules
+from iblm_jax.sublora import parameterisations
 from iblm_jax.training import evaluation, options
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import state as state_lib
@@ -28,7 +30,7 @@ class Program:
       `train_step` alone), with the model that it trains.
     aligned_steps: `train_steps` that also measure the alignment of gradients;
       compiled where they are first called.
-    eval_step: (params, batch) -> sums.
+    eval_step: (params of the model, batch) -> sums.
   """
 
   def __init__(self, cfg: options.RunConfig, devices: Any = None):
@@ -67,7 +69,13 @@ class Program:
         ),
     )
     tx = make_optimizer(cfg)
-    init = functools.partial(state_lib.init_state, cfg=model, tx=tx)
+    init = functools.partial(
+        state_lib.init_state,
+        cfg=model,
+        tx=tx,
+        parameterisation=cfg.parameterisation,
+    )
+    self._cfg = cfg
     self.abstract_state = abstract_state(cfg, self.mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
     self.batch_sharding = mesh_lib.batch_sharding(self.mesh, cfg.mesh)
@@ -84,18 +92,15 @@ class Program:
 
     # LLVM takes about 1 s per random draw at full optimisation, and these run
     # once.
+    self._runs_once = (
+        {'xla_backend_optimization_level': 1} if platform == 'cpu' else None
+    )
     self.init = jax.jit(
-        init,
-        out_shardings=shardings,
-        compiler_options={'xla_backend_optimization_level': 1}
-        if platform == 'cpu'
-        else None,
+        init, out_shardings=shardings, compiler_options=self._runs_once
     )
 
     def train_step(model, align=None):
-      step = functools.partial(
-          step_lib.train_step,
-          apply=_apply(model),
+      settings = dict(
           num_layers=model.num_layers,
           tx=tx,
           learning_rate=schedules.make_schedule(cfg.optimizer.schedule),
@@ -105,12 +110,34 @@ class Program:
           accumulation=cfg.train.accumulation,
           align=align,
       )
-      return jax.jit(
+      out = (shardings, replicated)
+      if cfg.parameterisation is None:
+        return jax.jit(
+            ruled(
+                functools.partial(
+                    step_lib.train_step, apply=_apply(model), **settings
+                )
+            ),
+            in_shardings=(shardings, self.batch_sharding),
+            out_shardings=out,
+            donate_argnums=0,
+        )
+
+      def step(frozen, state, batch):
+        expand = functools.partial(
+            parameterisations.expand, frozen=frozen, config=cfg.parameterisation
+        )
+        return step_lib.train_step(
+            state, batch, apply=_apply(model), expand=expand, **settings
+        )
+
+      jitted = jax.jit(
           ruled(step),
-          in_shardings=(shardings, self.batch_sharding),
-          out_shardings=(shardings, replicated),
-          donate_argnums=0,
+          in_shardings=(None, shardings, self.batch_sharding),
+          out_shardings=out,
+          donate_argnums=1,
       )
+      return _WithFrozen(jitted, lambda: self.parameterisation.frozen)
 
     stages = [
         dataclasses.replace(model, window=window)
@@ -123,9 +150,55 @@ class Program:
     ]
     self.eval_step = jax.jit(
         ruled(functools.partial(evaluation.eval_step, apply=_apply(model))),
-        in_shardings=(shardings.params, self.batch_sharding),
+        in_shardings=(
+            shardings.params if cfg.parameterisation is None else None,
+            self.batch_sharding,
+        ),
         out_shardings=replicated,
     )
+
+  @functools.cached_property
+  def parameterisation(self) -> parameterisations.Parameterisation:
+    """Of a run that has one: what is trained, and what no step changes.
+
+    A function of the config alone, so no checkpoint holds it.
+    """
+    cfg = self._cfg
+    assert cfg.parameterisation is not None
+    shardings = param_shardings(cfg, self.mesh)
+    with jax.set_mesh(self.mesh):
+      key = jax.random.key(cfg.train.seed)
+      params = jax.jit(
+          functools.partial(decoder.init, cfg=cfg.model),
+          out_shardings=shardings,
+          compiler_options=self._runs_once,
+      )(key)
+      return parameterisations.make(cfg.parameterisation, params, key)
+
+  def model_params(self, trained: Any) -> Any:
+    """Parameters of the model, of what is trained: `state.params`."""
+    if self._cfg.parameterisation is None:
+      return trained
+    return self._expand(trained, self.parameterisation.frozen)
+
+  @functools.cached_property
+  def _expand(self):
+    cfg = self._cfg.parameterisation
+    assert cfg is not None
+    return jax.jit(functools.partial(parameterisations.expand, config=cfg))
+
+
+class _WithFrozen:
+  """A compiled function whose first argument is always the same."""
+
+  def __init__(self, function: Any, frozen: Callable[[], Any]):
+    self._function, self._frozen = function, frozen
+
+  def __call__(self, *args):
+    return self._function(self._frozen(), *args)
+
+  def lower(self, *args):
+    return self._function.lower(self._frozen(), *args)
 
 
 def _apply(model: decoder.DecoderConfig):
@@ -139,12 +212,21 @@ def abstract_state(
     cfg: options.RunConfig, mesh: jax.sharding.Mesh
 ) -> state_lib.TrainState:
   """Shapes, dtypes and shardings of a run's training state on a mesh."""
-  tx = make_optimizer(cfg)
-  init = functools.partial(state_lib.init_state, cfg=cfg.model, tx=tx)
-  abstract = jax.eval_shape(init, jax.random.key(0))
-  shardings = mesh_lib.state_shardings(
-      abstract, decoder.logical_axes(cfg.model), mesh, cfg.mesh
+  init = functools.partial(
+      state_lib.init_state,
+      cfg=cfg.model,
+      tx=make_optimizer(cfg),
+      parameterisation=cfg.parameterisation,
   )
+  abstract = jax.eval_shape(init, jax.random.key(0))
+  kind = cfg.parameterisation and cfg.parameterisation.kind
+  if kind in (None, 'full'):
+    axes = decoder.logical_axes(cfg.model)
+  else:  # few numbers, on every device
+    axes = jax.tree.map(
+        lambda _: jax.sharding.PartitionSpec(), abstract.params
+    )
+  shardings = mesh_lib.state_shardings(abstract, axes, mesh, cfg.mesh)
   return jax.tree.map(
       lambda leaf, sharding: jax.ShapeDtypeStruct(
           leaf.shape, leaf.dtype, sharding=sharding
@@ -154,8 +236,23 @@ def abstract_state(
   )
 
 
+def param_shardings(cfg: options.RunConfig, mesh: jax.sharding.Mesh) -> Any:
+  """Shardings of the model's parameters, whatever is trained of them."""
+  whole = dataclasses.replace(cfg, parameterisation=None)
+  abstract = abstract_state(whole, mesh).params
+  return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
 def make_optimizer(cfg: options.RunConfig):
   """The optimizer of a run, with the decoder's parameter groups."""
+  if cfg.parameterisation is not None:
+    # Decay pulls everything towards zero, which is where a code is short.
+    return optimizers.make_optimizer(
+        cfg.optimizer,
+        cfg.gate,
+        dual=cfg.dual,
+        decay_mask=lambda trained: jax.tree.map(lambda _: True, trained),
+    )
   groups = parameter_groups.group_labels
   muon = parameter_groups.muon_dimension_numbers
   return optimizers.make_optimizer(

@@ -1,5 +1,6 @@
 """Parameters of a finished or running run, for programs that only read it."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,14 +12,36 @@ from iblm_jax.training import program as program_lib
 
 
 def restore_params(cfg: options.RunConfig, workdir: epath.PathLike) -> Any:
-  """Parameters of a run's newest intact checkpoint, on one device.
+  """Parameters of the model of a run, as `restore_trained` finds them.
 
   Args:
     cfg: of the run, from `config.read_run`.
     workdir: of the run; nothing in it is changed.
 
   Returns:
-    The model's parameters, whatever mesh it was trained on.
+    The model's parameters on one device, whatever was trained of them.
+
+  Raises:
+    ValueError: if there is no checkpoint yet.
+    CheckpointError: if there are checkpoints and none is intact.
+  """
+  trained = restore_trained(cfg, workdir)
+  if cfg.parameterisation is None:
+    return trained
+  one = dataclasses.replace(cfg, mesh=mesh_lib.MeshConfig())
+  program = program_lib.Program(one, jax.devices()[:1])
+  return program.model_params(trained)
+
+
+def restore_trained(cfg: options.RunConfig, workdir: epath.PathLike) -> Any:
+  """What a run trains, from its newest intact checkpoint, on one device.
+
+  Args:
+    cfg: of the run, from `config.read_run`.
+    workdir: of the run; nothing in it is changed.
+
+  Returns:
+    The state's `params`, whatever mesh they were trained on.
 
   Raises:
     ValueError: if there is no checkpoint yet.

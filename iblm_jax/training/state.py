@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import optax
 
 from iblm_jax.models import decoder
+from iblm_jax.sublora import parameterisations
 
 
 class TrainState(NamedTuple):
   """Arrays only; the gate lives in `opt_state`."""
 
   step: jax.Array  # int32 scalar, updates made
-  params: Any  # float32
+  params: Any  # float32, what is trained
   opt_state: optax.OptState
 
 
@@ -21,9 +22,12 @@ def init_state(
     rng: jax.Array,
     cfg: decoder.DecoderConfig,
     tx: optax.GradientTransformation,
+    parameterisation: parameterisations.ParameterisationConfig | None = None,
 ) -> TrainState:
-  """Fresh parameters and optimizer state, at step 0."""
+  """What is trained, fresh, and optimizer state, at step 0."""
   params = decoder.init(rng, cfg)
+  if parameterisation is not None:
+    params = parameterisations.make(parameterisation, params, rng).initial
   return TrainState(jnp.zeros([], jnp.int32), params, tx.init(params))
 
 

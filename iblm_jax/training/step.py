@@ -21,6 +21,7 @@ def train_step(
     batch: Batch,
     *,
     apply: Callable[..., Any],
+    expand: Callable[[Any], Any] | None = None,
     num_layers: int,
     tx: optax.GradientTransformationExtraArgs,
     learning_rate: optax.Schedule,
@@ -41,6 +42,8 @@ def train_step(
     state: donated by the caller's jit.
     batch: arrays [B, L], see `iblm.losses`.
     apply: the model's, with its config bound.
+    expand: of what is trained, to the model's parameters; None where they are
+      trained themselves. Done once for all micro-batches.
     num_layers: N.
     tx: optimizer; holds a gate if the method is 'gapt', and a dual weight if it
       is 'dual'.
@@ -77,11 +80,17 @@ def train_step(
         return _dual_weight(state.opt_state, value, dual_config)
     return jnp.asarray(objective.weight * (objective.method == 'mbe'))
 
+  if expand is None:
+    params, to_trained = state.params, lambda grads: grads
+  else:
+    params, contract = jax.vjp(expand, state.params)
+    to_trained = lambda grads: contract(grads)[0]
+
   if accumulation > 1:
     weight = weigh(None)
     value, entropy_N, grads, parts = gradients.accumulated(
         losses,
-        state.params,
+        params,
         batch,
         lambda aux: iblm.aux_cotangent(aux, weight, objective),
         accumulation,
@@ -90,14 +99,14 @@ def train_step(
   elif align is None:
     parts = None
     value, pull_back, entropy_N = jax.vjp(
-        lambda params: losses(params, batch), state.params, has_aux=True
+        lambda params: losses(params, batch), params, has_aux=True
     )
     weight = weigh(value)
     cotangent = iblm.aux_cotangent(value.aux, weight, objective)
     (grads,) = pull_back(iblm.Losses(jnp.ones([], jnp.float32), cotangent))
   else:
     value, entropy_N, parts = gradients.separate(
-        losses, state.params, batch, halves=align.halves
+        losses, params, batch, halves=align.halves
     )
     weight = weigh(value)
     cotangent = iblm.aux_cotangent(value.aux, weight, objective)
@@ -106,6 +115,7 @@ def train_step(
         lambda g, h: g + cotangent * h, whole.main, whole.aux
     )
 
+  grads = to_trained(grads)
   updates, opt_state = tx.update(
       grads,
       state.opt_state,
@@ -113,7 +123,7 @@ def train_step(
       value=value.main,
       aux_value=value.aux,
   )
-  params = optax.apply_updates(state.params, updates)
+  trained = optax.apply_updates(state.params, updates)
   metrics = {
       'train/loss': value.main
       + iblm.regularizer(value.aux, weight, objective),
@@ -131,7 +141,7 @@ def train_step(
   if align is not None:
     assert parts is not None
     metrics |= alignment.metrics(parts, align)
-  new_state = train_state.TrainState(state.step + 1, params, opt_state)
+  new_state = train_state.TrainState(state.step + 1, trained, opt_state)
   return new_state, metrics
 
 

@@ -1,0 +1,69 @@
+"""Certifies how a model generalises, and checks certificates.
+
+  python -m iblm_jax.certify --config=configs/certify_X.py --workdir=DIR
+  python -m iblm_jax.certify --verify=DIR/certificate
+
+The first trains few numbers, codes them, and bounds the loss of the model that
+the code stands for. The second needs the certificate and the data alone.
+"""
+
+from absl import flags
+from etils import epath
+from ml_collections import config_flags
+
+from iblm_jax import cli
+from iblm_jax import config as config_lib
+from iblm_jax.experiments import certification
+from iblm_jax.training import errors
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+  """Makes a certificate, or verifies one."""
+  with cli.refusing():
+    if (FLAGS.verify is None) == (FLAGS.workdir is None):
+      raise ValueError('one of --workdir and --verify must be given.')
+    if FLAGS.workdir is not None and FLAGS.config is None:
+      raise ValueError('--workdir needs --config.')
+  if FLAGS.verify is not None:
+    return verify(epath.Path(FLAGS.verify))
+  workdir = epath.Path(FLAGS.workdir)
+  with cli.refusing():
+    cfg = certification.from_dict(FLAGS.config)
+    config_lib.check_workdir(cfg.run, workdir)
+    tree = certification.finished(cfg, workdir)
+    job = certification.prepare(cfg) if tree is None else None
+  if tree is not None:
+    cli.report(f'{workdir} holds this certificate')
+  else:
+    config_lib.claim_workdir(cfg.run, workdir)
+    tree = certification.certify(cfg, workdir, cli.report, job)
+    cli.report(f'wrote {workdir}/certificate')
+  for line in certification.lines(tree):
+    cli.report(line)
+
+
+def verify(folder: epath.Path) -> None:
+  """Exit status 1 names the first thing that differs."""
+  with cli.refusing():
+    certification.check_files(folder)
+  try:
+    certification.verify(folder, cli.report)
+  except (certification.Mismatch, ValueError) as error:
+    raise errors.RunFailed(f'not verified: {error}') from error
+  cli.report(f'verified: {folder}')
+
+
+def run() -> None:
+  """Entry point."""
+  config_flags.DEFINE_config_file(
+      'config', None, 'Config file, with a variant: configs/x.py:variant.'
+  )
+  flags.DEFINE_string('workdir', None, 'Folder of the run.')
+  flags.DEFINE_string('verify', None, 'Folder of a certificate to check.')
+  cli.run(main)
+
+
+if __name__ == '__main__':
+  run()
