@@ -33,12 +33,17 @@ def main() -> None:
     cfg = certification.from_dict(FLAGS.config)
     config_lib.check_workdir(cfg.run, workdir)
     tree = certification.finished(cfg, workdir)
-    job = certification.prepare(cfg) if tree is None else None
+    each = certification.alternatives(cfg)
+    for one, folder in zip(
+        each, certification.folders(cfg, workdir), strict=True
+    ):
+      config_lib.check_workdir(one.run, folder)
+    jobs = [certification.prepare(one) for one in each if tree is None]
   if tree is not None:
     cli.report(f'{workdir} holds this certificate')
   else:
     config_lib.claim_workdir(cfg.run, workdir)
-    tree = certification.certify(cfg, workdir, cli.report, job)
+    tree = certification.certify(cfg, workdir, cli.report, jobs)
     cli.report(f'wrote {workdir}/certificate')
   for line in certification.lines(tree):
     cli.report(line)
@@ -49,7 +54,7 @@ def verify(folder: epath.Path) -> None:
   with cli.refusing():
     certification.check_files(folder)
   try:
-    certification.verify(folder, cli.report)
+    certification.verify(folder, cli.report, FLAGS.data)
   except (certification.Mismatch, ValueError) as error:
     raise errors.RunFailed(f'not verified: {error}') from error
   cli.report(f'verified: {folder}')
@@ -62,6 +67,12 @@ def run() -> None:
   )
   flags.DEFINE_string('workdir', None, 'Folder of the run.')
   flags.DEFINE_string('verify', None, 'Folder of a certificate to check.')
+  flags.DEFINE_string(
+      'data',
+      None,
+      'With --verify: the data file, where it lies elsewhere than when the'
+      ' certificate was made.',
+  )
   cli.run(main)
 
 

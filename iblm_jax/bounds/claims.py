@@ -30,8 +30,8 @@ def code_bits(
     cfg: what was declared.
 
   Returns:
-    'payload' (all bytes), 'prefix' (their number, Elias), 'choice' (of the
-    levels), 'search' (declared), and 'total', their sum.
+    'payload' (all bytes), 'prefix' (their number, Elias), 'choice' (of
+    levels and dims), 'search' (declared), and 'total', their sum.
   """
   payload = 8 * num_bytes
   parts = {

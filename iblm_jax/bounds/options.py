@@ -5,6 +5,7 @@ Everything here is fixed before the data is seen, or is paid for in bits.
 
 import dataclasses
 import math
+from typing import Any
 
 from iblm_jax.bounds import code_length, smoothing
 
@@ -22,6 +23,8 @@ class CertificateConfig:
   Attributes:
     levels: numbers of quantiser levels to choose from, each 2..4096; which one
       was taken is paid for.
+    dims: of the parameterisation to choose from, each of them trained; which
+      one was taken is paid for. () takes those of the run.
     codebook: 'kmeans' or 'uniform' (a value for each level), or 'step'
       (multiples of one number).
     scheme: of the code, one of `code_length.SCHEMES`.
@@ -35,7 +38,7 @@ class CertificateConfig:
       on its own, the top-k errors of one kind all at once; the smallest of
       several kinds of bound costs their sum.
     alphas: weights of the uniform distribution to choose from, in (0, 1).
-    top_k: sizes of the sets of most likely tokens.
+    top_k: sizes of the sets of most likely tokens; () claims no errors.
     sample: units of the training set that are scored, drawn with replacement;
       None scores all of them, which needs no second bound.
     heldout: most held-out units that are scored.
@@ -53,6 +56,7 @@ class CertificateConfig:
   """
 
   levels: tuple[int, ...] = (15,)
+  dims: tuple[Any, ...] = ()
   codebook: str = 'kmeans'
   scheme: str = 'kt'
   tuning_steps: int = 0
@@ -82,6 +86,8 @@ class CertificateConfig:
           f'headline={self.headline!r} needs sample=None, all units scored; a'
           f' sample allows {SAMPLED_KINDS}, got sample={self.sample}.'
       )
+    if len(set(self.dims)) < len(self.dims):
+      raise ValueError(f'dims must be distinct, got {self.dims}.')
     for name, values, low, high in (
         ('levels', self.levels, 2, 4096),
         ('top_k', self.top_k, 1, math.inf),
@@ -99,7 +105,8 @@ class CertificateConfig:
           and low <= value <= high
           for value in values
       )
-      if not values or not inside or len(set(values)) < len(values):
+      empty = not values and name != 'top_k'
+      if empty or not inside or len(set(values)) < len(values):
         raise ValueError(
             f'{name} must be finite, distinct and lie in [{low}, {high}],'
             f' got {values}.'
@@ -122,5 +129,5 @@ class CertificateConfig:
 
   @property
   def choice_bits(self) -> float:
-    """Price of having chosen among `levels`."""
-    return math.log2(len(self.levels))
+    """Price of having chosen among `levels` and `dims`."""
+    return math.log2(len(self.levels) * max(1, len(self.dims)))

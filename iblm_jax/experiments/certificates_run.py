@@ -152,7 +152,7 @@ def make_row(tree: Mapping[str, Any]) -> dict[str, Any]:
       'bits_per_number': tree['code']['bits_per_number'],
       'numbers': tree['code']['numbers'],
       'parameters': tree['model']['parameters'],
-      'units': tree['population']['num_train'],
+      'units': tree['population']['m'],
       'alpha': best['alpha'],
       'seconds': tree['made']['seconds'],
   }

@@ -32,6 +32,8 @@ _FILES = ('certificate.json', 'code.bin', 'losses.npz')
 # Not found again by verifying: only hashes tell whether somebody changed them.
 _GIVEN = ('model', 'made')
 _PRNG = ('jax_default_prng_impl', 'jax_threefry_partitionable')
+# As the formulas call them.
+_SHORT = {'num_train': 'm', 'vocab_size': 'V'}
 _LOSS_TOLERANCE = 1e-4
 # Two processors do not round a logarithm alike.
 _ROUNDING = 1e-9
@@ -76,6 +78,30 @@ def from_dict(tree: Mapping[str, Any]) -> CertifyConfig:
         f' {run.data.kind!r}: a certificate is about documents.'
     )
   return cfg
+
+
+def alternatives(cfg: CertifyConfig) -> list[CertifyConfig]:
+  """One config for each of `certificate.dims`; the config itself without any.
+
+  Raises:
+    ValueError: if dims do not fit the parameterisation.
+  """
+  found = []
+  for dims in cfg.certificate.dims:
+    assert cfg.run.parameterisation is not None
+    kind = dataclasses.replace(cfg.run.parameterisation, dims=dims)
+    run = dataclasses.replace(cfg.run, parameterisation=kind)
+    found.append(cfg._replace(run=run))
+  return found or [cfg]
+
+
+def folders(cfg: CertifyConfig, workdir: epath.Path) -> list[epath.Path]:
+  """Where each alternative is trained."""
+  names = [
+      'x'.join(str(d) for d in np.atleast_1d(dims))
+      for dims in cfg.certificate.dims
+  ]
+  return [workdir / f'dims_{name}' for name in names] or [workdir]
 
 
 def prepare(cfg: CertifyConfig) -> loop.Job:
@@ -127,32 +153,49 @@ def finished(cfg: CertifyConfig, workdir: epath.Path) -> dict[str, Any] | None:
   return held
 
 
+class Candidate(NamedTuple):
+  """A code, its run, and what was trained before it was coded."""
+
+  code: quantisation.Code
+  cfg: CertifyConfig
+  job: loop.Job
+  trained: Any
+
+
 def certify(
     cfg: CertifyConfig,
     workdir: epath.Path,
     report: Report,
-    job: loop.Job | None = None,
+    jobs: list[loop.Job] | None = None,
 ) -> dict[str, Any]:
   """Trains where that is left to do, and writes the certificate.
 
   Args:
     cfg: the run and its claims.
-    workdir: of the run; gets `certificate/`, of which certificate.json is
-      written last. The caller has checked that it holds this run or none.
+    workdir: of the run, and of those of `alternatives` where there are several;
+      gets `certificate/`, of which certificate.json is written last. The caller
+      has checked that it holds this run or none.
     report: told what a person wants to read, a line at a time.
-    job: of `prepare`, where the caller has it.
+    jobs: of `prepare`, for each of `alternatives`, where the caller has them.
 
   Returns:
     The certificate.
   """
   started = time.monotonic()
-  job = job or prepare(cfg)
-  loop.train(job, workdir, report=report)
-  trained = restoring.restore_trained(cfg.run, workdir)
-  made = job.program.parameterisation
-  w_d = np.asarray(made.to_vector(trained))
-  codes = quantisation.quantise(job, w_d, cfg.certificate, report)
-  code = _best_code(job, codes, cfg, report)
+  jobs = jobs or [prepare(one) for one in alternatives(cfg)]
+  candidates = []
+  for one, job, folder in zip(
+      alternatives(cfg), jobs, folders(cfg, workdir), strict=True
+  ):
+    config.claim_workdir(one.run, folder)
+    loop.train(job, folder, report=report)
+    trained = restoring.restore_trained(one.run, folder)
+    w_d = np.asarray(job.program.parameterisation.to_vector(trained))
+    candidates += [
+        Candidate(code, one, job, trained)
+        for code in quantisation.quantise(job, w_d, one.certificate, report)
+    ]
+  code, cfg, job, trained = _best(candidates, report)
   tree, losses = evaluate(code, cfg, job, report)
   before = document_losses.measure(
       job.program.model_params(trained),
@@ -251,15 +294,16 @@ def evaluate(
           for claim in claims
       },
       'population': {
-          **documents.population,
-          'scored': len(drawn),
+          **{_SHORT.get(k, k): v for k, v in documents.population.items()},
+          'n': len(drawn),
           'drawn': 'all' if options_.sample is None else (
               'uniformly with replacement, by the hash of the code'
           ),
-          'tokens_scored': losses.tokens,
+          'tokens': losses.tokens,
       },
       'code': {
           **bits,
+          'codebook': 16 * (1 if options_.codebook == 'step' else code.levels),
           'numbers': made.num_trained,
           'levels': code.levels,
           'bits_per_number': bits['payload'] / made.num_trained,
@@ -294,12 +338,15 @@ def sample(code: bytes, m: int, n: int | None) -> np.ndarray:
   return hashing.below(hashing.fold(key, np.arange(n, dtype=np.uint64)), m)
 
 
-def verify(folder: epath.Path, report: Report) -> None:
+def verify(
+    folder: epath.Path, report: Report, data: str | None = None
+) -> None:
   """Does everything after the bits again and compares.
 
   Args:
     folder: of the certificate.
     report: told what a person wants to read.
+    data: where the data file lies here, if not where it did; its hash decides.
 
   Raises:
     Mismatch: naming the first thing that differs.
@@ -317,17 +364,24 @@ def verify(folder: epath.Path, report: Report) -> None:
       _same(f'hashes.parts.{name}', _hash(_json_bytes(held[name])), parts[name])
     model = held['model']
     cfg = from_dict({**model['config'], 'certificate': model['certificate']})
+    cfg = cfg._replace(run=_with_data(cfg.run, data))
     with np.load(io.BytesIO(losses)) as file:
       recorded = document_losses.DocumentLosses(
           file['losses'], file['errors'], tokens=0
       )
   except (KeyError, TypeError) as error:
     raise ValueError(f'{folder} holds no certificate: {error!r}.') from error
-  if levels not in cfg.certificate.levels:
-    raise Mismatch(
-        f'code.levels must be one of {cfg.certificate.levels}, whose choice is'
-        f' paid for, got {levels!r}.'
-    )
+  assert cfg.run.parameterisation is not None
+  dims = cfg.run.parameterisation.dims
+  for name, taken, paid in (
+      ('code.levels', levels, cfg.certificate.levels),
+      ('dims', dims, cfg.certificate.dims or (dims,)),
+  ):
+    if taken not in paid:
+      raise Mismatch(
+          f'{name} must be one of {paid}, whose choice is paid for, got'
+          f' {taken!r}.'
+      )
   job = prepare(cfg)
   population = _documents(job).population
   _same('hashes.data', population['hash'], hashes['data'])
@@ -335,6 +389,10 @@ def verify(folder: epath.Path, report: Report) -> None:
       quantisation.Code(code, levels), cfg, job, report, recorded
   )
   found['hashes'] |= {'losses': hashes['losses'], 'parts': parts}
+  # What a file is called here does not matter, what is in it does.
+  found['model']['config']['data'] = model['config']['data']
+  here, there = (tree['population']['files'] for tree in (found, held))
+  found['population']['files'] = dict(zip(there, here.values(), strict=False))
   _compare(found, {k: v for k, v in held.items() if k != 'made'})
   for name in found.keys() - {'hashes'}:  # down to the last digit
     _same(f'hashes.parts.{name}', _hash(_json_bytes(held[name])), parts[name])
@@ -364,8 +422,8 @@ def lines(tree: Mapping[str, Any]) -> list[str]:
       f'code: {code["payload"]:,.0f} bits for {code["numbers"]:,} numbers'
       f' ({code["bits_per_number"]:.2f} each), {code["total"]:,.1f} with'
       ' prefix, choice and search',
-      f'{population["num_train"]:,} units ({population["unit"]}),'
-      f' {population["scored"]:,} scored',
+      f'{population["m"]:,} units ({population["unit"]}),'
+      f' {population["n"]:,} scored',
   ]
   for claim in tree['claims']:
     name = f'{claim["loss"]}, {claim["kind"]}'
@@ -433,21 +491,37 @@ def _check_losses(found, recorded) -> None:
         raise Mismatch(f'losses.npz differs from the errors here by {gap}.')
 
 
-def _best_code(job, codes, cfg, report) -> quantisation.Code:
+def _with_data(run: options.RunConfig, path: str | None) -> options.RunConfig:
+  """A run on the same data at another place."""
+  if path is None:
+    return run
+  kind = getattr(run.data, run.data.kind)
+  if not hasattr(kind, 'path'):
+    raise ValueError(
+        f'data of kind {run.data.kind!r} are in no file, got data={path!r}.'
+    )
+  moved: dict[str, Any] = {
+      run.data.kind: dataclasses.replace(kind, path=path)
+  }
+  return dataclasses.replace(run, data=dataclasses.replace(run.data, **moved))
+
+
+def _best(candidates: list[Candidate], report: Report) -> Candidate:
   """The code with the best estimate of its certificate, on few documents.
 
   These do not depend on the code, unlike those that the certificate is about.
   """
-  if len(codes) == 1:
-    return codes[0]
-  made, options_ = job.program.parameterisation, cfg.certificate
-  documents = _documents(job)
-  few = hashing.below(
-      hashing.fold(cfg.run.data.seed, np.arange(2048, dtype=np.uint64)),
-      documents.num_train,
-  )
+  if len(candidates) == 1:
+    return candidates[0]
 
-  def estimate(code):
+  def estimate(candidate):
+    code, cfg, job, _ = candidate
+    made, documents = job.program.parameterisation, _documents(job)
+    options_ = dataclasses.replace(cfg.certificate, top_k=())
+    m = documents.num_train
+    few = hashing.below(
+        hashing.fold(cfg.run.data.seed, np.arange(2048, dtype=np.uint64)), m
+    )
     w_d = quantisation.decode(
         code.data, made.num_trained, code.levels, options_
     )
@@ -456,27 +530,29 @@ def _best_code(job, codes, cfg, report) -> quantisation.Code:
         params, cfg.run.model, documents, 'train', few,
         alphas=options_.alphas, top_k=(), max_tokens=options_.max_tokens,
     )
-    bits = claims_lib.code_bits(len(code.data), options_)['total']
-    return min(
-        float(
-            bounds.occam_logwealth_subsample(
-                row, *_range(alpha, documents.vocab_size), bits,
-                documents.num_train, options_.delta / 2, options_.delta / 2,
-                n_alpha=len(options_.alphas),
-            )
-        )
-        for row, alpha in zip(found.losses, options_.alphas, strict=True)
+    num = len(options_.alphas)
+    claims = claims_lib.make_claims(
+        np.resize(found.losses.T, (options_.sample or m, num)).T,
+        np.zeros((0, 0)),
+        vocab_size=documents.vocab_size,
+        total_bits=claims_lib.code_bits(len(code.data), options_)['total'],
+        m=m,
+        population=documents.population['size'],
+        cfg=options_,
     )
+    (value,) = (
+        claim['value'] for claim in claims
+        if claim['kind'] == options_.headline
+    )
+    return value
 
-  scores = [estimate(code) for code in codes]
-  best = codes[int(np.argmin(scores))]
-  report(f'{best.levels} levels give the best certificate')
+  scores = [estimate(candidate) for candidate in candidates]
+  best = candidates[int(np.argmin(scores))]
+  report(
+      f'{best.code.levels} levels in {len(best.code.data):,} bytes give the'
+      f' best certificate, about {min(scores):.3f} bits per token'
+  )
   return best
-
-
-def _range(alpha, vocab_size):
-  lo, _, width = bounds.smooth_range(alpha, vocab_size)
-  return lo, width
 
 
 def _documents(job: loop.Job) -> documents_lib.Documents:

@@ -65,8 +65,8 @@ def folder(tmp_path_factory):
   return path
 
 
-def args(folder, name, *more):
-  return [f'--config={folder}/config.py', f'--workdir={folder / name}', *more]
+def args(folder, name, *more, config='config.py'):
+  return [f'--config={folder}/{config}', f'--workdir={folder / name}', *more]
 
 
 @pytest.fixture(scope='module')
@@ -114,7 +114,7 @@ def test_what_is_coded_and_paid_for(made, subject):
   )
   assert tree['hashes']['decoded'] == hashlib.sha256(w_d.tobytes()).hexdigest()
   assert tree['population']['sampling'] == 'without replacement'
-  assert tree['population']['num_train'] == NUM_TRAIN
+  assert tree['population']['m'] == NUM_TRAIN
 
 
 def test_losses_are_those_of_the_decoded_model(made, subject):
@@ -331,7 +331,7 @@ def test_every_number_counts(made, tmp_path, cached):
         (('claims', 2, 'value'), 1.0, r'claims\.2\.value is 1\.0 in'),
         (('heldout', 'top-1 error'), 0.1, r'heldout\.top-1 error is 0\.1 in'),
         (('code', 'levels'), 7, r'code\.levels must be one of \(3, 5\).*got 7'),
-        (('population', 'tokens_scored'), 3, r'tokens_scored is 3 in'),
+        (('population', 'tokens'), 3, r'population\.tokens is 3 in'),
         (('hashes', 'decoded'), 'ab', r"hashes\.decoded is 'ab' in"),
         (('hashes', 'data'), 'ab', r"hashes\.data is 'ab' in"),
         (('made', 'seconds'), 1.0, r'hashes\.parts\.made is'),
@@ -410,9 +410,14 @@ def test_another_code_has_other_losses(made, tmp_path, cached, subject):
 
 
 def test_verify_program(folder, made, tmp_path):
-  assert 'verified: ' in run('certify', f'--verify={made}').stdout
   words = folder / 'words.txt'
   text = words.read_text()
+  moved = tmp_path / 'moved.txt'
+  words.rename(moved)
+  done = run('certify', f'--verify={made}', f'--data={moved}')
+  assert 'verified: ' in done.stdout
+  assert 'words.txt' in run('certify', f'--verify={made}', status=1).stderr
+  moved.rename(words)
   words.write_text(text.replace('axno', 'axon'))
   done = run('certify', f'--verify={made}', status=1)
   words.write_text(text)
@@ -532,3 +537,45 @@ def test_decoding_gives_the_nearest_stored_values(codebook):
     np.testing.assert_array_equal(values, values.astype(np.float16))
   nearest = values[np.abs(w_d[:, None] - values).argmin(axis=1)]
   np.testing.assert_array_equal(found, nearest.astype(np.float32))
+
+
+def test_dims_to_choose_from(folder):
+  """Each is trained; what was chosen is paid for, and can be verified."""
+  text = (folder / 'config.py').read_text()
+  (folder / 'dims.py').write_text(
+      text.replace('levels=(3, 5),', 'levels=(3,), dims=((2, 2), (3, 4)),')
+  )
+  done = run('certify', *args(folder, 'chosen', config='dims.py'))
+  workdir = folder / 'chosen'
+  assert 'best certificate' in done.stdout
+  made = workdir / 'certificate'
+  tree, _, _ = read(made)
+  numbers = tree['code']['numbers']
+  dims = tree['model']['config']['parameterisation']['dims']
+  assert math.prod(dims) == numbers and numbers in (4, 12)
+  assert tree['code']['choice'] == 1.0  # of two
+  for name, size in (('dims_2x2', 4), ('dims_3x4', 12)):
+    config = json.loads((workdir / name / 'config.json').read_text())
+    assert math.prod(config['parameterisation']['dims']) == size
+    assert (workdir / name / 'checkpoints').is_dir()
+  verify(made)
+  # A choice that is not among those paid for.
+  tree['model']['config']['parameterisation']['dims'] = [2, 3]
+  part = json.dumps(tree['model'], sort_keys=True).encode()
+  tree['hashes']['parts']['model'] = hashlib.sha256(part).hexdigest()
+  (made / 'certificate.json').write_text(json.dumps(tree))
+  with pytest.raises(certification.Mismatch, match='dims must be one of'):
+    verify(made)
+
+
+def test_headline_must_be_possible(subject):
+  cfg, _, _, _ = subject
+  with pytest.raises(ValueError, match="headline='freedman' needs sample=None"):
+    bound_options.CertificateConfig(headline='freedman')
+  tree = certification.config.to_dict(cfg.run)
+  tree['data'] |= {
+      'kind': 'topics', 'topics': dict(num_train=9, num_heldout=5, length=8)
+  }
+  tree['certificate'] = dict(sample=None, headline='serfling')
+  with pytest.raises(ValueError, match='is for finite lists'):
+    certification.prepare(certification.from_dict(tree))
