@@ -123,7 +123,8 @@ def make_row(tree: Mapping[str, Any]) -> dict[str, Any]:
     tree: of `certification.certify`.
 
   Returns:
-    Bits per token: 'bound/KIND' for every kind of bound; 'empirical' (the
+    Bits per token: 'bound/KIND' for every kind of bound, and 'unseen/KIND'
+    where all units of a finite list's training set were scored; 'empirical' (the
     scored units, at the smoothing that is best for log-wealth); 'heldout' (the
     same model on documents that training never saw), 'heldout/unsmoothed'
     (before quantisation and smoothing) and 'margin', log-wealth bound minus
@@ -136,6 +137,8 @@ def make_row(tree: Mapping[str, Any]) -> dict[str, Any]:
   for claim in tree['claims']:
     if claim['loss'] == claims_lib.BITS:
       row[f'bound/{claim["kind"]}'] = claim['value']
+      if 'unseen' in claim:
+        row[f'unseen/{claim["kind"]}'] = claim['unseen']
   name = f'{claims_lib.BITS}, log_wealth'
   best = _claim(tree, claims_lib.BITS)
   terms = tree['terms'][name]['sum']
