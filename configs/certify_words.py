@@ -10,6 +10,8 @@ its words, of which the training set is a random subset. Variants:
          about words that were not seen (the default)
   m350k  350,000 of the 370,099 words train; a smaller penalty, but 95 % of the
          words that the claim averages over were trained on
+  long   as m350k, with four times the numbers: a longer code, which bounds for
+         finite lists can afford
   smoke  a minute's check that everything runs, on the same file
 
 Why a subspace of 4,096 numbers: for losses of a word between lo and hi the
@@ -25,7 +27,7 @@ from ml_collections import config_dict
 
 def get_config(variant='half'):
   """The config of a variant."""
-  variants = ('half', 'm350k', 'smoke')
+  variants = ('half', 'm350k', 'long', 'smoke')
   if variant not in variants:
     raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
   c = config_dict.ConfigDict()
@@ -45,7 +47,7 @@ def get_config(variant='half'):
       batch_size=128,
       words=dict(
           path='data/english_words.txt.gz',
-          num_train=350_000 if variant == 'm350k' else 185_000,
+          num_train=350_000 if variant in ('m350k', 'long') else 185_000,
           length=32,
           seed=0,
       ),
@@ -60,7 +62,9 @@ def get_config(variant='half'):
       clip_norm=1.0,
       schedule=dict(name='cosine', peak=0.08, warmup_steps=100),
   )
-  c.parameterisation = dict(kind='subspace', dims=(64, 64))
+  c.parameterisation = dict(
+      kind='subspace', dims=(128, 128) if variant == 'long' else (64, 64)
+  )
   c.train = dict(
       num_steps=3000, log_every=100, eval_every=1000, checkpoint_every=500
   )
@@ -71,7 +75,9 @@ def get_config(variant='half'):
       tuning_steps=3000,
       tuning_rate=0.1,
       sample=None,
-      headline='log_wealth_finite' if variant == 'half' else 'log_wealth',
+      headline=(
+          'log_wealth_finite' if variant in ('half', 'long') else 'log_wealth'
+      ),
       heldout=20_000,
       # Declared: 2^12 configurations of width, dims, rate and steps.
       search_bits=12.0,

@@ -1,4 +1,8 @@
-"""Rows of many lengths in batches of few shapes, so that little is compiled."""
+"""Rows of many lengths in batches of few shapes, so that little is compiled.
+
+Shapes can be those of other rows: samples of the same documents then share
+them, and what was compiled for one serves all.
+"""
 
 from typing import NamedTuple
 
@@ -37,7 +41,7 @@ def bucket_lengths(
   """
   max_shapes = _checks.check_int('max_shapes', max_shapes, 1)
   multiple = _checks.check_int('multiple', multiple, 1)
-  length_N = _checked_lengths(lengths)
+  length_N = _checked_lengths('lengths', lengths)
   length_U, count_U = np.unique(
       -(-length_N // multiple) * multiple, return_counts=True
   )
@@ -67,6 +71,7 @@ def buckets(
     lengths: npt.ArrayLike,
     max_tokens: int,
     *,
+    like: npt.ArrayLike | None = None,
     max_shapes: int = 8,
     multiple: int = 1,
     row_multiple: int = 1,
@@ -77,47 +82,59 @@ def buckets(
     lengths: Tokens of each row, whole numbers of at least 1, shape [N].
     max_tokens: Most tokens of a batch, padding included; at least the longest
       row, filled up, times `row_multiple`.
+    like: Tokens of the rows for which the lengths of the batches need the least
+      padding, none shorter than the longest of `lengths`; by default `lengths`
+      itself. The shapes depend on no other row.
     max_shapes: Most shapes [b, L] of the batches, at least 1.
     multiple: L is a multiple of it, at least 1.
     row_multiple: b is a multiple of it, at least 1: the number of devices that
       share a batch.
 
   Returns:
-    The batches, shortest first; each row is in exactly one of them, in
-    ascending order within a length. All batches of a length have one shape, so
-    the last may have empty rows.
+    The batches, shortest first; each row is in exactly one of them. A length
+    has one shape, with as many rows as `max_tokens` allows. Rows that do not
+    fill a batch go to the next length, or beside empty rows where that is less
+    padding.
 
   Raises:
     ValueError: An argument is out of its range.
 
-  >>> [(b.length, b.rows.tolist()) for b in buckets([3, 9, 3, 3], max_tokens=9)]
-  [(3, [0, 2, 3]), (9, [1])]
+  >>> found = buckets([3, 9, 3, 3, 3, 3], max_tokens=9)
+  >>> [(b.length, b.rows.tolist()) for b in found]
+  [(3, [0, 2, 3]), (9, [4]), (9, [5]), (9, [1])]
   """
   row_multiple = _checks.check_int('row_multiple', row_multiple, 1)
-  length_N = _checked_lengths(lengths)
-  shape_S = bucket_lengths(length_N, max_shapes, multiple)
+  length_N = _checked_lengths('lengths', lengths)
+  like_M = length_N if like is None else _checked_lengths('like', like)
+  if like_M.max() < length_N.max():
+    raise ValueError(
+        f'like must have a row of at least the {length_N.max()} tokens of the'
+        f' longest row, got at most {like_M.max()}.'
+    )
+  shape_S = bucket_lengths(like_M, max_shapes, multiple)
   least = int(shape_S[-1]) * row_multiple
   max_tokens = _checks.check_int('max_tokens', max_tokens, least)
   shape_N = np.searchsorted(shape_S, length_N)
-  found = []
+  found, left = [], np.zeros(0, np.int64)
   for number, length in enumerate(shape_S.tolist()):
-    row_M = np.flatnonzero(shape_N == number)
-    most = max_tokens // length // row_multiple * row_multiple
-    count = -(-row_M.size // most)
-    # Even shares, so that the last batch is not mostly empty.
-    share = -(-row_M.size // count)
-    share = -(-share // row_multiple) * row_multiple
-    filled = np.full(count * share, -1, np.int64)
-    filled[: row_M.size] = row_M
-    found += [Bucket(length, rows) for rows in filled.reshape(count, share)]
+    share = max_tokens // length // row_multiple * row_multiple
+    # Shorter rows first: what is left over gets the least padding.
+    rows = np.concatenate([left, np.flatnonzero(shape_N == number)])
+    over, missing = rows.size % share, -rows.size % share
+    is_last = number == shape_S.size - 1
+    if is_last or missing * length < over * (shape_S[number + 1] - length):
+      rows = np.pad(rows, (0, missing), constant_values=-1)
+    whole = rows.size // share * share
+    found += [Bucket(length, one) for one in rows[:whole].reshape(-1, share)]
+    left = rows[whole:]
   return found
 
 
-def _checked_lengths(lengths: npt.ArrayLike) -> np.ndarray:
+def _checked_lengths(name: str, lengths: npt.ArrayLike) -> np.ndarray:
   length_N = np.asarray(lengths, np.int64)
   if length_N.ndim != 1 or not length_N.size or length_N.min() < 1:
     raise ValueError(
-        'lengths must be a sequence of at least one number of at least 1, got'
+        f'{name} must be a sequence of at least one number of at least 1, got'
         f' {lengths!r}.'
     )
   return length_N

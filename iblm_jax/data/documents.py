@@ -189,6 +189,9 @@ def evaluation_batches(
 ) -> Iterator[tuple[np.ndarray, batches.Batch]]:
   """Every scored target of some units once, in batches of few shapes.
 
+  The shapes are a function of the rows of all units, of both splits, so any
+  units share them, and so do all seeds of one finite population.
+
   Args:
     documents: The source.
     split: One of `SPLITS`.
@@ -206,9 +209,15 @@ def evaluation_batches(
     ValueError: An argument is out of its range.
   """
   rows = documents.rows(split, indices)
+  sizes = (documents.num_train, documents.num_heldout)
+  every = [
+      documents.rows(name, np.arange(size)).lengths
+      for name, size in zip(SPLITS, sizes, strict=True)
+  ]
   for bucket in buckets.buckets(
       rows.lengths,
       max_tokens,
+      like=np.concatenate(every),
       max_shapes=max_shapes,
       row_multiple=row_multiple,
   ):

@@ -24,7 +24,7 @@ from iblm_jax.bounds import options as bound_options
 from iblm_jax.data import documents as documents_lib
 from iblm_jax.data import hashing, sources
 from iblm_jax.experiments import document_losses, quantisation, workdirs
-from iblm_jax.training import loop, options, restoring
+from iblm_jax.training import loop, options, progress, restoring
 from iblm_jax.training import summary as summary_lib
 
 Report = Callable[[str], None]
@@ -264,7 +264,7 @@ def evaluate(
       alphas=options_.alphas,
       top_k=options_.top_k,
       max_tokens=options_.max_tokens,
-      report=_progress(split, report),
+      report=progress.countdown(report, f'{split}, rows scored'),
   )
   drawn = sample(code.data, documents.num_train, options_.sample)
   losses = measure('train', drawn)
@@ -575,20 +575,6 @@ def _heldout_risk(found, options_, claims) -> dict[str, Any]:
   for row, k in zip(found.errors, options_.top_k, strict=True):
     risks[f'top-{k} error'] = float(row.mean())
   return risks
-
-
-def _progress(split, report) -> Callable[[int, int], None]:
-  started = last = time.monotonic()
-
-  def told(done, total):
-    nonlocal last
-    now = time.monotonic()
-    if now - last > 10 and done < total:
-      last = now
-      left = (now - started) / done * (total - done)
-      report(f'{split}: {done:,} of {total:,} rows scored | {left:.0f} s left')
-
-  return told
 
 
 def _size(tree) -> int:

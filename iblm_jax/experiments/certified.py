@@ -54,7 +54,9 @@ def main() -> None:
     rows = [read_row(epath.Path(run)) for run in FLAGS.runs]
     names = [row['method'] for row in rows]
     if not rows or len(set(names)) < len(names):
-      raise ValueError(f'--runs must be folders of distinct names, got {names}.')
+      raise ValueError(
+          f'--runs must be folders of distinct names, got {names}.'
+      )
     workdir = epath.Path(FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     finite = [row['method'] for row in rows if 'unseen/log_wealth' in row]

@@ -1,5 +1,6 @@
 """What a model loses on documents, one number for each of them."""
 
+import collections
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,6 +13,9 @@ import numpy.typing as npt
 from iblm_jax import bounds
 from iblm_jax.data import documents as documents_lib
 from iblm_jax.models import decoder
+
+# Batches that the device is given before the host reads its results.
+_AHEAD = 2
 
 
 class DocumentLosses(NamedTuple):
@@ -42,6 +46,9 @@ def measure(
 ) -> DocumentLosses:
   """Scores documents in batches of similar lengths.
 
+  What is compiled depends on the model and the source alone: it serves any
+  units, weights and sizes of sets.
+
   Args:
     params: of the model, on device.
     cfg: of the model; it has no dropout, so its predictions are a function.
@@ -57,27 +64,24 @@ def measure(
     `DocumentLosses`, in the order of `indices`.
   """
   unique, place = np.unique(np.asarray(indices, np.int64), return_inverse=True)
+  reduce = functools.partial(
+      _row_sums, alphas=alphas, top_k=top_k, vocab_size=documents.vocab_size
+  )
+  waiting: Any = collections.deque()
   found, units, counts, done = [], [], [], 0
   total = documents.rows(split, unique).unit.size
   for unit_R, batch in documents_lib.evaluation_batches(
       documents, split, unique, max_tokens=max_tokens
   ):
-    sums = _row_sums(
-        params,
-        batch,
-        cfg=cfg,
-        alphas=alphas,
-        top_k=top_k,
-        vocab_size=documents.vocab_size,
-    )
-    found.append(sums)  # read later: the device goes on meanwhile
+    waiting.append((_scores(params, batch, cfg=cfg), batch['loss_mask']))
     units.append(unit_R)
     counts.append(batch['loss_mask'].sum(axis=1))
-    if len(found) > 2:
-      found[-3] = jax.device_get(found[-3])
+    if len(waiting) > _AHEAD:
+      found.append(reduce(*waiting.popleft()))
     done += int((unit_R >= 0).sum())
     report(done, total)
-  sums_CxR = np.concatenate(jax.device_get(found), axis=1)
+  found += [reduce(*one) for one in waiting]
+  sums_CxR = np.concatenate(found, axis=1)
   unit_R, count_R = np.concatenate(units), np.concatenate(counts)
   means_CxU = documents_lib.unit_means(sums_CxR, count_R, unit_R, unique.size)
   means_CxN = means_CxU[:, place.reshape(-1)]
@@ -88,11 +92,9 @@ def measure(
   )
 
 
-@functools.partial(
-    jax.jit, static_argnames=('cfg', 'alphas', 'top_k', 'vocab_size')
-)
-def _row_sums(params, batch, *, cfg, alphas, top_k, vocab_size) -> jax.Array:
-  """Sums over each row's scored targets, float32 [A + K, R]."""
+@functools.partial(jax.jit, static_argnames='cfg')
+def _scores(params, batch, *, cfg) -> tuple[Any, Any]:
+  """Log-probability and rank of every target, [R, L]."""
   logits_RxLxV = decoder.apply(
       params,
       batch['tokens'],
@@ -106,12 +108,16 @@ def _row_sums(params, batch, *, cfg, alphas, top_k, vocab_size) -> jax.Array:
       logits_RxLxV, targets_RxL[..., None], axis=-1
   )[..., 0]
   logp_RxL = chosen_RxL - jax.nn.logsumexp(logits_RxLxV, axis=-1)
-  rank_RxL = bounds.rank_of_target(logits_RxLxV, targets_RxL)
+  return logp_RxL, bounds.rank_of_target(logits_RxLxV, targets_RxL)
+
+
+def _row_sums(scores, mask_RxL, *, alphas, top_k, vocab_size) -> np.ndarray:
+  """Sums over each row's scored targets, float64 [A + K, R]; on the host."""
+  logp_RxL, rank_RxL = jax.device_get(scores)
   values = [
       bounds.smoothed_nll_bits(logp_RxL, alpha, vocab_size) for alpha in alphas
   ]
-  values += [(rank_RxL >= k).astype(jnp.float32) for k in top_k]
-  mask_RxL = batch['loss_mask']
-  return jnp.stack(
-      [jnp.sum(jnp.where(mask_RxL, value, 0.0), axis=1) for value in values]
+  values += [rank_RxL >= k for k in top_k]
+  return np.stack(
+      [np.where(mask_RxL, value, 0.0).sum(axis=1) for value in values]
   )

@@ -14,7 +14,7 @@ from iblm_jax.bounds import code_length, options
 from iblm_jax.models import decoder
 from iblm_jax.objectives import iblm
 from iblm_jax.sublora import parameterisations
-from iblm_jax.training import loop
+from iblm_jax.training import loop, progress
 from iblm_jax.training import mesh as mesh_lib
 
 
@@ -59,7 +59,8 @@ def quantise(
   for levels in cfg.levels:
     w, values = np.asarray(w_d, np.float32), _values(w_d, levels, cfg)
     if cfg.tuning_steps:
-      w, values = _tune(job, w, values, cfg)
+      told = progress.countdown(report, f'{levels} levels, steps')
+      w, values = _tune(job, w, values, cfg, told)
     codes.append(_encode(w, values, levels, cfg))
     report(
         f'{levels} levels: {len(codes[-1].data):,} bytes for {w.size:,} numbers'
@@ -88,7 +89,7 @@ def _encode(w, values, levels, cfg) -> Code:
   return Code(data, levels)
 
 
-def _tune(job, w, values, cfg) -> tuple[np.ndarray, np.ndarray]:
+def _tune(job, w, values, cfg, told) -> tuple[np.ndarray, np.ndarray]:
   """Trains the vector and its values through the rounding.
 
   Gradients pass the rounding as if it were not there, and the values of a
@@ -132,6 +133,7 @@ def _tune(job, w, values, cfg) -> tuple[np.ndarray, np.ndarray]:
           job.cfg.data.batch_size,
       )
       trained, state = step(trained, state, made.frozen, batch)
+      told(k + 1, cfg.tuning_steps)
   w_d, values_L = jax.device_get(trained)
   return np.asarray(w_d), np.asarray(values_L)
 

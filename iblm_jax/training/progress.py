@@ -1,7 +1,7 @@
 """How fast a run is, and how long it will still take."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -106,3 +106,26 @@ def evaluation_line(step: int, name: str, values: Mapping[str, float]) -> str:
       f' {values["accuracy"]:.1%}, exact match {values["exact_match"]:.1%},'
       f' entropy {values["mbe"]:.3f} nats'
   )
+
+
+def countdown(
+    report: Callable[[str], None], what: str, seconds: float = 10.0
+) -> Callable[[int, int], None]:
+  """A function of (done, total) that now and then reports the time left.
+
+  Args:
+    report: takes the lines.
+    what: is done; begins each line.
+    seconds: between two lines, at least; the clock starts now.
+  """
+  started = last = time.monotonic()
+
+  def told(done, total):
+    nonlocal last
+    now = time.monotonic()
+    if now - last > seconds and done < total:
+      last = now
+      left = (now - started) / done * (total - done)
+      report(f'{what}: {done:,} of {total:,} | {clock(left)} left')
+
+  return told

@@ -53,12 +53,47 @@ def test_each_row_is_in_one_batch(row_multiple, count):
   assert len({(b.length, b.rows.size) for b in made}) <= 4
 
 
-def test_last_batches_are_mostly_full():
-  """Fewer empty rows than batches, however the numbers fall."""
-  for count in (17, 33, 65, 100):
-    made = buckets.buckets([10] * count, 160)
-    empty = sum(int((b.rows < 0).sum()) for b in made)
-    assert len(made) == -(-count // 16) and empty < len(made)
+@pytest.mark.parametrize('count', [3, 17, 300, 5000])
+def test_rows_that_fill_no_batch_cost_little(count):
+  """Less than a batch at each length, whatever is left over."""
+  lengths = RNG.geometric(0.05, count).clip(max=60)
+  made = buckets.buckets(lengths, 240, max_shapes=4)
+  shapes = buckets.bucket_lengths(lengths, 4)
+  least = padded(lengths, shapes)
+  assert sum(b.length * b.rows.size for b in made) <= least + 240 * shapes.size
+  one_shape = buckets.buckets([10] * count, 160)
+  assert sum((b.rows < 0).sum() for b in one_shape) == -count % 16
+
+
+def test_left_over_rows_take_the_cheaper_way():
+  """Beside empty rows, or filled up to the next length."""
+  get = lambda lengths: [
+      (b.length, b.rows.tolist())
+      for b in buckets.buckets(lengths, 12, like=[3, 12])
+  ]
+  # An empty row costs 3 tokens; three rows filled up 27 more.
+  assert get([3, 3, 3]) == [(3, [0, 1, 2, -1])]
+  assert get([12, 3, 3, 3, 3]) == [(3, [1, 2, 3, 4]), (12, [0])]
+  get = lambda lengths: [
+      (b.length, b.rows.tolist())
+      for b in buckets.buckets(lengths, 12, like=[3, 4])
+  ]
+  # Three empty rows cost 9 tokens; a row filled up 1 more.
+  assert get([3, 4, 4]) == [(4, [0, 1, 2])]
+
+
+def test_samples_share_shapes():
+  """Of rows that are like some others: any number, in any order."""
+  like = RNG.geometric(0.05, 2000).clip(max=60)
+  shapes = set()
+  for seed, count in enumerate([5, 40, 300, 1999]):
+    lengths = np.random.default_rng(seed).choice(like, count)
+    made = buckets.buckets(lengths, 240, like=like, max_shapes=5)
+    rows = np.concatenate([bucket.rows for bucket in made])
+    np.testing.assert_array_equal(np.sort(rows[rows >= 0]), np.arange(count))
+    shapes |= {(b.length, b.rows.size) for b in made}
+  wanted = buckets.bucket_lengths(like, 5).tolist()
+  assert shapes == {(length, 240 // length) for length in wanted}
 
 
 @pytest.mark.parametrize(
@@ -68,6 +103,8 @@ def test_last_batches_are_mostly_full():
         (([1, 0], 9), {}, 'lengths must be .* at least 1, got'),
         (([10, 3], 9), {}, 'max_tokens must be .* at least 10, got 9'),
         (([9], 9), {'row_multiple': 2}, 'max_tokens must be .* at least 18'),
+        (([9], 9), {'like': [8]}, 'like must have .* 9 tokens .* most 8'),
+        (([9], 9), {'like': []}, 'like must be .* at least one number'),
         (([9], 9), {'max_shapes': 0}, 'max_shapes must be .* got 0'),
         (([9], 9), {'multiple': 0}, 'multiple must be .* got 0'),
     ],
