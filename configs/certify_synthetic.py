@@ -60,10 +60,11 @@ def get_config(variant='subspace'):
       num_steps=1000, log_every=50, eval_every=500, checkpoint_every=250
   )
   c.certificate = dict(
-      levels=(9, 15, 31),
+      levels=(9, 15),
       codebook='kmeans',
       scheme='kt',
-      tuning_steps=300,
+      tuning_steps=800,
+      tuning_rate=0.05,
       sample=20_000,
       heldout=10_000,
       # Declared: 2^12 configurations of width, dims, rate and steps.

@@ -60,7 +60,12 @@ def get_config(variant='half'):
       name='adamw',
       weight_decay=0.0,
       clip_norm=1.0,
-      schedule=dict(name='cosine', peak=0.08, warmup_steps=100),
+      # A step moves the parameters by about rate * sqrt(d); 10 is too far.
+      schedule=dict(
+          name='cosine',
+          peak=0.035 if variant == 'long' else 0.08,
+          warmup_steps=100,
+      ),
   )
   c.parameterisation = dict(
       kind='subspace', dims=(128, 128) if variant == 'long' else (64, 64)

@@ -92,7 +92,8 @@ class Documents(Protocol):
     'average': what the risk averages over; 'unit'; 'sampling': 'iid' or
     'without replacement'; 'size': units of the population, None if it is a
     distribution; 'num_train'; 'num_heldout'; 'vocab_size'; 'loss': what the
-    loss of a unit is; 'hash': SHA-256 of the data; 'files': SHA-256 by name.
+    loss of a unit is; 'unigram': bits of the best model without context;
+    'hash': SHA-256 of the data; 'files': SHA-256 by name.
     """
     ...
 

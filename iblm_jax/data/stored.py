@@ -1,5 +1,6 @@
 """A finite population of units, kept in memory in one array of tokens."""
 
+import functools
 import hashlib
 from typing import Any
 
@@ -97,9 +98,36 @@ class StoredDocuments:
         'num_heldout': self.num_heldout,
         'vocab_size': self.vocab_size,
         'loss': f'mean over {scored}',
+        'unigram': self.unigram_entropy,
         'hash': self._hash,
         'files': dict(self._files),
     }
+
+  @functools.cached_property
+  def unigram_entropy(self) -> float:
+    """Least mean loss over all units of a model without context, in bits.
+
+    It predicts each token with its share of a unit, averaged over units.
+    """
+    scored_D = self._length_D
+    if self._stride is None:
+      scored_D = np.minimum(scored_D, self.max_length)
+    scored_U = np.add.reduceat(scored_D, self._first_U1[:-1])
+    weight_D = np.repeat(1 / scored_U, np.diff(self._first_U1))
+    share_V = np.zeros(self.vocab_size)
+    # In pieces: a weight takes four times as much memory as a token.
+    for first in range(0, scored_D.size, 4096):
+      piece = slice(first, first + 4096)
+      length_d, scored_d = self._length_D[piece], scored_D[piece]
+      begin = self._position_D1[first] + 1
+      token_N = self._tokens[begin : begin + length_d.sum()]
+      start_d = np.cumsum(length_d) - length_d
+      place_N = np.arange(token_N.size) - np.repeat(start_d, length_d)
+      weight_N = np.repeat(weight_D[piece], length_d)
+      weight_N[place_N >= np.repeat(scored_d, length_d)] = 0
+      share_V += np.bincount(token_N, weight_N, self.vocab_size)
+    share_V = share_V[share_V > 0] / share_V.sum()
+    return float(-(share_V * np.log2(share_V)).sum())
 
   def rows(self, split: str, indices: npt.ArrayLike) -> documents.Rows:
     """See `documents.Documents`; ValueError for an index out of range."""

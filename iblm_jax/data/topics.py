@@ -127,6 +127,7 @@ class TopicDocuments:
         'num_heldout': self.num_heldout,
         'vocab_size': self.vocab_size,
         'loss': 'mean over all its characters',
+        'unigram': self.unigram_entropy(),
         'hash': found.hexdigest(),
         'files': {},
     }

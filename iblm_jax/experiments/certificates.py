@@ -176,10 +176,6 @@ def main() -> None:
         cli.report,
         processes=1 if alone else len(os.sched_getaffinity(0)),
     )
-    for row, run in zip(rows, runs, strict=True):
-      row['unigram'] = topics.TopicDocuments(
-          run.cfg.run.data.topics
-      ).unigram_entropy()
     tree = results.write(
         workdir / 'results.json',
         experiment='certificates',

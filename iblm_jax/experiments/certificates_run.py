@@ -130,6 +130,7 @@ def make_row(tree: Mapping[str, Any]) -> dict[str, Any]:
     (before quantisation and smoothing) and 'margin', log-wealth bound minus
     'heldout'; 'term/NAME', addends of the log-wealth bound. Shares:
     'top_1/bound', 'top_1/heldout'. Bits: 'code_bits', 'bits_per_number'. And
+    'unigram' (the best model without context, in bits per token), the
     'numbers' that were coded, 'parameters' of the model, 'units' m, 'alpha'
     of the smoothing and 'seconds'.
   """
@@ -157,6 +158,7 @@ def make_row(tree: Mapping[str, Any]) -> dict[str, Any]:
       'parameters': tree['model']['parameters'],
       'units': tree['population']['m'],
       'alpha': best['alpha'],
+      'unigram': tree['population']['unigram'],
       'seconds': tree['made']['seconds'],
   }
 

@@ -27,6 +27,7 @@ _MAIN = (
     ('units', 'm', 0),
     ('numbers', 'd', 0),
     ('code_bits', 'bits of code', 0),
+    ('unigram', 'best without context', 3),
     ('empirical', 'scored units', 3),
     ('bound/log_wealth', 'log-wealth bound', 3),
     ('bound/hoeffding', 'Hoeffding bound', 3),

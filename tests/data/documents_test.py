@@ -1,7 +1,9 @@
 """Units are read, split, drawn and put together as their definition says."""
 
+import collections
 import gzip
 import json
+import math
 
 import numpy as np
 import pytest
@@ -121,6 +123,29 @@ def test_shuffled_words_keep_their_letters(tmp_path):
       assert sorted(a[i : i + 4]) == sorted(b[i : i + 4])
     moved += a != b
   assert moved > 25
+
+
+def entropy_of_units(units):
+  """Bits of the mean over units of the shares of their tokens."""
+  shares = collections.Counter()
+  for targets in units:
+    for target in targets:
+      shares[target] += 1 / len(targets) / len(units)
+  return -sum(p * math.log2(p) for p in shares.values())
+
+
+def test_unigram_entropy(tmp_path):
+  words = load_words(tmp_path, WORDS, num_train=30)
+  expected = entropy_of_units([[*word, 'end'] for word in WORDS])
+  assert words.unigram_entropy == pytest.approx(expected, rel=1e-12)
+  assert words.population['unigram'] == words.unigram_entropy
+  for options, most in (({}, 99), ({'stride': None}, 8)):
+    found = load_pages(tmp_path, **options).unigram_entropy
+    units = [
+        [target for text in page for target in [*text.encode(), 'end'][:most]]
+        for page in PAGES.values()
+    ]
+    assert found == pytest.approx(entropy_of_units(units), rel=1e-12)
 
 
 def test_population_of_words(tmp_path):
