@@ -189,6 +189,7 @@ def main() -> None:
     )
     for name, figure in draw.make(tree).items():
       program.save_figure(figure, workdir / f'{name}.png')
+    cli.report(certificates_run.held_line(rows))
     program.done(workdir, seconds())
 
 

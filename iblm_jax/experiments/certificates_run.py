@@ -163,6 +163,16 @@ def make_row(tree: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
+def held_line(rows: Sequence[Mapping[str, Any]]) -> str:
+  """How many certificates were not contradicted by held-out documents."""
+  margins = [row['margin'] for row in rows]
+  held = sum(margin >= 0 for margin in margins)
+  return (
+      f'held-out risk at most the log-wealth bound in {held} of {len(rows)}'
+      f' certificates, by {min(margins):.4f} bits or more'
+  )
+
+
 def score_all(
     cfg: certification.CertifyConfig, folder: epath.Path
 ) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def main() -> None:
         tables=tables,
         wall_seconds=sum(row['seconds'] for row in rows),
     )
+  cli.report(certificates_run.held_line(rows))
   program.done(workdir, sum(row['seconds'] for row in rows))
 
 

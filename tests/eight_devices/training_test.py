@@ -144,3 +144,36 @@ def test_alignment_is_the_same_on_eight_devices():
       np.testing.assert_allclose(
           a[name], b[name], rtol=1e-3, atol=1e-4, err_msg=name
       )
+
+
+def sublora_metrics(mesh, devices):
+  """Of four steps that train twelve numbers behind adapters."""
+  tree = config_lib.to_dict(small_config('ce', mesh))
+  tree['model'].update(tie_embeddings=False)
+  tree['parameterisation'] = dict(
+      kind='sublora',
+      dims=(3, 4),
+      lora=dict(patterns=['query/kernel$', '^head/kernel$'], rank=2),
+  )
+  tree['optimizer']['name'] = 'adamw'
+  tree['optimizer']['group_peaks'] = {}
+  job = loop.prepare(config_lib.from_dict(tree), jax.devices()[:devices])
+  program = job.program
+  history = []
+  with jax.set_mesh(program.mesh):
+    state = program.init(jax.random.key(0))
+    for k in range(4):
+      batch = mesh_lib.put_batch(job.source.batch(k), program.batch_sharding)
+      state, metrics = program.train_step(state, batch)
+      history.append(jax.device_get(metrics))
+  return history, jax.device_get(state.params)
+
+
+def test_a_subspace_is_trained_the_same_on_eight_devices():
+  one, w = sublora_metrics(dict(data=1), 1)
+  eight, same = sublora_metrics(dict(data=2, fsdp=2, tensor=2), 8)
+  for a, b in zip(one, eight, strict=True):
+    for name in ('train/cross_entropy', 'optim/grad_norm'):
+      np.testing.assert_allclose(a[name], b[name], rtol=1e-4)
+  assert w.shape == (12,) and np.abs(w).max() > 0
+  np.testing.assert_allclose(w, same, rtol=1e-3, atol=1e-4 * np.abs(w).max())

@@ -133,6 +133,7 @@ def test_program_makes_certificates_once(tmp_path):
       'experiments.certificates', f'--workdir={tmp_path}', '--smoke'
   )
   assert '2/2 certificates' in first.stdout
+  assert 'bound in 2 of 2 certificates' in first.stdout
   tree = results.read(tmp_path / 'results.json')
   base, small = tree['rows']
   assert (base['method'], small['method']) == ('base', 'm:1000')

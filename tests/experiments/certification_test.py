@@ -21,7 +21,12 @@ from iblm_jax import bounds
 from iblm_jax.bounds import claims as claims_lib
 from iblm_jax.bounds import options as bound_options
 from iblm_jax.data import wordlist
-from iblm_jax.experiments import certification, document_losses, quantisation
+from iblm_jax.experiments import (
+    certification,
+    document_losses,
+    quantisation,
+    results,
+)
 from iblm_jax.training import restoring
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'models'))
@@ -579,3 +584,22 @@ def test_headline_must_be_possible(subject):
   tree['certificate'] = dict(sample=None, headline='serfling')
   with pytest.raises(ValueError, match='is for finite lists'):
     certification.prepare(certification.from_dict(tree))
+
+
+def test_table_of_certificates(folder, made, tmp_path):
+  done = run(
+      'experiments.certified', f'--workdir={tmp_path}', f'--runs={made.parent}'
+  )
+  assert 'of 1 certificates' in done.stdout
+  (row,) = results.read(tmp_path / 'results.json')['rows']
+  tree, _, _ = read(made)
+  claims = {(c['loss'], c['kind']): c for c in tree['claims']}
+  claim = claims['bits per token', 'log_wealth']
+  assert row['method'] == 'whole'
+  assert row['bound/log_wealth'] == pytest.approx(claim['value'], rel=1e-5)
+  assert row['population'] == len(WORDS) and row['units'] == NUM_TRAIN
+  refused = run(
+      'experiments.certified', f'--workdir={tmp_path}', f'--runs={tmp_path}',
+      status=2,
+  )
+  assert 'certificate.json does not exist' in refused.stderr
