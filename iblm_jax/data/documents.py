@@ -22,6 +22,8 @@ from iblm_jax.data import _checks, batches, buckets, hashing
 
 SPLITS = ('train', 'heldout')
 
+# Units of a split whose lengths decide the shapes of batches.
+_MANY = 1 << 19
 # Separates the rows that training draws from the documents themselves.
 _ROWS_KEY = 0xD0C5
 
@@ -190,8 +192,8 @@ def evaluation_batches(
 ) -> Iterator[tuple[np.ndarray, batches.Batch]]:
   """Every scored target of some units once, in batches of few shapes.
 
-  The shapes are a function of the rows of all units, of both splits, so any
-  units share them, and so do all seeds of one finite population.
+  The shapes are a function of the rows of all units (of many of them, where
+  there are very many), so any units share them.
 
   Args:
     documents: The source.
@@ -211,14 +213,17 @@ def evaluation_batches(
   """
   rows = documents.rows(split, indices)
   sizes = (documents.num_train, documents.num_heldout)
-  every = [
-      documents.rows(name, np.arange(size)).lengths
+  many = [
+      documents.rows(name, np.arange(0, size, -(-size // _MANY))).lengths
       for name, size in zip(SPLITS, sizes, strict=True)
+      if size
   ]
+  if max(sizes) > _MANY:  # any of the others may be as long as a row can be
+    many.append(np.array([documents.max_length]))
   for bucket in buckets.buckets(
       rows.lengths,
       max_tokens,
-      like=np.concatenate(every),
+      like=np.concatenate(many),
       max_shapes=max_shapes,
       row_multiple=row_multiple,
   ):

@@ -6,6 +6,7 @@ from iblm_jax.data import _checks, batches, packing, tokenizers
 from iblm_jax.data import documents as documents_lib
 from iblm_jax.data import multiplication as multiplication_lib
 from iblm_jax.data import pages as pages_lib
+from iblm_jax.data import shard_documents as shard_documents_lib
 from iblm_jax.data import shards as shards_lib
 from iblm_jax.data import text as text_lib
 from iblm_jax.data import topics as topics_lib
@@ -16,6 +17,7 @@ DOCUMENT_KINDS = {
     'topics': topics_lib.TopicsConfig,
     'words': wordlist_lib.WordsConfig,
     'pages': pages_lib.PagesConfig,
+    'shard_documents': shard_documents_lib.ShardDocumentsConfig,
 }
 _KINDS = ('multiplication', 'text', 'shards', *DOCUMENT_KINDS)
 
@@ -25,7 +27,8 @@ class DataConfig:
   """Options of the data of a run.
 
   Attributes:
-    kind: 'multiplication', 'text', 'shards', 'topics', 'words' or 'pages'.
+    kind: 'multiplication', 'text', 'shards', 'topics', 'words', 'pages' or
+      'shard_documents'.
     batch_size: Rows of a global batch, at least 1.
     seed: Of examples and shuffling, 0..2**63-1; evaluation sets do not depend
       on it.
@@ -37,7 +40,8 @@ class DataConfig:
     topics: Options of the kind 'topics', which needs them.
     words: Options of the kind 'words', which needs them.
     pages: Options of the kind 'pages', which needs them.
-    eval_units: Most documents of the evaluation set 'heldout' of the last three
+    shard_documents: Options of the kind 'shard_documents', which needs them.
+    eval_units: Most documents of the evaluation set 'heldout' of the last four
       kinds, at least 1.
 
   Raises:
@@ -60,6 +64,7 @@ class DataConfig:
   topics: topics_lib.TopicsConfig | None = None
   words: wordlist_lib.WordsConfig | None = None
   pages: pages_lib.PagesConfig | None = None
+  shard_documents: shard_documents_lib.ShardDocumentsConfig | None = None
   eval_units: int = 1000
 
   def __post_init__(self):
@@ -153,7 +158,7 @@ def row_length(config: DataConfig) -> int:
 
 
 def make_documents(config: DataConfig) -> documents_lib.Documents:
-  """Documents of the kinds 'topics', 'words' and 'pages', for certificates.
+  """Documents of the kinds of `DOCUMENT_KINDS`, for certificates.
 
   Raises:
     ValueError: The data is of another kind, or a file cannot be used.
@@ -167,8 +172,10 @@ def make_documents(config: DataConfig) -> documents_lib.Documents:
     return topics_lib.TopicDocuments(config.topics)
   if config.kind == 'words' and config.words is not None:
     return wordlist_lib.load_words(config.words)
-  assert config.pages is not None  # DataConfig has checked.
-  return pages_lib.load_pages(config.pages)
+  if config.kind == 'pages' and config.pages is not None:
+    return pages_lib.load_pages(config.pages)
+  assert config.shard_documents is not None  # DataConfig has checked.
+  return shard_documents_lib.load_documents(config.shard_documents)
 
 
 def make_sources(config: DataConfig) -> dict[str, batches.Source]:

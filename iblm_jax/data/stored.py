@@ -1,4 +1,4 @@
-"""A finite population of units, kept in memory in one array of tokens."""
+"""A finite population of units, in one array of tokens."""
 
 import functools
 import hashlib
@@ -11,18 +11,20 @@ from iblm_jax.data import _checks, batches, documents, hashing, windows
 
 # Separate the draw of the training set from the shuffling of controls.
 _SPLIT_KEY, _SHUFFLE_KEY = 0x5B17, 0x5AFF
+# Tokens that are read together, which may lie on a disk.
+_PIECE = 2**22
 
 
 class StoredDocuments:
-  """Units of texts in memory; see `documents.Documents`.
+  """Units of texts one after the other; see `documents.Documents`.
 
   The training set is a uniform random subset of the units, without
   replacement; all others are held out. Every text stands between two end marks;
   neighbours share one.
 
   Args:
-    tokens: Integer array of shape [N]: an end mark, then the tokens of each
-      text and an end mark after it.
+    tokens: Integer array of shape [N], or what is indexed like one: an end
+      mark, then the tokens of each text and an end mark after it.
     lengths: Targets of each text, its end included, shape [D], each at least 1.
     counts: Texts of each unit, shape [U], each at least 1.
     vocab_size: Tokens are in 0..vocab_size-1.
@@ -42,7 +44,7 @@ class StoredDocuments:
 
   def __init__(
       self,
-      tokens: np.ndarray,
+      tokens: Any,
       lengths: npt.ArrayLike,
       counts: npt.ArrayLike,
       *,
@@ -183,8 +185,11 @@ class StoredDocuments:
   def _sha256(self) -> str:
     """Of the tokens, what they make up, and which units train."""
     found = hashlib.sha256()
+    found.update(np.array([self._tokens.size], '<i8').tobytes())
+    for start in range(0, self._tokens.size, _PIECE):
+      piece = self._tokens[start : start + _PIECE]
+      found.update(np.ascontiguousarray(piece, '<u2').data)
     for array, dtype in (
-        (self._tokens, '<u2'),
         (self._length_D, '<i8'),
         (self._first_U1, '<i8'),
         (self._unit_U, '<i8'),

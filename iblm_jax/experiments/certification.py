@@ -346,7 +346,8 @@ def verify(
   Args:
     folder: of the certificate.
     report: told what a person wants to read.
-    data: where the data file lies here, if not where it did; its hash decides.
+    data: where the data file lies here, or a pattern of the files, if not
+      where they did; their hashes decide.
 
   Raises:
     Mismatch: naming the first thing that differs.
@@ -497,13 +498,15 @@ def _with_data(run: options.RunConfig, path: str | None) -> options.RunConfig:
   if path is None:
     return run
   kind = getattr(run.data, run.data.kind)
-  if not hasattr(kind, 'path'):
+  if hasattr(kind, 'path'):
+    there = dataclasses.replace(kind, path=path)
+  elif hasattr(kind, 'files'):
+    there = dataclasses.replace(kind, files=(path,))
+  else:
     raise ValueError(
         f'data of kind {run.data.kind!r} are in no file, got data={path!r}.'
     )
-  moved: dict[str, Any] = {
-      run.data.kind: dataclasses.replace(kind, path=path)
-  }
+  moved: dict[str, Any] = {run.data.kind: there}
   return dataclasses.replace(run, data=dataclasses.replace(run.data, **moved))
 
 
