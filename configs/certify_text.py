@@ -61,7 +61,7 @@ def get_config(variant='most'):
       num_steps=1500, log_every=50, eval_every=500, checkpoint_every=250
   )
   c.certificate = dict(
-      levels=(5, 7),
+      levels=(5,),
       codebook='step',
       scheme='kt',
       tuning_steps=500,
@@ -80,7 +80,7 @@ def get_config(variant='most'):
     c.optimizer.schedule.update(warmup_steps=5)
     c.train.update(num_steps=20, log_every=10, eval_every=20)
     c.certificate.update(
-        levels=(5,), tuning_steps=5, sample=100, heldout=50,
+        tuning_steps=5, sample=100, heldout=50,
         headline='log_wealth',
     )
   return c
