@@ -4,8 +4,8 @@
       --config.data.words.path=names.txt
 
 As configs/certify_words.py with a twelfth of the documents, so the code must be
-short. How short is searched: two subspaces are tried, and the choice is paid for
-with a bit. Numbers are multiples of one step, which takes 16 bits where a
+short. How short is searched: two subspaces are tried, and the choice is paid
+for with a bit. Numbers are multiples of one step, which takes 16 bits where a
 codebook takes 16 a level. Variants:
 
   half   14,700 of the 29,494 distinct names train (the default)
