@@ -18,6 +18,9 @@ from iblm_jax.bounds import (
 from iblm_jax.bounds.bound import Bound
 
 BITS = 'bits per token'
+# About the tokens of the training documents in their contexts: the mean over
+# them of the expected loss given what came before. Not about new documents.
+TOKENS = 'azuma_tokens'
 
 
 def code_bits(
@@ -52,6 +55,8 @@ def make_claims(
     m: int,
     population: int | None,
     cfg: options.CertificateConfig,
+    tokens: int | None = None,
+    token_losses_A: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
   """Every bound that the scored units allow.
 
@@ -69,6 +74,9 @@ def make_claims(
     population: number of units that these were drawn from without replacement,
       in the order of the columns; None where they are independent.
     cfg: what was declared.
+    tokens: scored targets of all units, each unit once; None for no claim about
+      tokens. There is none of a sample either.
+    token_losses_A: mean loss over these targets for each of `cfg.alphas`.
 
   Returns:
     A list of JSON objects: 'loss' ('bits per token' or 'top-1 error'), 'unit'
@@ -98,6 +106,11 @@ def make_claims(
         'empirical': float(np.mean(losses_AxN[best])),
         **per_alpha[best][kind].as_dict(),
     })
+  if tokens is not None and cfg.sample is None:
+    assert token_losses_A is not None
+    claims.append(
+        _token_claim(token_losses_A, tokens, vocab_size, total_bits, cfg)
+    )
   for row, k in zip(errors_KxN, cfg.top_k, strict=True):
     found = _error_bounds(row, total_bits, m, population, cfg)
     for kind, bound in found.items():
@@ -113,10 +126,38 @@ def make_claims(
       })
   if population is not None and cfg.sample is None:
     for claim in claims:
+      if claim['kind'] == TOKENS:
+        continue
       claim['unseen'] = finite_population.unseen_risk(
           claim['value'], claim['empirical'], m, population
       )
   return claims
+
+
+def _token_claim(losses_A, tokens, vocab_size, bits, cfg) -> dict[str, Any]:
+  num = len(cfg.alphas)
+  found = [
+      martingale.azuma_tokens(
+          float(loss),
+          bits,
+          tokens,
+          smoothing.smooth_range(alpha, vocab_size).delta,
+          cfg.delta,
+          n_alpha=num,
+      )
+      for loss, alpha in zip(losses_A, cfg.alphas, strict=True)
+  ]
+  best = min(range(num), key=found.__getitem__)
+  return {
+      'loss': BITS,
+      'unit': 'bits',
+      'kind': TOKENS,
+      'delta': cfg.delta,
+      'alpha': cfg.alphas[best],
+      'trivial': math.log2(vocab_size),
+      'empirical': float(losses_A[best]),
+      **found[best].as_dict(),
+  }
 
 
 def _loss_bounds(

@@ -32,6 +32,7 @@ _FILES = ('certificate.json', 'code.bin', 'losses.npz')
 # Not found again by verifying: only hashes tell whether somebody changed them.
 _GIVEN = ('model', 'made')
 _PRNG = ('jax_default_prng_impl', 'jax_threefry_partitionable')
+_RECORDED = ('losses', 'errors', 'token_losses')  # in losses.npz
 # As the formulas call them.
 _SHORT = {'num_train': 'm', 'vocab_size': 'V'}
 _LOSS_TOLERANCE = 1e-4
@@ -214,7 +215,8 @@ def certify(
       'heldout_before_quantisation': float(before.losses.mean()),
   }
   file = io.BytesIO()
-  np.savez(file, losses=losses.losses, errors=losses.errors)
+  arrays = {name: getattr(losses, name) for name in _RECORDED}
+  np.savez(file, **arrays)
   parts = {name: _hash(_json_bytes(part)) for name, part in tree.items()}
   del parts['hashes']
   tree['hashes'] |= {'losses': _hash(file.getvalue()), 'parts': parts}
@@ -281,6 +283,8 @@ def evaluate(
       m=documents.num_train,
       population=documents.population['size'],
       cfg=options_,
+      tokens=losses.tokens,
+      token_losses_A=losses.token_losses,
   )
   tree = {
       'claims': [
@@ -367,9 +371,8 @@ def verify(
     cfg = from_dict({**model['config'], 'certificate': model['certificate']})
     cfg = cfg._replace(run=_with_data(cfg.run, data))
     with np.load(io.BytesIO(losses)) as file:
-      recorded = document_losses.DocumentLosses(
-          file['losses'], file['errors'], tokens=0
-      )
+      arrays = {name: file[name] for name in _RECORDED}
+      recorded = document_losses.DocumentLosses(**arrays, tokens=0)
   except (KeyError, TypeError) as error:
     raise ValueError(f'{folder} holds no certificate: {error!r}.') from error
   assert cfg.run.parameterisation is not None
@@ -436,6 +439,8 @@ def lines(tree: Mapping[str, Any]) -> list[str]:
         if claim['delta'] is None
         else f'with probability {1 - claim["delta"]:g}'
     )
+    if claim['kind'] == claims_lib.TOKENS:
+      sure += ', of these tokens in their contexts and of no new documents'
     unseen = (
         f' {claim["unseen"]:.4f} unseen at worst,' if 'unseen' in claim else ''
     )
@@ -476,7 +481,7 @@ def _numbered(claims: Any) -> Any:
 
 
 def _check_losses(found, recorded) -> None:
-  for name in ('losses', 'errors'):
+  for name in _RECORDED:
     here, there = getattr(found, name), getattr(recorded, name)
     if here.shape != there.shape:
       raise Mismatch(
@@ -485,8 +490,8 @@ def _check_losses(found, recorded) -> None:
     gap = float(np.abs(here - there).max(initial=0.0))
     # An error is a share of few tokens: a tie that breaks the other way moves
     # that of one document a lot, but those of few documents.
-    if name == 'losses' and not gap <= _LOSS_TOLERANCE:
-      raise Mismatch(f'losses.npz differs from the losses here by {gap} bits.')
+    if name != 'errors' and not gap <= _LOSS_TOLERANCE:
+      raise Mismatch(f'losses.npz differs from the {name} here by {gap} bits.')
     if name == 'errors' and here.size:
       gap = float(np.abs(here - there).mean(axis=1).max())
       if not gap <= _LOSS_TOLERANCE:

@@ -24,12 +24,14 @@ class DocumentLosses(NamedTuple):
   Attributes:
     losses: float64 [A, N], bits per token of the smoothed predictions.
     errors: float64 [K, N], share of tokens outside the k most likely.
-    tokens: int, targets scored in all.
+    tokens: int, targets scored in all, each document once.
+    token_losses: float64 [A], mean over these of the bits per token.
   """
 
   losses: np.ndarray
   errors: np.ndarray
   tokens: int
+  token_losses: np.ndarray
 
 
 def measure(
@@ -85,10 +87,12 @@ def measure(
   unit_R, count_R = np.concatenate(units), np.concatenate(counts)
   means_CxU = documents_lib.unit_means(sums_CxR, count_R, unit_R, unique.size)
   means_CxN = means_CxU[:, place.reshape(-1)]
+  tokens = int(count_R[unit_R >= 0].sum())
   return DocumentLosses(
       means_CxN[: len(alphas)],
       means_CxN[len(alphas) :],
-      int(count_R[unit_R >= 0].sum()),
+      tokens,
+      sums_CxR[: len(alphas), unit_R >= 0].sum(axis=1) / tokens,
   )
 
 

@@ -92,7 +92,9 @@ def test_all_bounds_follow_their_formulas():
   ]
   losses = np.stack([rng.uniform(2.0, 3.0, m), rng.uniform(3.0, 4.0, m)])
   found = certificates_run.all_bounds(
-      document_losses.DocumentLosses(losses, np.full((1, m), 0.5), m * length),
+      document_losses.DocumentLosses(
+          losses, np.full((1, m), 0.5), m * length, losses.mean(axis=1)
+      ),
       vocab_size=vocab,
       total_bits=bits,
       options=cfg,

@@ -81,6 +81,12 @@ def test_each_document_has_its_own_loss(tmp_path):
     seen[index] = scored.sum()
   tokens = sum(seen.values())
   assert found.tokens == tokens  # asked for twice, scored once
+  columns = [indices.index(index) for index in seen]
+  np.testing.assert_allclose(
+      found.token_losses,
+      found.losses[:, columns] @ np.array([*seen.values()]) / tokens,
+      rtol=1e-9,
+  )
 
 
 def test_samples_seeds_and_weights_share_what_is_compiled(
