@@ -101,7 +101,7 @@ def buckets(
 
   >>> found = buckets([3, 9, 3, 3, 3, 3], max_tokens=9)
   >>> [(b.length, b.rows.tolist()) for b in found]
-  [(3, [0, 2, 3]), (9, [4]), (9, [5]), (9, [1])]
+  [(3, [0, 2, 3]), (3, [4, 5, -1]), (9, [1])]
   """
   row_multiple = _checks.check_int('row_multiple', row_multiple, 1)
   length_N = _checked_lengths('lengths', lengths)
