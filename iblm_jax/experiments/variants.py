@@ -47,7 +47,7 @@ def change(base: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
     node = tree
     for group in groups:
       node = node.setdefault(group, {})
-    node[name] = value
+    node[name] = copy.deepcopy(value)  # later paths may lead into it
   return tree
 
 

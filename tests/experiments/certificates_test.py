@@ -1,5 +1,6 @@
 """The experiment on certificates: its runs, rows and program; the budget."""
 
+import copy
 import json
 import math
 
@@ -81,6 +82,12 @@ def test_a_seed_decides_documents_parameters_and_order():
     assert run.score_all == (run.method in ('m:10000', 'm:100000'))
   # Whoever picks the best of all methods has paid for it.
   assert 2 ** runs[0].cfg.certificate.search_bits >= count
+
+
+def test_methods_are_left_as_they_are():
+  before = copy.deepcopy(certificates.METHODS)
+  make_runs(range(1))
+  assert certificates.METHODS == before  # settings.json is written later
 
 
 def test_all_bounds_follow_their_formulas():
