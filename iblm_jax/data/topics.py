@@ -12,6 +12,7 @@ It has no end mark: all are of one length.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -110,7 +111,7 @@ class TopicDocuments:
     )
     self._probability_ZxW = probability_ZxW
 
-  @property
+  @functools.cached_property
   def population(self) -> dict[str, Any]:
     """See `documents.Documents`."""
     options = dataclasses.asdict(self.config)

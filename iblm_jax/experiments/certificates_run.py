@@ -191,11 +191,9 @@ def score_all(
   code = (folder / 'code.bin').read_bytes()
   job = loop.prepare(cfg.run, jax.devices()[:1])
   documents = sources.make_documents(cfg.run.data)
-  made = job.program.parameterisation
-  w_d = quantisation.decode(
-      code, made.num_trained, held['code']['levels'], options
+  _, params = quantisation.rebuild(
+      quantisation.Code(code, held['code']['levels']), job, options
   )
-  params = job.program.model_params(made.from_vector(jax.numpy.asarray(w_d)))
 
   def timed(indices):
     started = time.perf_counter()

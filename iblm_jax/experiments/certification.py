@@ -1,7 +1,7 @@
 """Certificates: train, code, decode, evaluate what was decoded, bound.
 
 Everything after the bits is a function of the bits, the config and the data, so
-that `verify` does the same again and compares.
+that `verification` does the same again and compares.
 """
 
 import dataclasses
@@ -28,16 +28,10 @@ from iblm_jax.training import loop, options, progress, restoring
 from iblm_jax.training import summary as summary_lib
 
 Report = Callable[[str], None]
-_FILES = ('certificate.json', 'code.bin', 'losses.npz')
-# Not found again by verifying: only hashes tell whether somebody changed them.
-_GIVEN = ('model', 'made')
 _PRNG = ('jax_default_prng_impl', 'jax_threefry_partitionable')
-_RECORDED = ('losses', 'errors', 'token_losses')  # in losses.npz
+RECORDED = ('losses', 'errors', 'token_losses')  # in losses.npz
 # As the formulas call them.
 _SHORT = {'num_train': 'm', 'vocab_size': 'V'}
-_LOSS_TOLERANCE = 1e-4
-# Two processors do not round a logarithm alike.
-_ROUNDING = 1e-9
 
 
 class CertifyConfig(NamedTuple):
@@ -114,13 +108,13 @@ def prepare(cfg: CertifyConfig) -> loop.Job:
   """
   check_coder()
   job = loop.prepare(cfg.run, jax.devices()[:1])
-  if not _documents(job).num_heldout:
+  if not documents_of(job).num_heldout:
     raise ValueError(
         'config.data must hold documents out: the certificate gives the loss'
         ' on them beside its bounds.'
     )
   headline = cfg.certificate.headline
-  size = _documents(job).population['size']
+  size = documents_of(job).population['size']
   if headline in bound_options.FINITE_KINDS and size is None:
     raise ValueError(
         f'config.certificate.headline={headline!r} is for finite lists, but'
@@ -197,11 +191,12 @@ def certify(
         for code in quantisation.quantise(job, w_d, one.certificate, report)
     ]
   code, cfg, job, trained = _best(candidates, report)
-  tree, losses = evaluate(code, cfg, job, report)
+  scores = score(code, cfg, job, report)
+  tree = make_tree(code, cfg, job, scores)
   before = document_losses.measure(
       job.program.model_params(trained),
       cfg.run.model,
-      _documents(job),
+      documents_of(job),
       'heldout',
       _heldout(job, cfg),
       alphas=(1e-9,),
@@ -215,11 +210,11 @@ def certify(
       'heldout_before_quantisation': float(before.losses.mean()),
   }
   file = io.BytesIO()
-  arrays = {name: getattr(losses, name) for name in _RECORDED}
+  arrays = {name: getattr(scores.train, name) for name in RECORDED}
   np.savez(file, **arrays)
-  parts = {name: _hash(_json_bytes(part)) for name, part in tree.items()}
+  parts = {name: part_hash(part) for name, part in tree.items()}
   del parts['hashes']
-  tree['hashes'] |= {'losses': _hash(file.getvalue()), 'parts': parts}
+  tree['hashes'] |= {'losses': hash_of(file.getvalue()), 'parts': parts}
   folder = workdir / 'certificate'
   folder.mkdir(parents=True, exist_ok=True)
   (folder / 'code.bin').write_bytes(code.data)
@@ -228,35 +223,36 @@ def certify(
   return tree
 
 
-def evaluate(
-    code: quantisation.Code,
-    cfg: CertifyConfig,
-    job: loop.Job,
-    report: Report,
-    recorded: document_losses.DocumentLosses | None = None,
-) -> tuple[dict[str, Any], document_losses.DocumentLosses]:
-  """Everything of a certificate that follows from bits, config and data.
+class Scores(NamedTuple):
+  """What the model that bits stand for loses.
+
+  Attributes:
+    vector: float32 [d], what was decoded.
+    train: on the sample of the training set.
+    heldout: on units that training never saw.
+  """
+
+  vector: np.ndarray
+  train: document_losses.DocumentLosses
+  heldout: document_losses.DocumentLosses
+
+
+def score(
+    code: quantisation.Code, cfg: CertifyConfig, job: loop.Job, report: Report
+) -> Scores:
+  """Decodes and evaluates.
 
   Args:
     code: the bits.
     cfg: the run and its claims.
     job: of `prepare`; only data, seeds and shapes matter.
     report: told what a person wants to read.
-    recorded: losses on the training sample that another evaluation found; the
-      claims are made of them, once they agree with those found here.
-
-  Returns:
-    The certificate, without the hashes of its files and parts and without what
-    differs from one making to the next, and the losses on the training sample.
 
   Raises:
-    Mismatch: if `recorded` disagrees.
     ValueError: if the code is damaged.
   """
-  options_, documents = cfg.certificate, _documents(job)
-  made = job.program.parameterisation
-  w_d = quantisation.decode(code.data, made.num_trained, code.levels, options_)
-  params = job.program.model_params(made.from_vector(jax.numpy.asarray(w_d)))
+  options_, documents = cfg.certificate, documents_of(job)
+  w_d, params = quantisation.rebuild(code, job, options_)
   measure = lambda split, indices: document_losses.measure(
       params,
       cfg.run.model,
@@ -269,11 +265,29 @@ def evaluate(
       report=progress.countdown(report, f'{split}, rows scored'),
   )
   drawn = sample(code.data, documents.num_train, options_.sample)
-  losses = measure('train', drawn)
-  if recorded is not None:
-    _check_losses(losses, recorded)
-    losses = recorded._replace(tokens=losses.tokens)
-  heldout = measure('heldout', _heldout(job, cfg))
+  return Scores(
+      w_d, measure('train', drawn), measure('heldout', _heldout(job, cfg))
+  )
+
+
+def make_tree(
+    code: quantisation.Code, cfg: CertifyConfig, job: loop.Job, scores: Scores
+) -> dict[str, Any]:
+  """What a certificate says, from bits, config, data and losses.
+
+  Args:
+    code: the bits.
+    cfg: the run and its claims.
+    job: of `prepare`.
+    scores: of `score`.
+
+  Returns:
+    The certificate, without the hashes of its files and parts and without what
+    differs from one making to the next.
+  """
+  options_, documents = cfg.certificate, documents_of(job)
+  made, population = job.program.parameterisation, documents.population
+  losses = scores.train
   bits = claims_lib.code_bits(len(code.data), options_)
   claims = claims_lib.make_claims(
       losses.losses,
@@ -281,7 +295,7 @@ def evaluate(
       vocab_size=documents.vocab_size,
       total_bits=bits['total'],
       m=documents.num_train,
-      population=documents.population['size'],
+      population=population['size'],
       cfg=options_,
       tokens=losses.tokens,
       token_losses_A=losses.token_losses,
@@ -298,8 +312,8 @@ def evaluate(
           for claim in claims
       },
       'population': {
-          **{_SHORT.get(k, k): v for k, v in documents.population.items()},
-          'n': len(drawn),
+          **{_SHORT.get(k, k): v for k, v in population.items()},
+          'n': losses.losses.shape[1],
           'drawn': 'all' if options_.sample is None else (
               'uniformly with replacement, by the hash of the code'
           ),
@@ -319,13 +333,13 @@ def evaluate(
           'prng': {name: getattr(jax.config, name) for name in _PRNG},
       },
       'hashes': {
-          'code': _hash(code.data),
-          'decoded': _hash(np.ascontiguousarray(w_d, '<f4').tobytes()),
-          'data': documents.population['hash'],
+          'code': hash_of(code.data),
+          'decoded': hash_of(np.ascontiguousarray(scores.vector, '<f4')),
+          'data': population['hash'],
       },
-      'heldout': _heldout_risk(heldout, options_, claims),
+      'heldout': _heldout_risk(scores.heldout, options_, claims),
   }
-  return json.loads(json.dumps(tree)), losses
+  return json.loads(json.dumps(tree))
 
 
 def sample(code: bytes, m: int, n: int | None) -> np.ndarray:
@@ -342,177 +356,12 @@ def sample(code: bytes, m: int, n: int | None) -> np.ndarray:
   return hashing.below(hashing.fold(key, np.arange(n, dtype=np.uint64)), m)
 
 
-def verify(
-    folder: epath.Path, report: Report, data: str | None = None
-) -> None:
-  """Does everything after the bits again and compares.
-
-  Args:
-    folder: of the certificate.
-    report: told what a person wants to read.
-    data: where the data file lies here, or a pattern of the files, if not
-      where they did; their hashes decide.
-
-  Raises:
-    Mismatch: naming the first thing that differs.
-    ValueError: if a file is damaged or the data cannot be read.
-  """
-  held = json.loads((folder / 'certificate.json').read_text())
-  code = (folder / 'code.bin').read_bytes()
-  losses = (folder / 'losses.npz').read_bytes()
-  try:
-    hashes, levels = held['hashes'], held['code']['levels']
-    parts = dict(hashes['parts'])
-    _same('hashes.code', _hash(code), hashes['code'])
-    _same('hashes.losses', _hash(losses), hashes['losses'])
-    for name in _GIVEN:
-      _same(f'hashes.parts.{name}', _hash(_json_bytes(held[name])), parts[name])
-    model = held['model']
-    cfg = from_dict({**model['config'], 'certificate': model['certificate']})
-    cfg = cfg._replace(run=_with_data(cfg.run, data))
-    with np.load(io.BytesIO(losses)) as file:
-      arrays = {name: file[name] for name in _RECORDED}
-      recorded = document_losses.DocumentLosses(**arrays, tokens=0)
-  except (KeyError, TypeError) as error:
-    raise ValueError(f'{folder} holds no certificate: {error!r}.') from error
-  assert cfg.run.parameterisation is not None
-  dims = cfg.run.parameterisation.dims
-  for name, taken, paid in (
-      ('code.levels', levels, cfg.certificate.levels),
-      ('dims', dims, cfg.certificate.dims or (dims,)),
-  ):
-    if taken not in paid:
-      raise Mismatch(
-          f'{name} must be one of {paid}, whose choice is paid for, got'
-          f' {taken!r}.'
-      )
-  job = prepare(cfg)
-  population = _documents(job).population
-  _same('hashes.data', population['hash'], hashes['data'])
-  found, _ = evaluate(
-      quantisation.Code(code, levels), cfg, job, report, recorded
-  )
-  found['hashes'] |= {'losses': hashes['losses'], 'parts': parts}
-  # What a file is called here does not matter, what is in it does.
-  found['model']['config']['data'] = model['config']['data']
-  here, there = (tree['population']['files'] for tree in (found, held))
-  found['population']['files'] = dict(zip(there, here.values(), strict=False))
-  _compare(found, {k: v for k, v in held.items() if k != 'made'})
-  for name in found.keys() - {'hashes'}:  # down to the last digit
-    _same(f'hashes.parts.{name}', _hash(_json_bytes(held[name])), parts[name])
-
-
-def check_files(folder: epath.Path) -> None:
-  """ValueError unless a certificate is there, and what it takes to read it."""
-  for name in _FILES:
-    if not (folder / name).exists():
-      raise ValueError(f'{folder} must hold {name}; there is none.')
-  check_coder()
-
-
 def check_coder() -> None:
   """ValueError where the coder is not installed."""
   try:
     bounds.encode(np.array([0, 1]), 2)
   except ImportError as error:
     raise ValueError(str(error)) from error
-
-
-def lines(tree: Mapping[str, Any]) -> list[str]:
-  """A certificate for a person, a line at a time."""
-  code, population = tree['code'], tree['population']
-  headline = tree['model']['certificate']['headline']
-  found = [
-      f'code: {code["payload"]:,.0f} bits for {code["numbers"]:,} numbers'
-      f' ({code["bits_per_number"]:.2f} each), {code["total"]:,.1f} with'
-      ' prefix, choice and search',
-      f'{population["m"]:,} units ({population["unit"]}),'
-      f' {population["n"]:,} scored; {population["unigram"]:.4f} bits per token'
-      ' is the best without context',
-  ]
-  for claim in tree['claims']:
-    name = f'{claim["loss"]}, {claim["kind"]}'
-    heldout = tree['heldout'].get(name, tree['heldout'].get(claim['loss']))
-    vacuous = ' (vacuous)' if claim['value'] >= claim['trivial'] else ''
-    sure = (
-        'no promise, for comparison'
-        if claim['delta'] is None
-        else f'with probability {1 - claim["delta"]:g}'
-    )
-    if claim['kind'] == claims_lib.TOKENS:
-      sure += ', of these tokens in their contexts and of no new documents'
-    unseen = (
-        f' {claim["unseen"]:.4f} unseen at worst,' if 'unseen' in claim else ''
-    )
-    found.append(
-        f'{name}: at most {claim["value"]:.4f}{vacuous}, {sure};'
-        f' {claim["empirical"]:.4f} on the sample,{unseen} {heldout:.4f} held'
-        f' out, {claim["trivial"]:.4f} by guessing'
-    )
-    if name == f'{claims_lib.BITS}, {headline}':
-      found[-1] = f'CERTIFIED {found[-1]}'
-  return found
-
-
-class Mismatch(Exception):
-  """Something in a certificate is not what it should be."""
-
-
-def _same(name: str, found: Any, held: Any) -> None:
-  if found != held:
-    raise Mismatch(f'{name} is {held!r} in the certificate and {found!r} here.')
-
-
-def _compare(found: Mapping[str, Any], held: Mapping[str, Any]) -> None:
-  held, found = (
-      {**x, 'claims': _numbered(x.get('claims'))} for x in (held, found)
-  )
-  for path, old, new in config.differences(held, found, 'certificate'):
-    slack = _LOSS_TOLERANCE if '.heldout.' in path else _ROUNDING
-    floats = isinstance(old, float) and isinstance(new, float)
-    if not floats or not math.isclose(
-        old, new, rel_tol=_ROUNDING, abs_tol=slack
-    ):
-      raise Mismatch(f'{path} is {old!r} in the certificate and {new!r} here.')
-
-
-def _numbered(claims: Any) -> Any:
-  return dict(enumerate(claims)) if isinstance(claims, list) else claims
-
-
-def _check_losses(found, recorded) -> None:
-  for name in _RECORDED:
-    here, there = getattr(found, name), getattr(recorded, name)
-    if here.shape != there.shape:
-      raise Mismatch(
-          f'losses.npz holds {name} of shape {there.shape}, {here.shape} here.'
-      )
-    gap = float(np.abs(here - there).max(initial=0.0))
-    # An error is a share of few tokens: a tie that breaks the other way moves
-    # that of one document a lot, but those of few documents.
-    if name != 'errors' and not gap <= _LOSS_TOLERANCE:
-      raise Mismatch(f'losses.npz differs from the {name} here by {gap} bits.')
-    if name == 'errors' and here.size:
-      gap = float(np.abs(here - there).mean(axis=1).max())
-      if not gap <= _LOSS_TOLERANCE:
-        raise Mismatch(f'losses.npz differs from the errors here by {gap}.')
-
-
-def _with_data(run: options.RunConfig, path: str | None) -> options.RunConfig:
-  """A run on the same data at another place."""
-  if path is None:
-    return run
-  kind = getattr(run.data, run.data.kind)
-  if hasattr(kind, 'path'):
-    there = dataclasses.replace(kind, path=path)
-  elif hasattr(kind, 'files'):
-    there = dataclasses.replace(kind, files=(path,))
-  else:
-    raise ValueError(
-        f'data of kind {run.data.kind!r} are in no file, got data={path!r}.'
-    )
-  moved: dict[str, Any] = {run.data.kind: there}
-  return dataclasses.replace(run, data=dataclasses.replace(run.data, **moved))
 
 
 def _best(candidates: list[Candidate], report: Report) -> Candidate:
@@ -525,16 +374,13 @@ def _best(candidates: list[Candidate], report: Report) -> Candidate:
 
   def estimate(candidate):
     code, cfg, job, _ = candidate
-    made, documents = job.program.parameterisation, _documents(job)
+    documents = documents_of(job)
     options_ = dataclasses.replace(cfg.certificate, top_k=())
     m = documents.num_train
     few = hashing.below(
         hashing.fold(cfg.run.data.seed, np.arange(2048, dtype=np.uint64)), m
     )
-    w_d = quantisation.decode(
-        code.data, made.num_trained, code.levels, options_
-    )
-    params = job.program.model_params(made.from_vector(jax.numpy.asarray(w_d)))
+    _, params = quantisation.rebuild(code, job, options_)
     found = document_losses.measure(
         params, cfg.run.model, documents, 'train', few,
         alphas=options_.alphas, top_k=(), max_tokens=options_.max_tokens,
@@ -564,13 +410,14 @@ def _best(candidates: list[Candidate], report: Report) -> Candidate:
   return best
 
 
-def _documents(job: loop.Job) -> documents_lib.Documents:
+def documents_of(job: loop.Job) -> documents_lib.Documents:
+  """The units of a run."""
   assert isinstance(job.source, documents_lib.DocumentSource)
   return job.source.documents
 
 
 def _heldout(job, cfg) -> np.ndarray:
-  num = _documents(job).num_heldout
+  num = documents_of(job).num_heldout
   return np.arange(min(num, cfg.certificate.heldout))
 
 
@@ -590,9 +437,11 @@ def _size(tree) -> int:
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _hash(data: bytes) -> str:
+def hash_of(data: Any) -> str:
+  """SHA-256 of bytes, in hexadecimal."""
   return hashlib.sha256(data).hexdigest()
 
 
-def _json_bytes(tree) -> bytes:
-  return json.dumps(tree, sort_keys=True).encode()
+def part_hash(part: Any) -> str:
+  """The hash of a part of a certificate, however it is written."""
+  return hash_of(json.dumps(part, sort_keys=True).encode())

@@ -38,6 +38,15 @@ def decode(code: bytes, d: int, levels: int, cfg: options.CertificateConfig):
   )
 
 
+def rebuild(
+    code: Code, job: loop.Job, cfg: options.CertificateConfig
+) -> tuple[np.ndarray, Any]:
+  """The vector [d] and the model's parameters that a code stands for."""
+  made = job.program.parameterisation
+  w_d = decode(code.data, made.num_trained, code.levels, cfg)
+  return w_d, job.program.model_params(made.from_vector(jnp.asarray(w_d)))
+
+
 def quantise(
     job: loop.Job,
     w_d: np.ndarray,

@@ -22,10 +22,11 @@ from iblm_jax.bounds import claims as claims_lib
 from iblm_jax.bounds import options as bound_options
 from iblm_jax.data import wordlist
 from iblm_jax.experiments import (
-    certification,
-    document_losses,
-    quantisation,
-    results,
+  certification,
+  document_losses,
+  quantisation,
+  results,
+  verification,
 )
 from iblm_jax.training import restoring
 
@@ -317,7 +318,7 @@ def cached(monkeypatch, subject):
 
 
 def verify(folder):
-  certification.verify(epath.Path(folder), lambda line: None)
+  verification.verify(epath.Path(folder), lambda line: None)
 
 
 def test_every_number_counts(made, tmp_path, cached):
@@ -337,7 +338,7 @@ def test_every_number_counts(made, tmp_path, cached):
     whole = isinstance(value, int)
     node[last] = value + 1 if whole else np.nextafter(value, math.inf).item()
     (copied / 'certificate.json').write_text(json.dumps(changed))
-    with pytest.raises(certification.Mismatch, match=str(path[0])):
+    with pytest.raises(verification.Mismatch, match=str(path[0])):
       verify(copied)
 
 
@@ -361,7 +362,7 @@ def test_says_what_differs(made, tmp_path, cached, path, value, said):
   *parents, last = path
   functools.reduce(lambda node, key: node[key], parents, tree)[last] = value
   (tmp_path / 'c' / 'certificate.json').write_text(json.dumps(tree))
-  with pytest.raises(certification.Mismatch, match=said):
+  with pytest.raises(verification.Mismatch, match=said):
     verify(tmp_path / 'c')
 
 
@@ -380,15 +381,15 @@ def forge(made, copied, **arrays):
 def test_forged_losses(made, tmp_path, cached):
   _, losses, errors = read(made)
   forge(made, tmp_path / 'a', losses=losses - 2e-4)
-  with pytest.raises(certification.Mismatch, match='losses here by 0.0002'):
+  with pytest.raises(verification.Mismatch, match='losses here by 0.0002'):
     verify(tmp_path / 'a')
   # With the same mean: another variance would give another bound.
   signs = np.resize([1, -1], errors.shape)
   forge(made, tmp_path / 'b', errors=errors + 0.01 * signs)
-  with pytest.raises(certification.Mismatch, match='errors here by 0'):
+  with pytest.raises(verification.Mismatch, match='errors here by 0'):
     verify(tmp_path / 'b')
   forge(made, tmp_path / 'c', losses=losses[:, 1:])
-  with pytest.raises(certification.Mismatch, match=r'shape \(2, 39\), \(2, 40'):
+  with pytest.raises(verification.Mismatch, match=r'shape \(2, 39\), \(2, 40'):
     verify(tmp_path / 'c')
 
 
@@ -401,7 +402,7 @@ def test_a_bit_of_any_byte(made, tmp_path, cached):
       changed = bytearray(data)
       changed[place] ^= 1 << place % 8
       (copied / name).write_bytes(changed)
-      with pytest.raises(certification.Mismatch, match=r'hashes\.[cl]o'):
+      with pytest.raises(verification.Mismatch, match=r'hashes\.[cl]o'):
         verify(copied)
     (copied / name).write_bytes(data)
   verify(copied)
@@ -422,7 +423,7 @@ def test_another_code_has_other_losses(made, tmp_path, cached, subject):
   (tmp_path / 'c' / 'code.bin').write_bytes(data)
   tree['hashes']['code'] = hashlib.sha256(data).hexdigest()
   (tmp_path / 'c' / 'certificate.json').write_text(json.dumps(tree))
-  with pytest.raises(certification.Mismatch, match='losses'):
+  with pytest.raises(verification.Mismatch, match='losses'):
     verify(tmp_path / 'c')
 
 
@@ -536,7 +537,7 @@ def test_without_documents_held_out(subject):
 def test_without_the_coder(monkeypatch, made):
   monkeypatch.setitem(sys.modules, 'constriction', None)
   with pytest.raises(ValueError, match='certify'):
-    certification.check_files(epath.Path(made))
+    verification.check_files(epath.Path(made))
 
 
 @pytest.mark.parametrize('codebook', ['kmeans', 'step'])
@@ -581,7 +582,7 @@ def test_dims_to_choose_from(folder):
   part = json.dumps(tree['model'], sort_keys=True).encode()
   tree['hashes']['parts']['model'] = hashlib.sha256(part).hexdigest()
   (made / 'certificate.json').write_text(json.dumps(tree))
-  with pytest.raises(certification.Mismatch, match='dims must be one of'):
+  with pytest.raises(verification.Mismatch, match='dims must be one of'):
     verify(made)
 
 
