@@ -4,7 +4,9 @@ import dataclasses
 
 from iblm_jax.data import _checks, batches, packing, tokenizers
 from iblm_jax.data import documents as documents_lib
+from iblm_jax.data import markov as markov_lib
 from iblm_jax.data import multiplication as multiplication_lib
+from iblm_jax.data import needle as needle_lib
 from iblm_jax.data import pages as pages_lib
 from iblm_jax.data import shard_documents as shard_documents_lib
 from iblm_jax.data import shards as shards_lib
@@ -19,7 +21,20 @@ DOCUMENT_KINDS = {
     'pages': pages_lib.PagesConfig,
     'shard_documents': shard_documents_lib.ShardDocumentsConfig,
 }
-_KINDS = ('multiplication', 'text', 'shards', *DOCUMENT_KINDS)
+# Kinds that are of no use without options.
+_OPTIONS = {
+    'markov': markov_lib.MarkovConfig,
+    'needle': needle_lib.NeedleConfig,
+    'text': text_lib.TextConfig,
+    'shards': shards_lib.ShardsConfig,
+    **DOCUMENT_KINDS,
+}
+# Kinds whose rows are made when they are read.
+_GENERATED = {
+    'multiplication': multiplication_lib.MultiplicationSource,
+    'markov': markov_lib.MarkovSource,
+    'needle': needle_lib.NeedleSource,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +42,16 @@ class DataConfig:
   """Options of the data of a run.
 
   Attributes:
-    kind: 'multiplication', 'text', 'shards', 'topics', 'words', 'pages' or
-      'shard_documents'.
+    kind: 'multiplication', 'markov', 'needle', 'text', 'shards', 'topics',
+      'words', 'pages' or 'shard_documents'.
     batch_size: Rows of a global batch, at least 1.
     seed: Of examples and shuffling, 0..2**63-1; evaluation sets do not depend
       on it.
     num_threads: Threads that read ahead, 1..256.
     prefetch: Batches that are read ahead, 0..4096.
     multiplication: Options of the kind 'multiplication'.
+    markov: Options of the kind 'markov', which needs them.
+    needle: Options of the kind 'needle', which needs them.
     text: Options of the kind 'text', which needs them.
     shards: Options of the kind 'shards', which needs them.
     topics: Options of the kind 'topics', which needs them.
@@ -59,6 +76,8 @@ class DataConfig:
   multiplication: multiplication_lib.MultiplicationConfig = dataclasses.field(
       default_factory=multiplication_lib.MultiplicationConfig
   )
+  markov: markov_lib.MarkovConfig | None = None
+  needle: needle_lib.NeedleConfig | None = None
   text: text_lib.TextConfig | None = None
   shards: shards_lib.ShardsConfig | None = None
   topics: topics_lib.TopicsConfig | None = None
@@ -69,7 +88,7 @@ class DataConfig:
 
   def __post_init__(self):
     """Checks the options."""
-    _checks.check_choice('kind', self.kind, _KINDS)
+    _checks.check_choice('kind', self.kind, ('multiplication', *_OPTIONS))
     _checks.check_int('batch_size', self.batch_size, 1)
     _checks.check_int('seed', self.seed, 0, 2**63 - 1)
     _checks.check_int('num_threads', self.num_threads, 1, 256)
@@ -81,28 +100,14 @@ class DataConfig:
           'multiplication must be a MultiplicationConfig, got'
           f' {self.multiplication!r}.'
       )
-    if not isinstance(self.text, text_lib.TextConfig | None):
-      raise ValueError(
-          f'text must be a TextConfig or None, got {self.text!r}.'
-      )
-    if self.kind == 'text' and self.text is None:
-      raise ValueError("text must be a TextConfig for kind='text', got None.")
-    if not isinstance(self.shards, shards_lib.ShardsConfig | None):
-      raise ValueError(
-          f'shards must be a ShardsConfig or None, got {self.shards!r}.'
-      )
-    if self.kind == 'shards' and self.shards is None:
-      raise ValueError(
-          "shards must be a ShardsConfig for kind='shards', got None."
-      )
     _checks.check_int('eval_units', self.eval_units, 1)
-    for kind, cls in DOCUMENT_KINDS.items():
+    for kind, cls in _OPTIONS.items():
       options = getattr(self, kind)
       needed = self.kind == kind
       if not isinstance(options, cls if needed else cls | None):
+        wanted = f'for kind={kind!r}' if needed else 'or None'
         raise ValueError(
-            f'{kind} must be a {cls.__name__}{"" if needed else " or None"}'
-            f' for kind={self.kind!r}, got {options!r}.'
+            f'{kind} must be a {cls.__name__} {wanted}, got {options!r}.'
         )
 
 
@@ -131,6 +136,11 @@ def split_names(config: DataConfig) -> tuple[str, ...]:
   """
   if config.kind == 'multiplication':
     return multiplication_lib.SPLITS
+  if config.kind == 'markov':
+    return markov_lib.SPLITS
+  if config.kind == 'needle':
+    assert config.needle is not None  # DataConfig has checked.
+    return needle_lib.split_names(config.needle)
   if config.kind in DOCUMENT_KINDS:
     topics = config.topics if config.kind == 'topics' else None
     has_heldout = topics is None or topics.num_heldout > 0
@@ -150,7 +160,7 @@ def row_length(config: DataConfig) -> int:
   """
   if config.kind == 'multiplication':
     return config.multiplication.row_length('train')
-  if config.kind in DOCUMENT_KINDS:
+  if config.kind in ('markov', 'needle', *DOCUMENT_KINDS):
     return getattr(config, config.kind).length
   options = config.shards if config.kind == 'shards' else config.text
   assert options is not None  # DataConfig has checked.
@@ -186,7 +196,8 @@ def make_sources(config: DataConfig) -> dict[str, batches.Source]:
 
   Returns:
     'train', then 'in_distribution' and 'out_of_distribution' for
-    multiplication, 'heldout' for documents that certificates are about, or
+    multiplication, 'heldout' for Markov chains and for documents that
+    certificates are about, 'chunk_0', 'chunk_1', ... for needles, or
     'validation' for text and tokenised files; without the latter if
     `config.text.holdout` is 0 or `config.shards.validation` empty.
 
@@ -222,11 +233,10 @@ def eval_sets(config: DataConfig) -> dict[str, batches.Source]:
 def _make_sources(
     config: DataConfig, splits: tuple[str, ...]
 ) -> dict[str, batches.Source]:
-  if config.kind == 'multiplication':
+  if config.kind in _GENERATED:
+    make, options = _GENERATED[config.kind], getattr(config, config.kind)
     return {
-        split: multiplication_lib.MultiplicationSource(
-            config.multiplication, split, config.batch_size, config.seed
-        )
+        split: make(options, split, config.batch_size, config.seed)
         for split in splits
     }
   if not splits:

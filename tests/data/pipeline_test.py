@@ -13,7 +13,9 @@ import pytest
 
 from iblm_jax.data import (
     batches,
+    markov,
     multiplication,
+    needle,
     packing,
     pipeline,
     sources,
@@ -244,6 +246,50 @@ def test_sources_of_multiplication():
   assert made['train'].num_eval_batches is None
   other = sources.make_source(sources.DataConfig(batch_size=4, seed=2))
   assert (other.batch(0)['tokens'] != made['train'].batch(0)['tokens']).any()
+
+
+@pytest.mark.parametrize(
+    'kind, options, source, names, vocab_size',
+    [
+        (
+            'markov',
+            markov.MarkovConfig(vocab_size=32, length=24),
+            markov.MarkovSource,
+            ('train', 'heldout'),
+            32,
+        ),
+        (
+            'needle',
+            needle.NeedleConfig(num_chunks=3, chunk_length=8),
+            needle.NeedleSource,
+            ('train', 'chunk_0', 'chunk_1'),
+            64,
+        ),
+    ],
+)
+def test_sources_of_artificial_rows(kind, options, source, names, vocab_size):
+  config = sources.DataConfig(
+      kind=kind, batch_size=4, seed=1, **{kind: options}
+  )
+  made = sources.make_sources(config)
+  assert tuple(made) == sources.split_names(config) == names
+  assert tuple(sources.eval_sets(config)) == names[1:]
+  for split in names:
+    wanted = source(options, split, batch_size=4, seed=1)
+    np.testing.assert_equal(made[split].batch(2), wanted.batch(2))
+    np.testing.assert_equal(
+        sources.make_source(config, split).batch(2), wanted.batch(2)
+    )
+  assert {source.length for source in made.values()} == {24}
+  assert sources.row_length(config) == 24
+  assert {source.vocab_size for source in made.values()} == {vocab_size}
+  missing = f"{kind} must be a .* for kind='{kind}', got None"
+  with pytest.raises(ValueError, match=missing):
+    sources.DataConfig(kind=kind)
+  with pytest.raises(ValueError, match=f'{kind} must be a .* or None, got 3'):
+    sources.DataConfig(**{kind: 3})
+  with pytest.raises(ValueError, match='kind must be one of .*topics'):
+    sources.make_documents(config)
 
 
 def test_sources_of_text(tmp_path):

@@ -1,0 +1,301 @@
+"""Documents of hidden topics: Markov chains whose best loss is known.
+
+A document draws one of a few topics, which no token names. Each topic is a
+table of transitions of order 1: a few successors of every token, with random
+probabilities. So most of a token is predicted by the one before it, and all
+that the earlier ones are good for is to tell the topic, log2(topics) bits of a
+document at most. The control `uniform` has nothing to predict.
+
+Document i is a function of the seed and of i; nothing is stored. It has no end
+mark, and its first token is uniform.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from iblm_jax.data import _checks, batches, hashing
+
+SPLITS = ('train', 'heldout')
+
+# Probabilities are multiples of 1 / _SLOTS, so that one byte draws a successor
+# and they are known exactly. With the weights below, each of the most
+# successors still has a slot.
+_SLOTS = 256
+_MAX_WEIGHT = 8
+_MAX_SUCCESSORS = 32
+# Separate the draws of one seed.
+_TABLES, _TRAIN, _HELDOUT = 0x3A60, 0x3A61, 0x3A62
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkovConfig:
+  """Options of the source.
+
+  Attributes:
+    vocab_size: Tokens are in 0..vocab_size-1; 2..1024.
+    num_topics: Tables of transitions, equally likely, 1..64.
+    successors: Least and most distinct successors of a token in a topic,
+      1..32 and no more than there are tokens.
+    length: Tokens of a row, which is one document, 1..65536.
+    seed: Of the tables and, with that of the run, of the documents,
+      0..2**63-1.
+    num_heldout: Documents of the set 'heldout', at least 1.
+    uniform: Whether every token is uniform and independent of the others, as a
+      control; topics and successors are then without effect.
+
+  Raises:
+    ValueError: An option is out of its range.
+
+  >>> MarkovConfig(successors=[2, 3]).successors
+  (2, 3)
+  """
+
+  vocab_size: int = 64
+  num_topics: int = 8
+  successors: tuple[int, int] = (4, 8)
+  length: int = 64
+  seed: int = 0
+  num_heldout: int = 1024
+  uniform: bool = False
+
+  def __post_init__(self):
+    """Checks the options."""
+    _checks.check_int('vocab_size', self.vocab_size, 2, 1024)
+    _checks.check_int('num_topics', self.num_topics, 1, 64)
+    most = min(_MAX_SUCCESSORS, self.vocab_size)
+    successors = _checks.check_range('successors', self.successors, 1, most)
+    # Configs may come with lists; a frozen config has to be hashable.
+    object.__setattr__(self, 'successors', successors)
+    _checks.check_int('length', self.length, 1, 2**16)
+    _checks.check_int('seed', self.seed, 0, 2**63 - 1)
+    _checks.check_int('num_heldout', self.num_heldout, 1, 2**40)
+    if not isinstance(self.uniform, bool):
+      raise ValueError(f'uniform must be a bool, got {self.uniform!r}.')
+
+
+def transitions(config: MarkovConfig) -> np.ndarray:
+  """Probabilities of the next token, float64 of shape [Z, V, V].
+
+  Exact: [z, v, w] is that of w after v in topic z, a multiple of 1/256, or 1/V
+  for uniform tokens.
+
+  >>> transitions(MarkovConfig(vocab_size=8))[0].sum(axis=-1).tolist()
+  [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+  """
+  num_tokens = config.vocab_size
+  shape = (config.num_topics, num_tokens, num_tokens)
+  if config.uniform:
+    return np.full(shape, 1 / num_tokens)
+  slot_SxR = _slots(config).reshape(-1, _SLOTS) // _SLOTS % num_tokens
+  found_SxV = np.zeros((slot_SxR.shape[0], num_tokens))
+  np.add.at(found_SxV, (np.arange(len(slot_SxR))[:, None], slot_SxR), 1)
+  return found_SxV.reshape(shape) / _SLOTS
+
+
+def entropy_rate(config: MarkovConfig) -> float:
+  """Entropy per token of a long document, exact.
+
+  Returns:
+    Nats: the mean over topics of the entropy rate of the chain that begins with
+    a uniform token. The loss of no model gets below it as documents get longer,
+    that of the best one (`predictive_nll`) gets there.
+
+  >>> round(entropy_rate(MarkovConfig(vocab_size=8, uniform=True)), 6)
+  2.079442
+  """
+  step_ZxVxV = transitions(config)
+  log_step = np.log(np.where(step_ZxVxV > 0, step_ZxVxV, 1))
+  entropy_ZxV = -(step_ZxVxV * log_step).sum(axis=-1)
+  # Staying with probability 1/2 changes no average over time, and it makes the
+  # powers converge for periodic chains as well.
+  power_ZxVxV = (step_ZxVxV + np.eye(config.vocab_size)) / 2
+  change = np.inf
+  while change > 1e-13:
+    square = power_ZxVxV @ power_ZxVxV
+    square /= square.sum(axis=-1, keepdims=True)
+    change = np.abs(square - power_ZxVxV).max()
+    power_ZxVxV = square
+  return float((power_ZxVxV.mean(axis=1) * entropy_ZxV).sum(axis=-1).mean())
+
+
+def predictive_nll(
+    config: MarkovConfig, tokens_BxL1: npt.ArrayLike
+) -> np.ndarray:
+  """Loss of the best prediction of each token from those before it.
+
+  The topic is not known: the prediction is the mixture of all topics, each
+  weighted by its probability given the tokens so far. No model has a smaller
+  expected loss at any position.
+
+  Args:
+    config: Options of the source.
+    tokens_BxL1: Beginnings of documents, whole numbers of shape [B, L + 1],
+      such as the tokens of a batch and their last target; at least two.
+
+  Returns:
+    float64 array of shape [B, L], nats: -log p(token t+1 | tokens 0..t).
+
+  Raises:
+    ValueError: The shape is another, a token is out of its range, or no topic
+      has such a document.
+
+  >>> config = MarkovConfig(vocab_size=8, uniform=True)
+  >>> predictive_nll(config, [[3, 1, 4]]).round(3).tolist()
+  [[2.079, 2.079]]
+  """
+  tokens = np.asarray(tokens_BxL1)
+  last = config.vocab_size - 1
+  is_whole = np.issubdtype(tokens.dtype, np.integer)
+  if not is_whole or tokens.ndim != 2 or tokens.shape[1] < 2 or (
+      ((tokens < 0) | (tokens > last)).any()
+  ):
+    raise ValueError(
+        'tokens_BxL1 must be integers of shape [B, L + 1] with L of at least 1,'
+        f' between 0 and {last}, got {tokens!r}.'
+    )
+  step_ZxVxV = transitions(config)
+  weight_ZxB = np.full((config.num_topics, len(tokens)), 1 / config.num_topics)
+  nll_BxL = np.empty((tokens.shape[0], tokens.shape[1] - 1))
+  for t in range(nll_BxL.shape[1]):
+    weight_ZxB = weight_ZxB * step_ZxVxV[:, tokens[:, t], tokens[:, t + 1]]
+    predicted_B = weight_ZxB.sum(axis=0)
+    if not predicted_B.all():
+      b = int(np.argmin(predicted_B))
+      raise ValueError(
+          'tokens_BxL1 must be documents of the source, got row'
+          f' {b}, which no topic has from token {t + 1} on.'
+      )
+    weight_ZxB /= predicted_B
+    nll_BxL[:, t] = -np.log(predicted_B)
+  return nll_BxL
+
+
+@dataclasses.dataclass(frozen=True)
+class MarkovSource:
+  """Random access to documents, one a row; see `batches.Source`.
+
+  All targets count. The documents of 'heldout' are the same for every seed and
+  batch size, and rows beyond them are padding.
+
+  Attributes:
+    config: Options of the source.
+    split: One of `SPLITS`.
+    batch_size: Rows of a global batch, at least 1.
+    seed: Of the training documents, 0..2**63-1.
+
+  >>> source = MarkovSource(MarkovConfig(length=16), batch_size=2)
+  >>> source.batch(0)['tokens'].shape
+  (2, 16)
+  """
+
+  config: MarkovConfig
+  split: str = 'train'
+  batch_size: int = 64
+  seed: int = 0
+
+  def __post_init__(self):
+    """Checks the arguments."""
+    _checks.check_choice('split', self.split, SPLITS)
+    _checks.check_int('batch_size', self.batch_size, 1)
+    _checks.check_int('seed', self.seed, 0, 2**63 - 1)
+
+  @property
+  def vocab_size(self) -> int:
+    """Tokens are in 0..vocab_size-1."""
+    return self.config.vocab_size
+
+  @property
+  def length(self) -> int:
+    """Tokens of a row."""
+    return self.config.length
+
+  @property
+  def num_eval_batches(self) -> int | None:
+    """Batches of 'heldout', the last one filled up; None: endless."""
+    if self.split == 'train':
+      return None
+    return -(-self.config.num_heldout // self.batch_size)
+
+  def batch(
+      self, k: int, rows: Sequence[int] | None = None
+  ) -> batches.Batch:
+    """Rows of global batch `k`, a function of (seed, k); all by default.
+
+    Raises:
+      ValueError: `k` or a row is out of its range.
+    """
+    i = batches.row_numbers(
+        k, rows, batch_size=self.batch_size, num_batches=self.num_eval_batches
+    )
+    is_there = (self.split == 'train') | (i < self.config.num_heldout)
+    mask_nxL = np.repeat(is_there[:, None], self.length, axis=1)
+    tokens_nxL1 = self._documents(i)
+    return {
+        'tokens': np.where(mask_nxL, tokens_nxL1[:, :-1], 0),
+        'targets': np.where(mask_nxL, tokens_nxL1[:, 1:], 0),
+        'loss_mask': mask_nxL,
+        'mask': mask_nxL.copy(),
+        'segment_ids': mask_nxL.astype(np.int32),
+        'positions': mask_nxL * np.arange(self.length, dtype=np.int32),
+    }
+
+  def _documents(self, i: np.ndarray) -> np.ndarray:
+    """The documents `i` and one token more, int32 of shape [n, L + 1]."""
+    config = self.config
+    if self.split == 'train':
+      key = hashing.fold(hashing.fold(config.seed, _TRAIN), self.seed)
+    else:
+      key = hashing.fold(config.seed, _HELDOUT)
+    key_n = hashing.fold(key, i)
+    if config.uniform:
+      draw_nxL1 = hashing.fold(key_n[:, None], np.arange(config.length + 1))
+      return hashing.below(draw_nxL1, config.vocab_size).astype(np.int32)
+    num_words = -(-config.length // 8)  # A byte draws a successor.
+    draw_nxD = hashing.fold(key_n[:, None], np.arange(2 + num_words))
+    byte_nxM = draw_nxD[:, 2:].astype('<u8', order='C').view(np.uint8)
+    byte_Mxn = np.ascontiguousarray(byte_nxM.T)
+    origin_n = hashing.below(draw_nxD[:, 0], config.num_topics)
+    origin_n *= config.vocab_size
+    place_L1xn = np.empty((config.length + 1, i.size), np.int64)
+    place_L1xn[0] = origin_n + hashing.below(draw_nxD[:, 1], config.vocab_size)
+    place_L1xn[0] *= _SLOTS
+    slots = _slots(config)
+    for t in range(config.length):
+      place_L1xn[t + 1] = slots[place_L1xn[t] + byte_Mxn[t]]
+    return (place_L1xn // _SLOTS - origin_n).astype(np.int32).T
+
+
+@functools.lru_cache(maxsize=4)
+def _slots(config: MarkovConfig) -> np.ndarray:
+  """Next tokens by topic, token and byte drawn, int64 of shape [Z * V * 256].
+
+  The token v of topic z is written as the place of its own first slot, so that
+  a step is one look-up.
+  """
+  least, most = config.successors
+  num_tokens = config.vocab_size
+  key_S = hashing.fold(
+      hashing.fold(config.seed, _TABLES),
+      np.arange(config.num_topics * num_tokens),
+  )
+  number_S = least + hashing.below(hashing.fold(key_S, 0), most - least + 1)
+  order_SxV = hashing.fold(
+      hashing.fold(key_S, 1)[:, None], np.arange(num_tokens)
+  ).argsort(axis=1)
+  draw_SxN = hashing.fold(hashing.fold(key_S, 2)[:, None], np.arange(most))
+  weight_SxN = 1 + hashing.below(draw_SxN, _MAX_WEIGHT)
+  weight_SxN[np.arange(most) >= number_S[:, None]] = 0
+  edge_SxN = np.cumsum(weight_SxN, axis=1)
+  edge_SxN = _SLOTS * edge_SxN // edge_SxN[:, -1:]
+  count_SxN = np.diff(edge_SxN, axis=1, prepend=0)
+  successor = np.repeat(order_SxV[:, :most].ravel(), count_SxN.ravel())
+  # All slots of a topic stand together.
+  origin_Zx1 = num_tokens * np.arange(config.num_topics)[:, None]
+  place_ZxR = origin_Zx1 + successor.reshape(config.num_topics, -1)
+  slots = (_SLOTS * place_ZxR).ravel()
+  slots.flags.writeable = False
+  return slots
