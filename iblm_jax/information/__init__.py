@@ -1,4 +1,4 @@
-"""Entropy, spectra and alignment of representations; imports jax only."""
+"""Entropy, alignment and fidelity of representations; imports jax only."""
 
 from iblm_jax.information.alignment import Alignment as Alignment
 from iblm_jax.information.alignment import LayerAlignment as LayerAlignment
@@ -10,6 +10,17 @@ from iblm_jax.information.alignment import tree_dot as tree_dot
 from iblm_jax.information.entropy import EntropyConfig as EntropyConfig
 from iblm_jax.information.entropy import matrix_entropy as matrix_entropy
 from iblm_jax.information.entropy import patch_entropy as patch_entropy
+from iblm_jax.information.fidelity import bits_per_byte as bits_per_byte
+from iblm_jax.information.fidelity import (
+    information_fraction as information_fraction,
+)
+from iblm_jax.information.fidelity import recovered_bits as recovered_bits
+from iblm_jax.information.fidelity import (
+    recovered_fraction as recovered_fraction,
+)
+from iblm_jax.information.fidelity import (
+    storage_bits_per_byte as storage_bits_per_byte,
+)
 from iblm_jax.information.profile import (
     compression_profile as compression_profile,
 )
