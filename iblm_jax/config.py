@@ -25,7 +25,7 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
   Args:
     tree: nested mapping with the fields of `RunConfig`; a field left out takes
       its default. `optimizer.schedule.total_steps` may be left out: it is the
-      length of the run.
+      length of the run. A `start` whose workdir is None is none.
 
   Returns:
     The options.
@@ -36,6 +36,9 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
   if isinstance(tree, ml_collections.ConfigDict):
     tree = tree.to_dict()
   tree = json.loads(json.dumps(tree, default=list))
+  start = tree.get('start')
+  if isinstance(start, dict) and start.get('workdir', '') is None:
+    tree['start'] = None  # a config file has its fields, so that flags have
   train = tree.get('train') or {}
   schedule = (tree.get('optimizer') or {}).get('schedule')
   if isinstance(schedule, dict) and isinstance(train, dict):
@@ -166,6 +169,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if value is None and type(None) in args:
       return None
     kinds = [arg for arg in args if arg is not type(None)]
+    if len(kinds) > 1 and all(map(dataclasses.is_dataclass, kinds)):
+      return _build_family(kinds, value, path)
     errors = []
     for kind in kinds:
       try:
@@ -188,6 +193,22 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
       raise ValueError(f'{path} must be a group of fields, got {value!r}.')
     return value
   return _scalar(hint, value, path)
+
+
+def _build_family(kinds: list[type], value: Any, path: str) -> Any:
+  """One of several dataclasses, by the field `family` of the value.
+
+  The first of them has no such field, and is what a value without it means.
+  """
+  by_name = {getattr(kind, 'family', 'decoder'): kind for kind in kinds}
+  name = value.get('family', 'decoder') if isinstance(value, Mapping) else None
+  if name is not None and (not isinstance(name, str) or name not in by_name):
+    raise ValueError(
+        f'{path}.family must be one of {tuple(by_name)}, got {name!r}.'
+    )
+  if name == 'decoder':
+    value = {k: v for k, v in value.items() if k != 'family'}
+  return build(by_name[name or 'decoder'], value, path)
 
 
 def _scalar(hint: type, value: Any, path: str) -> Any:

@@ -2,8 +2,11 @@
 
   python -m iblm_jax.generate --workdir=RUN --prompt=...
 
-For a run on multiplication, the prompt is a question such as 12x34=.
+For a run on multiplication, the prompt is a question such as 12x34=. A memory
+model has room for its own number of tokens, the prompt's among them.
 """
+
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +15,65 @@ from absl import flags
 
 from iblm_jax import cli, config
 from iblm_jax.data import sources
-from iblm_jax.models import decoding
-from iblm_jax.training import restoring
+from iblm_jax.models import decoding, families, memory_decoding
+from iblm_jax.objectives import tasks
+from iblm_jax.training import options, restoring
 
 FLAGS = flags.FLAGS
+
+# Kinds of data whose tokens are text.
+_TEXTS = ('multiplication', 'text', 'shards')
+
+
+def sampler(model: families.ModelConfig) -> types.ModuleType:
+  """The module that samples from a model.
+
+  Raises:
+    ValueError: for a family that has no next token, or keeps no state for it.
+
+  Example:
+    >>> sampler(families.DecoderConfig(8)).__name__
+    'iblm_jax.models.decoding'
+  """
+  samplers = {'decoder': decoding, 'memory': memory_decoding}
+  family = families.name(model)
+  if family not in samplers:
+    raise ValueError(
+        f'sampling needs a model of the family {" or ".join(samplers)}, got'
+        f' {family!r}.'
+    )
+  return samplers[family]
+
+
+def tokens_of_text(cfg: options.RunConfig, vocab_size: int) -> np.ndarray:
+  """Tokens that a text may hold: bool [V], of the model.
+
+  Args:
+    cfg: of the run.
+    vocab_size: of the tokenizer; a model may have more, and a blank.
+  """
+  model_size = families.vocab_size(cfg.model)
+  allowed_V = np.arange(model_size) < vocab_size
+  if cfg.task.has_blanks:
+    allowed_V[tasks.blank(cfg.task, model_size)] = False
+  return allowed_V
 
 
 def main() -> None:
   """Restores the newest intact checkpoint and continues the prompt."""
   with cli.refusing():
     cfg = config.read_run(FLAGS.workdir)
+    if cfg.data.kind not in _TEXTS:
+      raise ValueError(
+          f'sampling needs a run on data of kind {" or ".join(_TEXTS)}, got'
+          f' {cfg.data.kind!r}, whose tokens are no text.'
+      )
+    samples = sampler(cfg.model)
     tokenizer = sources.make_tokenizer(cfg.data)
     prompt_T = np.concatenate(
         [[tokenizer.bos_id], tokenizer.encode(FLAGS.prompt)]
     ).astype(np.int32)
-    decoding.check_sampling(
+    samples.check_sampling(
         cfg.model,
         prompt_T.size,
         FLAGS.max_tokens,
@@ -36,7 +83,7 @@ def main() -> None:
   with cli.refusing():
     params = restoring.restore_params(cfg, FLAGS.workdir)
   sampled_1xT = jax.jit(
-      decoding.sample,
+      samples.sample,
       static_argnums=2,
       static_argnames=('num_tokens', 'temperature', 'top_k'),
   )(
@@ -47,6 +94,7 @@ def main() -> None:
       num_tokens=FLAGS.max_tokens,
       temperature=FLAGS.temperature,
       top_k=FLAGS.top_k,
+      allowed_V=tokens_of_text(cfg, tokenizer.vocab_size),
   )
   tokens = np.asarray(sampled_1xT)[0].tolist()
   if tokenizer.eos_id in tokens:

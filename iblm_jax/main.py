@@ -14,7 +14,14 @@ from ml_collections import config_flags
 from iblm_jax import cli
 from iblm_jax import config as config_lib
 from iblm_jax.data import sources
-from iblm_jax.training import compile_report, distributed, loop, topology
+from iblm_jax.training import (
+    checkpoints,
+    compile_report,
+    distributed,
+    loop,
+    restoring,
+    topology,
+)
 from iblm_jax.training import program as program_lib
 
 FLAGS = flags.FLAGS
@@ -39,11 +46,16 @@ def main() -> None:
       return compile_only(cfg, FLAGS.topology, workdir)
     config_lib.check_workdir(cfg, workdir)
     job = loop.prepare(cfg)
+    begin = None
+    saved = checkpoints.saved_steps(workdir / 'checkpoints')
+    if cfg.start is not None and not saved:
+      donor = config_lib.read_run(cfg.start.workdir)
+      begin = restoring.beginning(cfg, donor)
   if jax.process_index() == 0:
     config_lib.claim_workdir(cfg, workdir)
   # One process speaks for all.
   report = cli.report if jax.process_index() == 0 else lambda line: None
-  summary = loop.train(job, workdir, report=report)
+  summary = loop.train(job, workdir, report=report, begin=begin)
   report(f'done in {summary["wall_seconds"]:.0f} s: {workdir}/summary.json')
 
 

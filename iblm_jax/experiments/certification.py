@@ -24,6 +24,7 @@ from iblm_jax.bounds import options as bound_options
 from iblm_jax.data import documents as documents_lib
 from iblm_jax.data import hashing, sources
 from iblm_jax.experiments import document_losses, quantisation, workdirs
+from iblm_jax.models import families
 from iblm_jax.training import loop, options, progress, restoring
 from iblm_jax.training import summary as summary_lib
 
@@ -67,6 +68,7 @@ def from_dict(tree: Mapping[str, Any]) -> CertifyConfig:
         'config.parameterisation must be given: a certificate is about what is'
         " coded. kind='full' codes the change of every parameter."
     )
+  families.the_decoder(run.model, 'a certificate')
   if run.data.kind not in sources.DOCUMENT_KINDS:
     raise ValueError(
         f'config.data.kind must be one of {tuple(sources.DOCUMENT_KINDS)}, got'

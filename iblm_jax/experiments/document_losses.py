@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from iblm_jax import bounds
 from iblm_jax.data import documents as documents_lib
-from iblm_jax.models import decoder
+from iblm_jax.models import families
 
 # Batches that the device is given before the host reads its results.
 _AHEAD = 2
@@ -36,7 +36,7 @@ class DocumentLosses(NamedTuple):
 
 def measure(
     params: Any,
-    cfg: decoder.DecoderConfig,
+    cfg: families.ModelConfig,
     documents: documents_lib.Documents,
     split: str,
     indices: npt.ArrayLike,
@@ -99,7 +99,7 @@ def measure(
 @functools.partial(jax.jit, static_argnames='cfg')
 def _scores(params, batch, *, cfg) -> tuple[Any, Any]:
   """Log-probability and rank of every target, [R, L]."""
-  logits_RxLxV = decoder.apply(
+  logits_RxLxV = families.family(cfg).apply(
       params,
       batch['tokens'],
       cfg,

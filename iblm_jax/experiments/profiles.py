@@ -18,7 +18,7 @@ from iblm_jax import config
 from iblm_jax.data import batches as batches_lib
 from iblm_jax.data import sources
 from iblm_jax.information import profile
-from iblm_jax.models import decoder
+from iblm_jax.models import decoder, families
 from iblm_jax.training import options, restoring
 
 # Reported for every layer, not for the middle ones alone.
@@ -124,15 +124,16 @@ def profile_row(
   Raises:
     ValueError: if there is no such set.
   """
-  size = cfg.model.entropy.patch_size
+  model = families.the_decoder(cfg.model, 'a profile')
+  size = model.entropy.patch_size
   found = layer_profiles(
       params,
-      cfg.model,
+      model,
       eval_batches(source or eval_source(cfg.data, split), max_batches),
       patch_sizes=(size,),
   )[size]
   middle = slice(
-      cfg.objective.skip_first, cfg.model.num_layers - cfg.objective.skip_last
+      cfg.objective.skip_first, model.num_layers - cfg.objective.skip_last
   )
   row = {name: float(a_N[middle].mean()) for name, a_N in found.items()}
   for name in _BY_LAYER:

@@ -14,7 +14,7 @@ from iblm_jax.data import multiplication, packing, sources, tokenizers
 from iblm_jax.data import text as text_lib
 from iblm_jax.experiments import profiles
 from iblm_jax.information import entropy
-from iblm_jax.models import decoder, gpt2_weights
+from iblm_jax.models import decoder, families, gpt2_weights
 
 # Most numbers of all layers' streams that are held at once.
 _MOST_HELD = 2**25
@@ -105,21 +105,22 @@ def make_smoke() -> Subject:
 def _of_run(path, text, tokenizer, tokens) -> Subject:
   cfg, params = profiles.load_params(path)
   name, seed = path.resolve().name, cfg.train.seed
-  settings = {'tokens': tokens, 'patch_size': cfg.model.entropy.patch_size}
+  model = families.the_decoder(cfg.model, 'a spectrum')
+  settings = {'tokens': tokens, 'patch_size': model.entropy.patch_size}
   if text is None:
     if tokenizer is not None:
       raise ValueError(
           f'tokenizer {tokenizer!r} is of no use without text: the run reads'
           ' its own data.'
       )
-    return _of_data(name, seed, cfg.model, params, cfg.data, tokens, settings)
+    return _of_data(name, seed, model, params, cfg.data, tokens, settings)
   loaded = (
       sources.make_tokenizer(cfg.data)
       if tokenizer is None
       else tokenizers.load_tokenizer(tokenizer)
   )
   return _of_text(
-      name, seed, cfg.model, params, text, loaded, tokens,
+      name, seed, model, params, text, loaded, tokens,
       sources.row_length(cfg.data), settings,
   )
 

@@ -88,8 +88,9 @@ def verify(
   )
   found = certification.make_tree(whole, cfg, job, scores)
   found['hashes'] |= {'losses': hashes['losses'], 'parts': parts}
-  # What a file is called here does not matter, what is in it does.
-  found['model']['config']['data'] = model['config']['data']
+  # What the run was built from, in the words of the certificate: data may lie
+  # elsewhere here, and options may have been added since.
+  found['model'] |= {name: model[name] for name in ('config', 'certificate')}
   here, there = (tree['population']['files'] for tree in (found, held))
   found['population']['files'] = dict(zip(there, here.values(), strict=False))
   _compare(found, {k: v for k, v in held.items() if k != 'made'})

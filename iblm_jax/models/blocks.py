@@ -1,8 +1,7 @@
-"""Transformer parts in linen; axes carry logical names, never mesh names."""
+"""Transformer and mixer blocks in linen."""
 
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,135 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from iblm_jax.models import config as model_config
+from iblm_jax.models import layers, masked_mixing
 
 # (q, k, v) -> attended values and whatever the caller wants back (a cache).
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
-
-
-def call(module: nn.Module, params: Any, *args: Any) -> Any:
-  """Applies a linen module to its own parameters."""
-  return module.apply({'params': params}, *args)
-
-
-def annotated(init, axes: tuple[str | None, ...]) -> Any:
-  """An initialiser whose parameter carries logical axis names."""
-  return nn.with_logical_partitioning(init, axes)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def gathered(weight: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-  """A weight as it is multiplied: whole along 'embed', split along the rest.
-
-  Parameters are stored split along 'embed' (by the default rules over `fsdp`).
-  Said here, once a layer and in the compute dtype, the partitioner neither
-  gathers all layers at once nor moves activations instead. The gradient goes
-  straight back to the stored split, so that it is reduced and scattered, not
-  summed whole on every device.
-
-  Args:
-    weight: of one layer.
-    axes: logical names of its axes, as it is stored.
-
-  Returns:
-    The same numbers.
-  """
-  whole = tuple('residual' if axis == 'embed' else axis for axis in axes)
-  return nn.with_logical_constraint(weight, whole)
-
-
-def _gathered_fwd(weight, axes):
-  return gathered(weight, axes), None
-
-
-def _gathered_bwd(axes, _, cotangent):
-  return (nn.with_logical_constraint(cotangent, axes),)
-
-
-gathered.defvjp(_gathered_fwd, _gathered_bwd)
-
-
-def kernel_init(scale: float, in_axis: Sequence[int], out_axis: Sequence[int]):
-  """Normal with variance scale / fan-in; zeros for scale 0."""
-  if scale == 0.0:
-    return nn.initializers.zeros_init()
-  return nn.initializers.variance_scaling(
-      scale, 'fan_in', 'normal', in_axis=in_axis, out_axis=out_axis
-  )
-
-
-def output_scale(cfg: model_config.DecoderConfig) -> float:
-  """Variance of maps into the residual stream: 2 N of them add up."""
-  return 0.0 if cfg.zero_init_outputs else 1.0 / (2 * cfg.num_layers)
-
-
-class Linear(nn.Module):
-  """A linear map of the last axes, float32 parameters, compute dtype.
-
-  Not `nn.DenseGeneral`: on a mesh that one applies the logical names of a
-  kernel with more than two axes to its flattened form, and fails.
-  """
-
-  cfg: model_config.DecoderConfig
-  shape: tuple[int, ...]  # of the kernel: input axes, then output axes
-  axes: tuple[str, ...]  # their logical names
-  num_in: int = 1  # how many of them are input axes
-  scale: float = 1.0
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [..., *inputs] to [..., *outputs]."""
-    cfg, n = self.cfg, self.num_in
-    order = range(len(self.shape))
-    init = kernel_init(self.scale, order[:n], order[n:])
-    kernel = self.param(
-        'kernel', annotated(init, self.axes), self.shape, jnp.float32
-    )
-    # One matrix product over all tokens: XLA's CPU backend is up to half
-    # slower where the operand keeps its leading axes.
-    inputs = math.prod(self.shape[:n])
-    matrix = kernel.astype(cfg.compute_dtype).reshape(inputs, -1)
-    rows = x.reshape(-1, inputs) @ gathered(
-        matrix, (self.axes[0], self.axes[n])
-    )
-    y = rows.reshape(x.shape[: x.ndim - n] + self.shape[n:])
-    if cfg.biases:
-      zeros = annotated(nn.initializers.zeros_init(), self.axes[n:])
-      bias = self.param('bias', zeros, self.shape[n:], jnp.float32)
-      y = y + bias.astype(y.dtype).reshape((1,) * (x.ndim - n) + bias.shape)
-    return y
-
-
-class Norm(nn.Module):
-  """RMS or layer norm over the last axis, in float32."""
-
-  cfg: model_config.DecoderConfig
-
-  @nn.compact
-  def __call__(self, x_D: jax.Array) -> jax.Array:
-    """Normalises the last axis; the dtype stays."""
-    y_D = x_D.astype(jnp.float32)
-    if self.cfg.norm == 'layer':
-      y_D = y_D - jnp.mean(y_D, axis=-1, keepdims=True)
-    y_D = y_D * jax.lax.rsqrt(
-        jnp.mean(y_D * y_D, axis=-1, keepdims=True) + self.cfg.norm_epsilon
-    )
-    shape = (1,) * (x_D.ndim - 1) + (-1,)
-    if self.cfg.norm_scale:
-      ones = annotated(nn.initializers.ones_init(), ('embed',))
-      scale_D = self.param('scale', ones, (x_D.shape[-1],), jnp.float32)
-      y_D = y_D * scale_D.reshape(shape)
-    if self.cfg.norm == 'layer' and self.cfg.biases:
-      zeros = annotated(nn.initializers.zeros_init(), ('embed',))
-      bias_D = self.param('bias', zeros, (x_D.shape[-1],), jnp.float32)
-      y_D = y_D + bias_D.reshape(shape)
-    return y_D.astype(x_D.dtype)
-
-
-def rms_normalize(x_K: jax.Array) -> jax.Array:
-  """Scales the last axis to root mean square one; no parameters."""
-  y_K = x_K.astype(jnp.float32)
-  y_K = y_K * jax.lax.rsqrt(jnp.mean(y_K * y_K, axis=-1, keepdims=True) + 1e-6)
-  return y_K.astype(x_K.dtype)
 
 
 def rotary_angles(positions_BxL: jax.Array, head_width: int, base: float):
@@ -170,7 +44,7 @@ class Attention(nn.Module):
     cfg = self.cfg
     heads = (cfg.num_heads, cfg.head_width)
     project = functools.partial(
-        Linear, cfg, (cfg.width, *heads), ('embed', 'heads', 'kv')
+        layers.Linear, cfg, (cfg.width, *heads), ('embed', 'heads', 'kv')
     )
     q = project(name='query')(x_BxLxD)
     k = project(name='key')(x_BxLxD)
@@ -178,21 +52,21 @@ class Attention(nn.Module):
     names = ('batch', 'length', 'heads', 'kv')
     q, k, v = (nn.with_logical_constraint(a, names) for a in (q, k, v))
     if cfg.value_residual:
-      half = annotated(nn.initializers.constant(0.5), ())
+      half = layers.annotated(nn.initializers.constant(0.5), ())
       mix = self.param('value_mix', half, (), jnp.float32).astype(v.dtype)
       first_v = jnp.where(is_first, v, first_v)
       v = (1 - mix) * v + mix * first_v
     if cfg.qk_norm:
-      q, k = rms_normalize(q), rms_normalize(k)
+      q, k = layers.rms_normalize(q), layers.rms_normalize(k)
     if cfg.positions == 'rotary':
       q, k = rotate(q, angles), rotate(k, angles)
     mixed, extra = attend(q, k, v)
-    out_BxLxD = Linear(
+    out_BxLxD = layers.Linear(
         cfg,
         (*heads, cfg.width),
         ('heads', 'kv', 'embed'),
         num_in=2,
-        scale=output_scale(cfg),
+        scale=layers.output_scale(cfg),
         name='out',
     )(mixed)
     return out_BxLxD, first_v, extra
@@ -208,7 +82,7 @@ class Mlp(nn.Module):
     """Maps [B, L, D] to [B, L, D]."""
     cfg = self.cfg
     up = functools.partial(
-        Linear, cfg, (cfg.width, cfg.hidden_width), ('embed', 'mlp')
+        layers.Linear, cfg, (cfg.width, cfg.hidden_width), ('embed', 'mlp')
     )
     h_BxLxF = up(name='up')(x_BxLxD)
     match cfg.activation:
@@ -219,11 +93,11 @@ class Mlp(nn.Module):
       case 'swiglu':
         h_BxLxF = nn.silu(up(name='gate')(x_BxLxD)) * h_BxLxF
     h_BxLxF = nn.with_logical_constraint(h_BxLxF, ('batch', 'length', 'mlp'))
-    return Linear(
+    return layers.Linear(
         cfg,
         (cfg.hidden_width, cfg.width),
         ('mlp', 'embed'),
-        scale=output_scale(cfg),
+        scale=layers.output_scale(cfg),
         name='down',
     )(h_BxLxF)
 
@@ -235,18 +109,35 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x_BxLxD, embedded_BxLxD, angles, attend: Attend, first_v, is_first
+      self,
+      x_BxLxD,
+      embedded_BxLxD,
+      angles,
+      attend: Attend,
+      first_v,
+      is_first,
+      present_BxL,
   ):
     """Returns the residual stream, the first block's values, attend's extra."""
     if self.cfg.embedding_residual:
       start = lambda *_: jnp.array([1.0, 0.0])
-      mix = self.param('stream_mix', annotated(start, (None,)), (2,))
+      mix = self.param('stream_mix', layers.annotated(start, (None,)), (2,))
       mix = mix.astype(x_BxLxD.dtype)
       x_BxLxD = mix[0] * x_BxLxD + mix[1] * embedded_BxLxD
-    norm = functools.partial(Norm, self.cfg)
-    y_BxLxD, first_v, extra = Attention(self.cfg, name='attention')(
-        norm(name='attention_norm')(x_BxLxD), angles, attend, first_v, is_first
-    )
+    norm = functools.partial(layers.Norm, self.cfg)
+    if self.cfg.mixer is None:
+      y_BxLxD, first_v, extra = Attention(self.cfg, name='attention')(
+          norm(name='attention_norm')(x_BxLxD),
+          angles,
+          attend,
+          first_v,
+          is_first,
+      )
+    else:
+      extra = None
+      y_BxLxD = masked_mixing.MaskedMixing(self.cfg, name='mixer')(
+          norm(name='mixer_norm')(x_BxLxD), present_BxL
+      )
     x_BxLxD = x_BxLxD + y_BxLxD
     x_BxLxD = x_BxLxD + Mlp(self.cfg, name='mlp')(
         norm(name='mlp_norm')(x_BxLxD)

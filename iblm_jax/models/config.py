@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from iblm_jax.information import entropy as entropy_lib
+from iblm_jax.models import mixer_config
 
 _CHOICES = {
     'norm': ('rms', 'layer'),
@@ -19,7 +20,7 @@ _CHOICES = {
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """A causal transformer of the GPT family.
+  """A causal stack of blocks: a transformer, or a masked mixer.
 
   Attributes:
     vocab_size: V, number of tokens.
@@ -52,6 +53,7 @@ class DecoderConfig:
     remat: what the backward pass recomputes: 'none', 'full' (all of a block) or
       'dots' (all but matrix products).
     scan_layers: compile one block and loop; False unrolls the loop.
+    mixer: mix positions by learned weights instead of attention; None attends.
     attention: 'auto' (the fused kernel where the backend has one), 'xla',
       'blocked' (the CPU's best), 'cudnn' or 'splash' (TPU).
     entropy: how the entropy of the residual stream is measured.
@@ -86,6 +88,7 @@ class DecoderConfig:
   dtype: str = 'float32'
   remat: str = 'none'
   scan_layers: bool = True
+  mixer: mixer_config.MixerConfig | None = None
   attention: str = 'auto'
   entropy: entropy_lib.EntropyConfig = entropy_lib.EntropyConfig()
 
@@ -112,6 +115,8 @@ class DecoderConfig:
           f' {self.head_width} (width={self.width}, '
           f'num_heads={self.num_heads}).'
       )
+    if self.mixer is not None:
+      self._check_mixer(self.mixer)
     if not 0 < self.norm_epsilon < 1:
       raise ValueError(
           f'norm_epsilon must be between 0 and 1, got {self.norm_epsilon}.'
@@ -125,6 +130,22 @@ class DecoderConfig:
           'unet_skips needs an even num_layers, got'
           f' num_layers={self.num_layers}.'
       )
+
+  def _check_mixer(self, mixer: mixer_config.MixerConfig):
+    if self.width % mixer.num_heads:
+      raise ValueError(
+          'width must be a multiple of mixer.num_heads, got'
+          f' width={self.width}, mixer.num_heads={mixer.num_heads}.'
+      )
+    for name, allowed in (
+        ('positions', 'none'), ('document_mask', False), ('window', None),
+        ('value_residual', False), ('qk_norm', False),
+    ):
+      if getattr(self, name) != allowed:
+        raise ValueError(
+            f'{name} must be {allowed!r} with a mixer, which has no attention,'
+            f' got {getattr(self, name)!r}.'
+        )
 
   @property
   def head_width(self) -> int:
@@ -233,6 +254,70 @@ def modded_gpt(size: str = 'small', **overrides) -> DecoderConfig:
   )
   heads: dict[str, Any] = {'num_heads': 6} if size == 'small' else {}
   return DecoderConfig(**{**fields, **_size(size), **heads, **overrides})
+
+
+def llama(vocab_size: int, **overrides) -> DecoderConfig:
+  """Llama-style blocks: RMS norm, rotary positions, SwiGLU of 4 D, no biases.
+
+  Args:
+    vocab_size: V.
+    **overrides: fields of `DecoderConfig` to replace.
+
+  Returns:
+    The config; 16 D^2 parameters a layer.
+
+  Example:
+    >>> llama(64, width=32).hidden_width
+    128
+
+  References:
+    arXiv 2602.13466, which takes these blocks for its transformers.
+  """
+  fields: dict[str, Any] = dict(
+      norm='rms',
+      positions='rotary',
+      activation='swiglu',
+      document_mask=False,
+  )
+  cfg = DecoderConfig(vocab_size, **{**fields, **overrides})
+  if 'mlp_width' in overrides:
+    return cfg
+  return dataclasses.replace(cfg, mlp_width=4 * cfg.width)
+
+
+def mixer(vocab_size: int, length: int, **overrides) -> DecoderConfig:
+  """The masked mixer: layer norm, GELU, biases, no positions.
+
+  Args:
+    vocab_size: V.
+    length: longest sequence, in tokens.
+    **overrides: fields of `MixerConfig` ('num_heads', 'kernel', 'expansion') or
+      of `DecoderConfig` to replace.
+
+  Returns:
+    The config.
+
+  Example:
+    >>> mixer(64, 16, width=32, num_heads=4).mixer
+    MixerConfig(length=16, num_heads=4, kernel=1, expansion=None)
+
+  References:
+    arXiv 2409.01482; arXiv 2602.13466.
+  """
+  names = ('num_heads', 'kernel', 'expansion')
+  mixing = {k: v for k, v in overrides.items() if k in names}
+  rest = {k: v for k, v in overrides.items() if k not in names}
+  fields: dict[str, Any] = dict(
+      norm='layer',
+      norm_epsilon=1e-5,
+      positions='none',
+      activation='gelu',
+      biases=True,
+      document_mask=False,
+      num_heads=1,
+      mixer=mixer_config.MixerConfig(length, **mixing),
+  )
+  return DecoderConfig(vocab_size, **{**fields, **rest})
 
 
 def _size(size: str) -> dict[str, Any]:

@@ -1,30 +1,41 @@
-"""Decoding with a key-value cache."""
+"""Sampling from a decoder, with a cache of keys and values."""
 
-import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.models import attention, blocks, decoder
+from iblm_jax.models import decoder, kv_cache
+
+Cache = kv_cache.Cache
+init_cache = kv_cache.init_cache
 
 
-class Cache(NamedTuple):
-  """Keys and values of the tokens so far."""
+def prefill(
+    params: decoder.Params,
+    tokens_BxT: jax.Array,
+    cfg: decoder.DecoderConfig,
+    size: int,
+) -> tuple[jax.Array, Cache]:
+  """Feeds a whole prompt.
 
-  k_NxBxSxHxK: jax.Array  # compute dtype, S slots
-  v_NxBxSxHxK: jax.Array  # compute dtype
-  length: jax.Array  # int32 scalar, slots in use
+  Args:
+    params: of the decoder.
+    tokens_BxT: int [B, T].
+    cfg: the model.
+    size: tokens that the new cache has room for, at least T.
 
+  Returns:
+    float32 logits of the token after the prompt [B, V], and the cache.
 
-def init_cache(
-    cfg: decoder.DecoderConfig, batch_size: int, size: int
-) -> Cache:
-  """An empty cache for `size` tokens in each of `batch_size` rows."""
-  shape = (cfg.num_layers, batch_size, size, cfg.num_heads, cfg.head_width)
-  zeros = jnp.zeros(shape, cfg.compute_dtype)
-  return Cache(zeros, zeros, jnp.zeros([], jnp.int32))
+  Raises:
+    ValueError: see `kv_cache.prefill`.
+  """
+  x_BxTxD = decoder.embed(params, tokens_BxT, cfg)
+  x_BxTxD, cache = kv_cache.prefill(params, x_BxTxD, cfg, size)
+  return decoder.head(params, x_BxTxD[:, -1:], cfg)[:, 0], cache
 
 
 def extend(
@@ -33,7 +44,7 @@ def extend(
     cache: Cache,
     cfg: decoder.DecoderConfig,
 ) -> tuple[jax.Array, Cache]:
-  """Feeds T more tokens (a prompt, or one sampled token).
+  """Feeds T more tokens.
 
   Args:
     params: of the decoder.
@@ -51,47 +62,14 @@ def extend(
     ...   return extend(decoder.init(key, cfg), tokens_BxT, cache, cfg)
     >>> tokens_BxT = jnp.zeros([1, 3], jnp.int32)
     >>> logits, cache = jax.eval_shape(feed, jax.random.key(0), tokens_BxT)
-    >>> logits.shape, cache.k_NxBxSxHxK.shape
-    ((1, 3, 8), (1, 1, 4, 1, 8))
+    >>> logits.shape, cache.k_BxHxSxK[0].shape
+    ((1, 3, 8), (1, 1, 4, 8))
   """
-  num_new = tokens_BxT.shape[1]
-  positions_T = cache.length + jnp.arange(num_new)
-  slots_S = jnp.arange(cache.k_NxBxSxHxK.shape[2])
-  mask_1xTxS = attention.allowed(positions_T, slots_S, cfg.window)[None]
-
-  def attend(q, k, v, k_BxSxHxK, v_BxSxHxK):
-    write = functools.partial(
-        jax.lax.dynamic_update_slice_in_dim,
-        start_index=cache.length,
-        axis=1,
-    )
-    k_BxSxHxK, v_BxSxHxK = write(k_BxSxHxK, k), write(v_BxSxHxK, v)
-    swap = attention.heads_first
-    mixed = attention.masked_attention(
-        swap(q), swap(k_BxSxHxK), swap(v_BxSxHxK), mask_1xTxS
-    )
-    return swap(mixed), (k_BxSxHxK, v_BxSxHxK)
-
+  positions_T = cache.length + jnp.arange(tokens_BxT.shape[1])
   positions_BxT = jnp.broadcast_to(positions_T[None], tokens_BxT.shape)
-  x_BxTxD = blocks.call(
-      decoder.Embed(cfg), params['embed'], tokens_BxT, positions_BxT
-  )
-  angles = None
-  if cfg.positions == 'rotary':
-    angles = blocks.rotary_angles(
-        positions_BxT, cfg.head_width, cfg.rotary_base
-    )
-  x_BxTxD, _, (k, v) = decoder.run_blocks(
-      params,
-      x_BxTxD,
-      cfg,
-      angles,
-      attend,
-      measure=lambda _: None,
-      per_layer=(cache.k_NxBxSxHxK, cache.v_NxBxSxHxK),
-  )
-  logits_BxTxV = decoder.head(params, x_BxTxD, cfg)
-  return logits_BxTxV, Cache(k, v, cache.length + num_new)
+  x_BxTxD = decoder.embed(params, tokens_BxT, cfg, positions_BxT)
+  x_BxTxD, cache = kv_cache.extend(params, x_BxTxD, cache, cfg)
+  return decoder.head(params, x_BxTxD, cfg), cache
 
 
 def check_sampling(
@@ -103,7 +81,35 @@ def check_sampling(
     top_k: int | None,
 ) -> None:
   """Raises ValueError for arguments that `sample` cannot use."""
+  check_options(
+      cfg.vocab_size,
+      prompt_length,
+      num_tokens,
+      temperature=temperature,
+      top_k=top_k,
+  )
+  if cfg.mixer is not None:
+    raise ValueError(
+        'sampling from a decoder needs attention, got a mixer, which has no'
+        ' keys and values to keep.'
+    )
   total = prompt_length + num_tokens
+  if cfg.positions == 'learned' and total > cfg.max_length:
+    raise ValueError(
+        f'prompt and continuation have {total} tokens, more than max_length'
+        f' {cfg.max_length}.'
+    )
+
+
+def check_options(
+    vocab_size: int,
+    prompt_length: int,
+    num_tokens: int,
+    *,
+    temperature: float,
+    top_k: int | None,
+) -> None:
+  """Raises ValueError for arguments that no model can sample with."""
   if prompt_length < 1:
     raise ValueError('the prompt must hold at least one token.')
   if num_tokens < 1:
@@ -112,13 +118,8 @@ def check_sampling(
     raise ValueError(
         f'temperature must be finite and >= 0, got {temperature}.'
     )
-  if top_k is not None and not 1 <= top_k <= cfg.vocab_size:
-    raise ValueError(f'top_k must lie in [1, {cfg.vocab_size}], got {top_k}.')
-  if cfg.positions == 'learned' and total > cfg.max_length:
-    raise ValueError(
-        f'prompt and continuation have {total} tokens, more than max_length'
-        f' {cfg.max_length}.'
-    )
+  if top_k is not None and not 1 <= top_k <= vocab_size:
+    raise ValueError(f'top_k must lie in [1, {vocab_size}], got {top_k}.')
 
 
 def sample(
@@ -130,6 +131,7 @@ def sample(
     num_tokens: int,
     temperature: float = 1.0,
     top_k: int | None = None,
+    allowed_V: jax.Array | None = None,
 ) -> jax.Array:
   """Continues every prompt by `num_tokens` tokens.
 
@@ -141,6 +143,7 @@ def sample(
     num_tokens: how many tokens to add, >= 1.
     temperature: >= 0; 0 takes the arg max.
     top_k: sample among the k most likely tokens only; None for all.
+    allowed_V: bool [V], tokens that may be sampled; None for all.
 
   Returns:
     int32 [B, num_tokens].
@@ -148,11 +151,60 @@ def sample(
   Raises:
     ValueError: from `check_sampling`.
   """
+  length = prompt_BxT.shape[1]
   check_sampling(
-      cfg, prompt_BxT.shape[1], num_tokens, temperature=temperature, top_k=top_k
+      cfg, length, num_tokens, temperature=temperature, top_k=top_k
   )
 
+  apart = kv_cache.layers_apart(params)
+
+  def step(token_B, cache):
+    logits_Bx1xV, cache = extend(apart, token_B[:, None], cache, cfg)
+    return logits_Bx1xV[:, 0], cache
+
+  logits_BxV, cache = prefill(params, prompt_BxT, cfg, length + num_tokens)
+  return sample_steps(
+      step,
+      logits_BxV,
+      cache,
+      rng,
+      num_tokens=num_tokens,
+      temperature=temperature,
+      top_k=top_k,
+      allowed_V=allowed_V,
+  )
+
+
+def sample_steps(
+    step: Callable[[jax.Array, Any], tuple[jax.Array, Any]],
+    logits_BxV: jax.Array,
+    state: Any,
+    rng: jax.Array,
+    *,
+    num_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    allowed_V: jax.Array | None,
+) -> jax.Array:
+  """Samples token after token from any model.
+
+  Args:
+    step: from a token [B] and a state to the next token's logits and state.
+    logits_BxV: of the first token.
+    state: that the first token is read in.
+    rng: see `sample`, as are the others.
+    num_tokens: as there.
+    temperature: as there.
+    top_k: as there.
+    allowed_V: as there.
+
+  Returns:
+    int32 [B, num_tokens].
+  """
+
   def pick(logits_BxV, key):
+    if allowed_V is not None:
+      logits_BxV = jnp.where(allowed_V[None], logits_BxV, -jnp.inf)
     if temperature == 0:
       return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
     if top_k is not None:
@@ -161,16 +213,13 @@ def sample(
     picked_B = jax.random.categorical(key, logits_BxV / temperature)
     return picked_B.astype(jnp.int32)
 
-  def step(carry, key):
-    cache, token_B = carry
-    logits_Bx1xV, cache = extend(params, token_B[:, None], cache, cfg)
-    token_B = pick(logits_Bx1xV[:, -1], key)
-    return (cache, token_B), token_B
+  def advance(carry, key):
+    token_B, state = carry
+    logits_BxV, state = step(token_B, state)
+    token_B = pick(logits_BxV, key)
+    return (token_B, state), token_B
 
-  total = prompt_BxT.shape[1] + num_tokens
-  cache = init_cache(cfg, prompt_BxT.shape[0], total)
-  logits_BxTxV, cache = extend(params, prompt_BxT, cache, cfg)
   keys = jax.random.split(rng, num_tokens)
-  first_B = pick(logits_BxTxV[:, -1], keys[0])
-  _, rest_TxB = jax.lax.scan(step, (cache, first_B), keys[1:])
+  first_B = pick(logits_BxV, keys[0])
+  _, rest_TxB = jax.lax.scan(advance, (first_B, state), keys[1:])
   return jnp.concatenate([first_B[None], rest_TxB]).T

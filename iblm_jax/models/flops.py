@@ -5,17 +5,19 @@ model that loops over layers.
 """
 
 from iblm_jax.models import config as model_config
+from iblm_jax.models import families
 
 
 def forward_flops_per_token(
-    cfg: model_config.DecoderConfig, length: int
+    cfg: families.ModelConfig, length: int
 ) -> float:
   """Multiply-adds counted as two, for one token of a forward pass.
 
   Counts the matrix products: projections, MLP, head, and attention over the
   keys that causality and the window leave (half the square, on average).
   Norms, activations, the softmax and the entropy are left out, as is usual for
-  model FLOPs.
+  model FLOPs; so are the maps of a vector of each sequence or chunk between
+  models. Of a memory model, the positions of slots are counted with the tokens.
 
   Args:
     cfg: the model.
@@ -29,18 +31,48 @@ def forward_flops_per_token(
     >>> round(forward_flops_per_token(cfg, 1024) / 1e6)
     266
   """
+  head = lambda stack: 2 * stack.width * stack.vocab_size
+  if isinstance(cfg, families.DecoderConfig):
+    return blocks_flops_per_token(cfg, length) + head(cfg)
+  total = blocks_flops_per_token(cfg.decoder, length)
+  if isinstance(cfg, families.AutoencoderConfig):
+    total += blocks_flops_per_token(cfg.encoder, length)
+    injected = cfg.decoder.width if cfg.injection == 'unroll' else 0
+    return total + injected * cfg.decoder.width + head(cfg.decoder)
+  windows = 1 if cfg.is_oracle else cfg.num_chunks
+  read = windows * cfg.window / length  # positions of the decoder for a token
+  total = read * blocks_flops_per_token(cfg.decoder, cfg.window)
+  if cfg.is_oracle:
+    total += blocks_flops_per_token(cfg.encoder, length)
+  elif cfg.has_encoder:  # all chunks but the last
+    share = (cfg.num_chunks - 1) / cfg.num_chunks
+    total += share * blocks_flops_per_token(cfg.encoder, cfg.chunk_length)
+  return total + head(cfg.decoder)
+
+
+def blocks_flops_per_token(
+    cfg: model_config.DecoderConfig, length: int
+) -> float:
+  """The same without the head."""
   d, f, n = cfg.width, cfg.hidden_width, cfg.num_layers
   matrices = 3 if cfg.activation == 'swiglu' else 2
-  per_block = 2 * (4 * d * d + matrices * d * f)
+  mlp = 2 * matrices * d * f
+  if cfg.mixer is not None:
+    # Masked weights are multiplied like others: all L of them.
+    kernel, expansion = cfg.mixer.kernel, cfg.mixer.expansion
+    maps = 1 if expansion is None else 2 * expansion
+    mixing = 2 * d * length * kernel * maps
+    if cfg.mixer.num_heads > 1:
+      mixing += 2 * 2 * d * d
+    return n * (mlp + mixing)
   window = length if cfg.window is None else min(cfg.window, length)
   # Query t sees min(t + 1, window) keys.
   keys = (window * (window + 1) / 2 + (length - window) * window) / length
-  attention = 2 * 2 * d * keys
-  return n * (per_block + attention) + 2 * d * cfg.vocab_size
+  return n * (mlp + 2 * 4 * d * d + 2 * 2 * d * keys)
 
 
 def training_flops_per_token(
-    cfg: model_config.DecoderConfig, length: int
+    cfg: families.ModelConfig, length: int
 ) -> float:
   """FLOPs of one token of a training step: forward, and twice that backwards.
 

@@ -33,18 +33,22 @@ def decay_mask(params: Any) -> Any:
 
 
 def muon_dimension_numbers(params: Any) -> Any:
-  """Which axes of a block's kernels form a matrix; None leaves it to AdamW.
+  """Which axes of a kernel form a matrix; None leaves it to AdamW.
 
-  Axis 0 is the stack of layers. Query, key and value maps [N, D, H, K] are one
-  matrix D x (H K) per layer, the output map [N, H, K, D] is (H K) x D.
+  In blocks, axis 0 is the stack of layers: query, key and value maps
+  [N, D, H, K] are one matrix D x (H K) per layer, the output map [N, H, K, D]
+  is (H K) x D. Elsewhere kernels are matrices.
   """
 
   def numbers(path, leaf):
     del leaf
     if group(path) != 'matrix':
       return None
-    match _names(path)[-2]:
-      case 'query' | 'key' | 'value':
+    names = _names(path)
+    if 'blocks' not in names:
+      return optax.contrib.MuonDimensionNumbers(0, 1)
+    match names[-2]:
+      case 'query' | 'key' | 'value' | 'project':
         axes = (1, (2, 3))
       case 'out':
         axes = ((1, 2), 3)

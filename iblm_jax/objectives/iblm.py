@@ -148,7 +148,8 @@ def losses(
   Args:
     params: of the model.
     batch: `tokens`, `targets` (int [B, L]), `loss_mask`, `mask` (bool [B, L]),
-      `segment_ids`, `positions` (int [B, L]).
+      `segment_ids`, `positions` (int [B, L]); and, of several tasks at once,
+      `loss_weight` (float [B], see `tasks.make`), in place of `num_targets`.
     step: int scalar, decides which layers are active.
     num_targets: float scalar, what the cross-entropy is divided by: the number
       of counted targets of the whole batch, of which this may be a part.
@@ -168,6 +169,10 @@ def losses(
   sums, outputs = measure(params, batch, apply=apply, collect=collect)
   entropy_N = outputs.entropy
   main = sums.nll / jnp.maximum(num_targets, 1.0)
+  if 'loss_weight' in batch:  # rows of several tasks, each with its own mean
+    nll_BxL = causal.token_nll(outputs.logits_BxLxV, batch['targets'])
+    counted_BxL = jnp.where(batch['loss_mask'], nll_BxL, 0.0)
+    main = jnp.sum(counted_BxL * batch['loss_weight'][:, None])
   if entropy_N is None:
     return Losses(main, jnp.zeros([], jnp.float32)), None
   weights_N = layer_weights.layer_weights(

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-STACKED = r'^blocks/'
+STACKED = r'(^|/)blocks/'
 
 
 def flatten(tree: Any) -> tuple[list[str], list[Any], Any]:

@@ -1,6 +1,7 @@
 """When a run compares the gradients of its losses, and what it reports."""
 
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -60,13 +61,15 @@ def metrics(
 
   Returns:
     float32 scalars: `alignment/cosine` with `/layer_00` (and `/layer_00/PATH`),
-    `alignment/norm_main` and `alignment/norm_aux` with `/layer_00`, and
+    `alignment/norm_main` and `alignment/norm_aux` with `/layer_00`; layers are
+    those whose entropy it is: of the encoder, where a model has one. And
       `alignment/norm_control/cosine_main`, `.../cosine_aux`: of the gradient of
         the log of the norm with g and with h;
       `alignment/halves/cosine_aa` and `_bb` (g and h of one half), `_ab` and
         `_ba` (g of one half, h of the other), by layer too, and
         `alignment/halves/cosine_main` and `cosine_aux` (one loss, both halves).
   """
+  grads = iblm.Losses(*map(_layers_first, grads))
   whole = gradients.whole(grads) if cfg.halves else grads
   both = alignment.layer_alignment(whole.main, whole.aux)
   assert both.layers is not None  # a decoder's blocks are stacked
@@ -99,3 +102,12 @@ def metrics(
     for name, g, h in (('main', a.main, b.main), ('aux', a.aux, b.aux)):
       found[f'alignment/halves/cosine_{name}'] = alignment.tree_cosine(g, h)
   return found
+
+
+def _layers_first(tree: Any) -> Any:
+  """The blocks that were measured at the top, as a decoder has them."""
+  if tree is None or 'blocks' in tree:
+    return tree
+  name = 'encoder' if 'encoder' in tree else 'decoder'
+  rest = dict(tree[name])
+  return {**tree, 'blocks': rest.pop('blocks'), name: rest}

@@ -84,7 +84,8 @@ def make_report(
   seconds = time.monotonic() - started
   devices = list(program.mesh.devices.flat)
   tokens = cfg.data.batch_size * length
-  step_flops = tokens * flops.training_flops_per_token(cfg.model, length)
+  read = tokens * cfg.task.reads
+  step_flops = read * flops.training_flops_per_token(cfg.model, length)
   memory = _memory(compiled)
   try:
     moved = collectives.totals(compiled.as_text() or '', len(devices))

@@ -1,33 +1,59 @@
 """Evaluation of a model on a fixed set."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from iblm_jax.data import batches, pipeline
-from iblm_jax.objectives import causal, iblm
+from iblm_jax.objectives import causal, iblm, tasks
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import step as step_lib
 
 
+class Sums(NamedTuple):
+  """Sums over rows; add them up, divide at the end."""
+
+  first: causal.TokenSums  # of the first view of the task
+  others: dict[str, causal.TokenSums]  # of its other views, by name
+  entropy_N: jax.Array  # of the first view: float32 [N], nats times rows
+
+
 def eval_step(
-    params: Any, batch: step_lib.Batch, *, apply: Callable[..., Any]
-) -> tuple[causal.TokenSums, jax.Array]:
+    params: Any,
+    batch: step_lib.Batch,
+    *,
+    apply: Callable[..., Any],
+    task: tasks.TaskConfig = tasks.TaskConfig(),
+    vocab_size: int = 0,
+) -> Sums:
   """Sums over one batch; pure, compiled by the caller.
 
   Args:
     params: of the model; not donated.
     batch: arrays [B, L].
     apply: the model's, with its config bound.
+    task: what the model is asked.
+    vocab_size: V, for the blanks of a task that has some.
 
   Returns:
-    `TokenSums`, and the entropy per layer times the number of rows that are
-    not padding, float32 [N].
+    `Sums`; the entropy is that of each layer times the number of rows that are
+    not padding.
   """
-  sums, outputs = iblm.measure(params, batch, apply=apply, collect='entropy')
-  return sums, outputs.entropy * sums.rows
+  blank_id = tasks.blank(task, vocab_size)
+  first, *others = task.views
+  sums, outputs = iblm.measure(
+      params,
+      tasks.view(batch, first, blank_id),
+      apply=apply,
+      collect='entropy',
+  )
+  found = {}
+  for name in others:
+    seen = tasks.view(batch, name, blank_id)
+    found[name], _ = iblm.measure(params, seen, apply=apply, collect=None)
+  return Sums(sums, found, outputs.entropy * sums.rows)
 
 
 def evaluate(
@@ -51,7 +77,8 @@ def evaluate(
     'cross_entropy' (nats per counted target), 'accuracy' (share of counted
     targets that are the arg max), 'exact_match' (share of rows whose counted
     targets all are: what greedy decoding would get right), 'mbe' (mean over
-    layers, nats) and 'mbe/layer_00', ...
+    layers, nats) and 'mbe/layer_00', ...; 'copy/cross_entropy' and the like of
+    a task's other views.
   """
   iterator = pipeline.make_iterator(
       source,
@@ -65,16 +92,27 @@ def evaluate(
   iterator.close()
   if total is None:
     raise ValueError('an evaluation set must hold at least one batch.')
-  sums, entropy_N = jax.device_get(total)
-  tokens, rows = max(sums.tokens, 1.0), max(sums.rows, 1.0)
-  entropy_N = entropy_N / rows
+  sums, others, entropy_N = jax.device_get(total)
+  entropy_N = entropy_N / max(sums.rows, 1.0)
   return {
-      'cross_entropy': float(sums.nll / tokens),
-      'accuracy': float(sums.correct / tokens),
-      'exact_match': float(sums.exact / rows),
+      **_means(sums),
+      **{
+          f'{view}/{name}': value
+          for view, of_view in others.items()
+          for name, value in _means(of_view).items()
+      },
       'mbe': float(entropy_N.mean()),
       **{
           f'mbe/layer_{layer:02d}': float(value)
           for layer, value in enumerate(entropy_N)
       },
+  }
+
+
+def _means(sums: causal.TokenSums) -> dict[str, float]:
+  tokens, rows = max(sums.tokens, 1.0), max(sums.rows, 1.0)
+  return {
+      'cross_entropy': float(sums.nll / tokens),
+      'accuracy': float(sums.correct / tokens),
+      'exact_match': float(sums.exact / rows),
   }

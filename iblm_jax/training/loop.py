@@ -12,7 +12,7 @@ import jax
 from etils import epath
 
 from iblm_jax.data import batches, pipeline, sources
-from iblm_jax.models import flops
+from iblm_jax.models import families, flops
 from iblm_jax.training import (
   checkpoints,
   errors,
@@ -25,7 +25,6 @@ from iblm_jax.training import (
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import metrics as metrics_lib
 from iblm_jax.training import program as program_lib
-from iblm_jax.training import state as state_lib
 from iblm_jax.training import summary as summary_lib
 
 
@@ -65,6 +64,7 @@ def train(
     workdir: epath.PathLike,
     *,
     report: Callable[[str], None] = print,
+    begin: Callable[[Any], Any] | None = None,
 ) -> dict[str, Any]:
   """Trains until the end of the run, from wherever the workdir stands.
 
@@ -73,6 +73,8 @@ def train(
     workdir: gets metrics.jsonl, checkpoints/ and summary.json. A run that it
       holds is resumed; the caller has checked that it is the same run.
     report: told what a person wants to read, a line at a time.
+    begin: from fresh parameters to those that the run begins with; None begins
+      with fresh ones.
 
   Returns:
     The summary.
@@ -103,6 +105,8 @@ def train(
     if restored is None:
       first, data = 0, {'next_index': 0}
       state = program.init(jax.random.key(cfg.train.seed))
+      if begin is not None:
+        state = state._replace(params=begin(state.params))
     else:
       first, state, data = restored
       if first == cfg.train.num_steps and (workdir / 'summary.json').exists():
@@ -110,7 +114,7 @@ def train(
         return json.loads((workdir / 'summary.json').read_text())
       report(f'resumed from the checkpoint of step {first}')
     report(
-        f'{state_lib.num_parameters(state.params):,} trained parameters,'
+        f'{_num_trained(cfg, state.params):,} trained parameters,'
         f' {cfg.data.batch_size} rows of {job.source.length} tokens a step,'
         f' {program.mesh.size} x {jax.devices()[0].device_kind}'
     )
@@ -166,10 +170,14 @@ def _steps(
   cfg, program = job.cfg, job.program
   loop, length = cfg.train, job.source.length
   peak = hardware.peak_flops(jax.devices()[0])
+
+  def flops_per_token(model):
+    return cfg.task.reads * flops.training_flops_per_token(model, length)
+
   meter = progress.Meter(
       loop.num_steps,
       cfg.data.batch_size * length,
-      flops_per_token=flops.training_flops_per_token(cfg.model, length),
+      flops_per_token=flops_per_token(cfg.model),
       peak_flops=peak and peak * program.mesh.size,
   )
   pending = None
@@ -243,7 +251,7 @@ def _steps(
       # Compilation is not part of the rate.
       compiled.add((stage, aligned))
       jax.block_until_ready(metrics)
-      meter.restart(step, flops.training_flops_per_token(model, length))
+      meter.restart(step, flops_per_token(model))
     if (
         loop.profile_start is not None
         and step == loop.profile_start + loop.profile_steps
@@ -274,26 +282,59 @@ def _steps(
   return state, final
 
 
+def _num_trained(cfg, params) -> int:
+  trained = program_lib.trained_leaves(params, cfg.frozen)
+  return sum(
+      leaf.size
+      for leaf, trains in zip(
+          jax.tree.leaves(params), jax.tree.leaves(trained), strict=True
+      )
+      if trains
+  )
+
+
 def check_data(
     cfg: options.RunConfig, splits: dict[str, batches.Source]
 ) -> None:
   """Raises ValueError where the model does not fit the data."""
   for name, split in splits.items():
-    if split.vocab_size > cfg.model.vocab_size:
+    vocab = families.vocab_size(cfg.model)
+    if split.vocab_size > vocab:
       raise ValueError(
           'model.vocab_size must be at least that of the data,'
-          f' {split.vocab_size}, got {cfg.model.vocab_size}.'
+          f' {split.vocab_size}, got {vocab}.'
       )
-    if cfg.model.entropy.patch_size > split.length:
+    if cfg.task.has_blanks and cfg.task.blank_id is None:
+      if split.vocab_size == vocab:
+        raise ValueError(
+            'model.vocab_size must be more than that of the data,'
+            f' {split.vocab_size}: its last token is the blank. Or give a'
+            ' task.blank_id that no text holds.'
+        )
+    copies = {'copy', 'blank_copy'} & set(cfg.task.views)
+    if copies and split.length % 2:
+      raise ValueError(
+          'rows of the data must be even to be copied, as task asks, got'
+          f' {split.length} tokens in {name!r}.'
+      )
+    fixed = families.fixed_length(cfg.model)
+    if fixed is not None and split.length != fixed:
+      raise ValueError(
+          f'rows of the data must have {fixed} tokens, as the model has, got'
+          f' {split.length} in {name!r}.'
+      )
+    measured = families.measured(cfg.model)
+    length = families.measured_length(cfg.model) or split.length
+    if measured.entropy.patch_size > length:
       raise ValueError(
           'model.entropy.patch_size must be at most the length of a row,'
-          f' {split.length} in {name!r}, got {cfg.model.entropy.patch_size}.'
+          f' {length} in {name!r}, got {measured.entropy.patch_size}.'
       )
-    learned = cfg.model.positions == 'learned'
-    if learned and split.length > cfg.model.max_length:
+    longest = families.longest(cfg.model)
+    if longest is not None and split.length > longest:
       raise ValueError(
           f'model.max_length must be at least {split.length}, the length of a'
-          f' row in {name!r}, got {cfg.model.max_length}.'
+          f' row in {name!r}, got {longest}.'
       )
 
 

@@ -5,13 +5,15 @@ import itertools
 
 from iblm_jax.data import sources
 from iblm_jax.models import config as model_config
-from iblm_jax.objectives import iblm, layer_weights
+from iblm_jax.models import families
+from iblm_jax.objectives import iblm, layer_weights, tasks
 from iblm_jax.optim import dual as dual_lib
 from iblm_jax.optim import gate as gate_lib
 from iblm_jax.optim import optimizers
-from iblm_jax.sublora import parameterisations
+from iblm_jax.sublora import parameterisations, paths
 from iblm_jax.training import alignment as alignment_lib
 from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training import warm_start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +87,8 @@ class RunConfig:
   """A training run: the options of every package, and how they fit together.
 
   Attributes:
-    model: the decoder.
+    model: a decoder or masked mixer, or, with a field `family`, an
+      'autoencoder' or a 'memory' model.
     data: what it reads.
     optimizer: how it learns.
     objective: what is minimised.
@@ -94,6 +97,10 @@ class RunConfig:
     alignment: when the gradients of the two losses are compared.
     parameterisation: train few numbers that the model's parameters are a
       function of, and which a certificate codes; None trains them all.
+    task: what the model is asked.
+    frozen: patterns (`re.search`) of paths of parameters that never change and
+      have no optimizer state, such as '^encoder/'.
+    start: parameters of another run to begin with; None begins afresh.
     mesh: which devices hold what.
     train: length and rhythm.
 
@@ -101,7 +108,7 @@ class RunConfig:
     ValueError: where options of two packages contradict each other.
   """
 
-  model: model_config.DecoderConfig
+  model: families.ModelConfig
   data: sources.DataConfig
   optimizer: optimizers.OptimizerConfig
   objective: iblm.ObjectiveConfig = iblm.ObjectiveConfig()
@@ -109,13 +116,16 @@ class RunConfig:
   dual: dual_lib.DualConfig | None = None
   alignment: alignment_lib.AlignmentConfig = alignment_lib.AlignmentConfig()
   parameterisation: parameterisations.ParameterisationConfig | None = None
+  task: tasks.TaskConfig = tasks.TaskConfig()
+  frozen: tuple[str, ...] = ()
+  start: warm_start.StartConfig | None = None
   mesh: mesh_lib.MeshConfig = mesh_lib.MeshConfig()
   train: LoopConfig = LoopConfig()
 
   def __post_init__(self):
     layer_weights.check_schedule(
         self.objective.layer_schedule,
-        self.model.num_layers,
+        families.measured(self.model).num_layers,
         self.objective.skip_first,
         self.objective.skip_last,
     )
@@ -142,10 +152,25 @@ class RunConfig:
             f' data.batch_size, got {self.train.accumulation} and'
             f' {self.data.batch_size}.'
         )
-    if self.train.windows and self.train.windows[-1] != self.model.window:
+    self._check_task()
+    if self.train.windows:
+      window = getattr(self.model, 'window', None)
+      is_decoder = isinstance(self.model, model_config.DecoderConfig)
+      if not is_decoder or self.train.windows[-1] != window:
+        raise ValueError(
+            'the last of train.windows must be model.window, got'
+            f' {self.train.windows} and {window}.'
+        )
+    paths.check_regexes('frozen', self.frozen)
+    if self.frozen and self.parameterisation is not None:
       raise ValueError(
-          'the last of train.windows must be model.window, got'
-          f' {self.train.windows} and {self.model.window}.'
+          'frozen is for runs that train parameters themselves, got'
+          f' {self.frozen} with a parameterisation.'
+      )
+    if self.start is not None and self.parameterisation is not None:
+      raise ValueError(
+          'start is for runs that train parameters themselves, got'
+          f' {self.start.workdir!r} with a parameterisation.'
       )
     by_parameter = self.optimizer.name == 'muon' or self.optimizer.group_peaks
     if self.parameterisation is not None and by_parameter:
@@ -160,4 +185,19 @@ class RunConfig:
       raise ValueError(
           'optimizer.schedule.total_steps must equal train.num_steps, got'
           f' {total} and {self.train.num_steps}.'
+      )
+
+  def _check_task(self):
+    """What is asked must be what the model was made for."""
+    reproduces = isinstance(self.model, families.AutoencoderConfig)
+    if reproduces != (self.task.kind == 'regeneration'):
+      raise ValueError(
+          "task.kind must be 'regeneration' for an autoencoder, whose logits"
+          ' reproduce tokens, and for no other model, got'
+          f' {self.task.kind!r} for {type(self.model).__name__}.'
+      )
+    blank, vocab = self.task.blank_id, families.vocab_size(self.model)
+    if blank is not None and blank >= vocab:
+      raise ValueError(
+          f'task.blank_id must be below model.vocab_size {vocab}, got {blank}.'
       )

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from iblm_jax.models import attention, decoder, parameter_groups
-from iblm_jax.optim import optimizers, schedules
-from iblm_jax.sublora import parameterisations
+from iblm_jax.models import families, parameter_groups
+from iblm_jax.optim import freezing, optimizers, schedules
+from iblm_jax.sublora import parameterisations, paths
 from iblm_jax.training import evaluation, options
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import state as state_lib
@@ -51,23 +51,22 @@ class Program:
           'data.batch_size / train.accumulation must be a multiple of the'
           f' {shards} pieces that the mesh splits a batch into, got {rows}.'
       )
-    mesh_lib.check_model(
-        {
-            'embed': ('model.width', cfg.model.width),
-            'heads': ('model.num_heads', cfg.model.num_heads),
-            'mlp': ('model.mlp_width', cfg.model.hidden_width),
-        },
-        self.mesh,
-        cfg.mesh,
-    )
+    for name, stack in families.stacks(cfg.model).items():
+      path = f'model.{name}.' if name else 'model.'
+      sizes = {
+          'embed': (f'{path}width', stack.width),
+          'heads': (f'{path}num_heads', stack.num_heads),
+          'mlp': (f'{path}mlp_width', stack.hidden_width),
+      }
+      if stack.mixer is not None:  # its heads are split, or it has none
+        heads = stack.mixer.num_heads
+        sizes['heads'] = (f'{path}mixer.num_heads', heads)
+        if heads == 1:
+          del sizes['heads']
+      mesh_lib.check_model(sizes, self.mesh, cfg.mesh)
     platform = self.mesh.devices.flat[0].platform
     # Of the mesh, which need not be that of this host.
-    model = dataclasses.replace(
-        cfg.model,
-        attention=attention.resolve(
-            cfg.model.attention, platform, cfg.model.compute_dtype
-        ),
-    )
+    model = families.resolve_attention(cfg.model, platform)
     tx = make_optimizer(cfg)
     init = functools.partial(
         state_lib.init_state,
@@ -77,6 +76,7 @@ class Program:
     )
     self._cfg = cfg
     self.abstract_state = abstract_state(cfg, self.mesh)
+    check_frozen(cfg.frozen, self.abstract_state.params)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
     self.batch_sharding = mesh_lib.batch_sharding(self.mesh, cfg.mesh)
     replicated = mesh_lib.replicated(self.mesh)
@@ -101,13 +101,15 @@ class Program:
 
     def train_step(model, align=None):
       settings = dict(
-          num_layers=model.num_layers,
+          num_layers=families.measured(model).num_layers,
           tx=tx,
           learning_rate=schedules.make_schedule(cfg.optimizer.schedule),
           objective=cfg.objective,
           gate_config=cfg.gate,
           dual_config=cfg.dual,
           accumulation=cfg.train.accumulation,
+          task=cfg.task,
+          vocab_size=families.vocab_size(model),
           align=align,
       )
       out = (shardings, replicated)
@@ -115,7 +117,9 @@ class Program:
         return jax.jit(
             ruled(
                 functools.partial(
-                    step_lib.train_step, apply=_apply(model), **settings
+                    step_lib.train_step,
+                    apply=_apply(model, cfg.frozen),
+                    **settings,
                 )
             ),
             in_shardings=(shardings, self.batch_sharding),
@@ -141,15 +145,22 @@ class Program:
 
     stages = [
         dataclasses.replace(model, window=window)
-        for window in cfg.train.windows or (model.window,)
-    ]
+        for window in cfg.train.windows
+    ] or [model]
     self.train_steps = [(train_step(stage), stage) for stage in stages]
     self.train_step = self.train_steps[-1][0]
     self.aligned_steps = [
         (train_step(stage, cfg.alignment), stage) for stage in stages
     ]
     self.eval_step = jax.jit(
-        ruled(functools.partial(evaluation.eval_step, apply=_apply(model))),
+        ruled(
+            functools.partial(
+                evaluation.eval_step,
+                apply=_apply(model),
+                task=cfg.task,
+                vocab_size=families.vocab_size(model),
+            )
+        ),
         in_shardings=(
             shardings.params if cfg.parameterisation is None else None,
             self.batch_sharding,
@@ -169,7 +180,7 @@ class Program:
     with jax.set_mesh(self.mesh):
       key = jax.random.key(cfg.train.seed)
       params = jax.jit(
-          functools.partial(decoder.init, cfg=cfg.model),
+          functools.partial(families.family(cfg.model).init, cfg=cfg.model),
           out_shardings=shardings,
           compiler_options=self._runs_once,
       )(key)
@@ -201,11 +212,33 @@ class _WithFrozen:
     return self._function.lower(self._frozen(), *args)
 
 
-def _apply(model: decoder.DecoderConfig):
+def _apply(model: families.ModelConfig, frozen: tuple[str, ...] = ()):
+  family = families.family(model)
+
   def apply(params, tokens_BxL, **kwargs):
-    return decoder.apply(params, tokens_BxL, model, **kwargs)
+    if frozen:  # nothing of the backward pass is computed for them
+      params = jax.tree.map(
+          lambda trains, leaf: leaf if trains else jax.lax.stop_gradient(leaf),
+          trained_leaves(params, frozen),
+          params,
+      )
+    return family.apply(params, tokens_BxL, model, **kwargs)
 
   return apply
+
+
+def trained_leaves(params: Any, frozen: tuple[str, ...]) -> Any:
+  """A tree of bools like `params`, False where a path matches a pattern."""
+  names, _, treedef = paths.flatten(params)
+  return treedef.unflatten(not paths.matches(name, frozen) for name in names)
+
+
+def check_frozen(frozen: tuple[str, ...], params: Any) -> None:
+  """ValueError where a pattern matches nothing, or nothing is left."""
+  names, _, _ = paths.flatten(params)
+  paths.check_patterns('frozen', frozen, names)
+  if all(paths.matches(name, frozen) for name in names):
+    raise ValueError(f'frozen must leave something to train, got {frozen}.')
 
 
 def abstract_state(
@@ -221,7 +254,7 @@ def abstract_state(
   abstract = jax.eval_shape(init, jax.random.key(0))
   kind = cfg.parameterisation and cfg.parameterisation.kind
   if kind in (None, 'full'):
-    axes = decoder.logical_axes(cfg.model)
+    axes = families.family(cfg.model).logical_axes(cfg.model)
   else:  # few numbers, on every device
     axes = jax.tree.map(
         lambda _: jax.sharding.PartitionSpec(), abstract.params
@@ -244,7 +277,7 @@ def param_shardings(cfg: options.RunConfig, mesh: jax.sharding.Mesh) -> Any:
 
 
 def make_optimizer(cfg: options.RunConfig):
-  """The optimizer of a run, with the decoder's parameter groups."""
+  """The optimizer of a run, with the parameter groups of the models."""
   if cfg.parameterisation is not None:
     # Decay pulls everything towards zero, which is where a code is short.
     return optimizers.make_optimizer(
@@ -253,6 +286,15 @@ def make_optimizer(cfg: options.RunConfig):
         dual=cfg.dual,
         decay_mask=lambda trained: jax.tree.map(lambda _: True, trained),
     )
+  made = _by_group(cfg)
+  if not cfg.frozen:
+    return made
+  return freezing.train_only(
+      made, functools.partial(trained_leaves, frozen=cfg.frozen)
+  )
+
+
+def _by_group(cfg: options.RunConfig):
   groups = parameter_groups.group_labels
   muon = parameter_groups.muon_dimension_numbers
   return optimizers.make_optimizer(

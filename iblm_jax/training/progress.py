@@ -100,11 +100,16 @@ def line(
 
 def evaluation_line(step: int, name: str, values: Mapping[str, float]) -> str:
   """One line about an evaluation set."""
+  others = ''.join(
+      f', {metric.split("/")[0]} accuracy {value:.1%}'
+      for metric, value in values.items()
+      if metric.endswith('/accuracy')
+  )
   return (
       f'  eval at step {step} on {name}: cross-entropy'
       f' {values["cross_entropy"]:.4f} nats, accuracy'
-      f' {values["accuracy"]:.1%}, exact match {values["exact_match"]:.1%},'
-      f' entropy {values["mbe"]:.3f} nats'
+      f' {values["accuracy"]:.1%}{others}, exact match'
+      f' {values["exact_match"]:.1%}, entropy {values["mbe"]:.3f} nats'
   )
 
 

@@ -1,12 +1,14 @@
 """Parameters of a finished or running run, for programs that only read it."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from etils import epath
 
-from iblm_jax.training import checkpoints, options
+from iblm_jax.models import families
+from iblm_jax.training import checkpoints, options, warm_start
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import program as program_lib
 
@@ -31,6 +33,41 @@ def restore_params(cfg: options.RunConfig, workdir: epath.PathLike) -> Any:
   one = dataclasses.replace(cfg, mesh=mesh_lib.MeshConfig())
   program = program_lib.Program(one, jax.devices()[:1])
   return program.model_params(trained)
+
+
+def beginning(
+    cfg: options.RunConfig, donor: options.RunConfig
+) -> Callable[[Any], Any]:
+  """How a run with a `start` begins.
+
+  Args:
+    cfg: of the run.
+    donor: of the run that it starts from.
+
+  Returns:
+    From fresh parameters to those of step 0; reads the donor's checkpoint.
+
+  Raises:
+    ValueError: if the parts do not fit, or the donor has no checkpoint.
+  """
+  start = cfg.start
+  assert start is not None
+  check_start(cfg, donor)
+  if not checkpoints.saved_steps(epath.Path(start.workdir) / 'checkpoints'):
+    raise ValueError(f'start.workdir: {start.workdir} holds no checkpoint yet.')
+  return lambda params: warm_start.graft(
+      params, restore_params(donor, start.workdir), start.parts
+  )
+
+
+def check_start(cfg: options.RunConfig, donor: options.RunConfig) -> None:
+  """ValueError where parts of the donor do not fit this run; reads no file."""
+  assert cfg.start is not None
+  shapes = lambda run: jax.eval_shape(
+      lambda key: families.family(run.model).init(key, run.model),
+      jax.random.key(0),
+  )
+  warm_start.check(shapes(cfg), shapes(donor), cfg.start.parts)
 
 
 def restore_trained(cfg: options.RunConfig, workdir: epath.PathLike) -> Any:

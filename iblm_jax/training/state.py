@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from iblm_jax.models import decoder
+from iblm_jax.models import families
 from iblm_jax.sublora import parameterisations
 
 
@@ -20,12 +20,12 @@ class TrainState(NamedTuple):
 
 def init_state(
     rng: jax.Array,
-    cfg: decoder.DecoderConfig,
+    cfg: families.ModelConfig,
     tx: optax.GradientTransformation,
     parameterisation: parameterisations.ParameterisationConfig | None = None,
 ) -> TrainState:
   """What is trained, fresh, and optimizer state, at step 0."""
-  params = decoder.init(rng, cfg)
+  params = families.family(cfg).init(rng, cfg)
   if parameterisation is not None:
     params = parameterisations.make(parameterisation, params, rng).initial
   return TrainState(jnp.zeros([], jnp.int32), params, tx.init(params))

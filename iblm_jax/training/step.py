@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from iblm_jax.objectives import iblm
+from iblm_jax.objectives import iblm, tasks
 from iblm_jax.optim import dual, gate, inspection
 from iblm_jax.training import alignment, gradients
 from iblm_jax.training import state as train_state
@@ -29,6 +29,8 @@ def train_step(
     gate_config: gate.GateConfig,
     dual_config: dual.DualConfig | None = None,
     accumulation: int = 1,
+    task: tasks.TaskConfig = tasks.TaskConfig(),
+    vocab_size: int = 0,
     align: alignment.AlignmentConfig | None = None,
 ) -> tuple[train_state.TrainState, dict[str, jax.Array]]:
   """One update.
@@ -53,12 +55,17 @@ def train_step(
     dual_config: of the dual weight, for the method 'dual'.
     accumulation: micro-batches the batch is split into; divides B. The entropy
       of the batch is the mean over micro-batches.
+    task: what the model is asked.
+    vocab_size: V, for the blanks of a task that has some.
     align: measure the alignment of the losses' gradients in this step, which
       pulls back each of them; None pulls back their sum.
 
   Returns:
     The next state, and metrics of this step: float32 scalars.
   """
+  halves = align is not None and align.halves
+  pieces = 2 if halves else accumulation
+  batch = tasks.make(batch, task, vocab_size, pieces)
   num_targets = jnp.sum(batch['loss_mask'].astype(jnp.float32))
   losses = functools.partial(
       iblm.losses,
@@ -106,11 +113,11 @@ def train_step(
     (grads,) = pull_back(iblm.Losses(jnp.ones([], jnp.float32), cotangent))
   else:
     value, entropy_N, parts = gradients.separate(
-        losses, params, batch, halves=align.halves
+        losses, params, batch, halves=halves
     )
     weight = weigh(value)
     cotangent = iblm.aux_cotangent(value.aux, weight, objective)
-    whole = gradients.whole(parts) if align.halves else parts
+    whole = gradients.whole(parts) if halves else parts
     grads = jax.tree.map(
         lambda g, h: g + cotangent * h, whole.main, whole.aux
     )

@@ -1,13 +1,16 @@
 """What remains of a run in one small file."""
 
+import hashlib
 import importlib.metadata
 import platform
 from typing import Any
 
 import jax
+import numpy as np
 
 import iblm_jax
 from iblm_jax.optim import inspection
+from iblm_jax.sublora import paths
 from iblm_jax.training import options
 from iblm_jax.training import state as state_lib
 
@@ -32,8 +35,9 @@ def make_summary(
     resumed_from: step this process began at; None from scratch.
 
   Returns:
-    A tree of JSON types. `phases` is there for the method 'gapt' only, and
-    covers the whole run, not only what this process did.
+    A tree of JSON types. `frozen` is there where some leaves are. `phases` is
+    there for the method 'gapt' only, and covers the whole run, not only what
+    this process did.
   """
   summary = {
       'method': cfg.objective.method,
@@ -50,11 +54,24 @@ def make_summary(
           'jax', 'flax', 'optax', 'orbax-checkpoint', 'grain'
       ),
   }
+  if cfg.frozen:
+    summary['frozen'] = frozen_leaves(state.params, cfg.frozen)
   if cfg.objective.method == 'gapt':
     summary['phases'] = inspection.phase_statistics(
         inspection.gate_state(state.opt_state)
     )
   return summary
+
+
+def frozen_leaves(params: Any, frozen: tuple[str, ...]) -> dict[str, Any]:
+  """How many leaves never changed, and the SHA-256 of their numbers."""
+  names, leaves, _ = paths.flatten(params)
+  digest, count = hashlib.sha256(), 0
+  for name, leaf in zip(names, leaves, strict=True):
+    if paths.matches(name, frozen):
+      count += 1
+      digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+  return {'leaves': count, 'sha256': digest.hexdigest()}
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -1,0 +1,99 @@
+"""An autoencoder: one vector that a whole row of tokens can be read from.
+
+  python -m iblm_jax.main --config=configs/autoencoder.py --workdir=runs/ae
+  python -m iblm_jax.probe --workdir=runs/ae
+
+Variants: markov (the default: documents of an artificial language, made on the
+fly), mixer (the same with masked mixers), text (bytes of your own files,
+--config.data.text.paths=...) and smoke.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
+  """The config of a variant."""
+  variants = ('markov', 'mixer', 'text', 'smoke')
+  if variant not in variants:
+    raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
+  length = 32 if variant == 'text' else 16
+
+  c = ml_collections.ConfigDict()
+  stack = dict(
+      # One more than the data has: the blank of a memory model that takes the
+      # encoder (configs/memory.py).
+      vocab_size=260 if variant == 'text' else 65,
+      num_layers=2,
+      width=128 if variant == 'text' else 64,
+      num_heads=4,
+      norm='rms',
+      positions='rotary',
+      activation='swiglu',
+      mlp_width=256,
+      document_mask=False,
+      scan_layers=False,
+      entropy=dict(alpha=2.0, patch_size=8, center=False, normalize=False),
+  )
+  if variant == 'mixer':
+    stack.update(
+        norm='layer', positions='none', activation='gelu', biases=True,
+        num_heads=1, mixer=dict(length=length, num_heads=4, kernel=1),
+    )
+  c.model = dict(
+      family='autoencoder',
+      encoder=dict(stack, tie_embeddings=True),
+      decoder=dict(stack),
+      length=length,
+      injection='repeat' if variant == 'mixer' else 'unroll',
+      compression=1,
+      position='last_valid',
+  )
+  c.task = dict(kind='regeneration')
+  c.data = dict(kind='markov', batch_size=64, seed=0, num_threads=1, prefetch=4)
+  if variant == 'text':
+    c.data.kind = 'text'
+    c.data.text = dict(
+        paths=config_dict.placeholder(str),
+        documents='file',  # of a .txt: the file, or each line or paragraph
+        text_field='text',
+        holdout=0.1,
+        tokenizer='bytes',
+        seq_len=length,
+        eval_rows=512,
+    )
+  else:
+    c.data.markov = dict(vocab_size=64, num_topics=8, length=length, seed=0)
+  c.objective = dict(
+      method='ce',  # or mbe, gapt: the entropy of the encoder's layers
+      weight=0.1,
+      skip_first=0,
+      skip_last=0,
+      measure_entropy=True,
+  )
+  c.optimizer = dict(
+      name='adamw',
+      weight_decay=0.0,
+      clip_norm=1.0,
+      schedule=dict(name='cosine', peak=3e-3, warmup_steps=100),
+  )
+  c.mesh = dict(data=-1, fsdp=1, tensor=1)
+  c.train = dict(
+      num_steps=3000,
+      seed=0,
+      accumulation=1,
+      log_every=50,
+      eval_every=500,
+      checkpoint_every=500,
+      keep_checkpoints=3,
+  )
+  if variant == 'smoke':
+    for part in (c.model.encoder, c.model.decoder):
+      part.update(width=32, num_heads=2, mlp_width=64)
+    c.data.batch_size = 8
+    c.data.markov.num_heldout = 64
+    c.train.update(
+        num_steps=20, log_every=5, eval_every=10, checkpoint_every=10
+    )
+    c.optimizer.schedule.warmup_steps = 5
+  return c

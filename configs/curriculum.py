@@ -1,0 +1,101 @@
+"""The curriculum of arXiv 2602.13466: memories of a frozen autoencoder.
+
+  python -m iblm_jax.curriculum --config=configs/curriculum.py --workdir=DIR
+
+autoencoder (one vector a chunk), blank (its encoder is frozen; the decoder
+learns to read memories: it copies from blanks), copy (the same with the tokens
+in sight), combined (next tokens as well). Variants: markov (the default) and
+smoke. Fields of a stage are flags: --config.blank.train.num_steps=500.
+"""
+
+import ml_collections
+
+
+def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
+  """The config of a variant."""
+  variants = ('markov', 'smoke')
+  if variant not in variants:
+    raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
+  smoke = variant == 'smoke'
+  chunks, length = 4, 16
+  stack = dict(
+      vocab_size=65,  # one more than the data has, for the blank
+      num_layers=2,
+      width=32 if smoke else 64,
+      num_heads=2 if smoke else 4,
+      norm='rms',
+      positions='rotary',
+      activation='swiglu',
+      mlp_width=64 if smoke else 256,
+      document_mask=False,
+      scan_layers=False,
+      entropy=dict(alpha=2.0, patch_size=8, center=False, normalize=False),
+  )
+  parts = dict(encoder=dict(stack, tie_embeddings=True), decoder=dict(stack))
+
+  def stage(model, task, row_length, steps, peak, after=None, taken=None):
+    c = ml_collections.ConfigDict()
+    c.model = model
+    c.task = task
+    c.data = dict(
+        kind='markov',
+        batch_size=8 if smoke else 64,
+        seed=0,
+        markov=dict(
+            vocab_size=64, num_topics=8, length=row_length, seed=0,
+            num_heldout=64 if smoke else 1024,
+        ),
+    )
+    c.objective = dict(
+        method='ce', skip_first=0, skip_last=0, measure_entropy=False
+    )
+    c.optimizer = dict(
+        name='adamw',
+        weight_decay=0.0,
+        clip_norm=1.0,
+        schedule=dict(
+            name='cosine', peak=peak, warmup_steps=5 if smoke else 100
+        ),
+    )
+    c.train = dict(
+        num_steps=10 if smoke else steps,
+        seed=0,
+        log_every=5 if smoke else 100,
+        eval_every=0 if smoke else 500,
+        checkpoint_every=5 if smoke else 500,
+    )
+    if after is not None:
+      c.start = dict(workdir=after, parts=taken)
+      c.frozen = ('^encoder/',)
+    return c
+
+  memory = dict(
+      family='memory',
+      num_chunks=chunks,
+      chunk_length=length,
+      layout='recent',
+      encoder=parts['encoder'],
+      # Of places in a window: blanks are told apart by nothing else.
+      decoder=dict(stack, positions='learned', max_length=chunks + length),
+  )
+  views = ('causal', 'copy', 'blank_copy')
+  c = ml_collections.ConfigDict()
+  c.order = ('autoencoder', 'blank', 'copy', 'combined')
+  c.autoencoder = stage(
+      dict(family='autoencoder', length=length, **parts),
+      dict(kind='regeneration'),
+      row_length=length,
+      steps=2500,
+      peak=1e-2,
+  )
+  for name, task, after, taken in (
+      ('blank', dict(kind='blank_copy'), 'autoencoder',
+       {'encoder': 'encoder'}),
+      ('copy', dict(kind='copy'), 'blank', {'': ''}),
+      ('combined', dict(kind='combined', copying='copy'), 'copy', {'': ''}),
+  ):
+    c[name] = stage(
+        memory, dict(task, also_measure=views), chunks * length, 1500, 3e-3,
+        after, taken,
+    )
+  return c

@@ -1,0 +1,142 @@
+"""A memory model: chunks of a row that see the past as one vector a chunk.
+
+  python -m iblm_jax.main --config=configs/memory.py --workdir=runs/memory
+
+Half of every step's rows ask for the next token, half ask for the first half of
+the row again, which only memories can tell: without the second, memories hold
+next to nothing (docs/memory.md). The encoder of a trained autoencoder may be
+taken, and kept as it is:
+
+  ... --config.start.workdir=runs/ae --config.frozen=^encoder/
+
+Variants: combined (the default), causal (next tokens alone), blank (copying
+from blanks alone), no_memory, recurrent, oracle (a vector of the whole row),
+mixer (masked mixers instead of transformers), gapt (combined, with the entropy
+of the encoder compressed in phases), full_context (a plain decoder of the whole
+row, for comparison), text (combined, on bytes of your own files:
+--config.data.text.paths=...) and smoke.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+_VARIANTS = (
+    'combined', 'causal', 'blank', 'no_memory', 'recurrent', 'oracle', 'mixer',
+    'gapt', 'full_context', 'text', 'smoke',
+)
+
+
+def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
+  """The config of a variant."""
+  if variant not in _VARIANTS:
+    raise ValueError(f'variant must be one of {_VARIANTS}, got {variant!r}.')
+  chunks, length = 4, 16
+
+  c = ml_collections.ConfigDict()
+  stack = dict(
+      # One more than the data has, for the blank; bytes have three marks.
+      vocab_size=260 if variant == 'text' else 65,
+      num_layers=2,
+      width=128 if variant == 'text' else 64,
+      num_heads=4,
+      norm='rms',
+      positions='rotary',
+      activation='swiglu',
+      mlp_width=256,
+      document_mask=False,
+      scan_layers=False,
+      entropy=dict(alpha=2.0, patch_size=8, center=False, normalize=False),
+  )
+  if variant == 'mixer':
+    stack.update(
+        norm='layer', positions='none', activation='gelu', biases=True,
+        num_heads=1, mixer=dict(length=chunks + length, num_heads=4),
+    )
+  kinds = dict(no_memory='none', recurrent='recurrent', oracle='oracle_token')
+  c.model = dict(
+      family='memory',
+      encoder=dict(stack, tie_embeddings=True),
+      decoder=dict(stack),
+      num_chunks=chunks,
+      chunk_length=length,
+      kind=kinds.get(variant, 'parallel'),
+      # The chunk before this one is always in the same slot.
+      layout='recent',
+      empty='masked',
+      compression=1,
+      position='last_valid',
+  )
+  if variant not in ('mixer', 'recurrent', 'oracle'):
+    # Of places in a window: blanks are told apart by nothing else.
+    c.model.decoder.update(positions='learned', max_length=chunks + length)
+  if variant == 'full_context':
+    c.model = stack
+  causal = ('causal', 'no_memory', 'recurrent', 'oracle', 'full_context')
+  c.task = dict(
+      kind='combined' if variant not in causal else 'causal',
+      copy_weight=1.0,
+      copying='blank_copy',
+      also_measure=('copy', 'blank_copy'),
+  )
+  if variant == 'blank':
+    c.task.kind = 'blank_copy'
+  c.data = dict(kind='markov', batch_size=64, seed=0, num_threads=1, prefetch=4)
+  if variant == 'text':
+    c.data.kind = 'text'
+    c.data.text = dict(
+        paths=config_dict.placeholder(str),
+        documents='file',  # of a .txt: the file, or each line or paragraph
+        text_field='text',
+        holdout=0.1,
+        tokenizer='bytes',
+        seq_len=chunks * length,
+        eval_rows=512,
+    )
+  else:
+    c.data.markov = dict(
+        vocab_size=64, num_topics=8, length=chunks * length, seed=0
+    )
+  c.objective = dict(
+      method='gapt' if variant == 'gapt' else 'ce',
+      weight=0.1,
+      skip_first=0,
+      skip_last=0,
+      measure_entropy=True,
+  )
+  # With a workdir, the run begins with parts of that run's parameters; what a
+  # pattern of `frozen` is found in stays as it began.
+  c.start = dict(
+      workdir=config_dict.placeholder(str), parts=dict(encoder='encoder')
+  )
+  c.frozen = ()
+  if variant == 'gapt':
+    c.gate = dict(
+        patience_main=60, patience_aux=30, spike=0.1, ema=0.98,
+        reset_aux_best=True,
+    )
+  c.optimizer = dict(
+      name='adamw',
+      weight_decay=0.0,
+      clip_norm=1.0,
+      schedule=dict(name='cosine', peak=3e-3, warmup_steps=100),
+  )
+  c.mesh = dict(data=-1, fsdp=1, tensor=1)
+  c.train = dict(
+      num_steps=3000,
+      seed=0,
+      accumulation=1,
+      log_every=50,
+      eval_every=500,
+      checkpoint_every=500,
+      keep_checkpoints=3,
+  )
+  if variant == 'smoke':
+    for part in (c.model.encoder, c.model.decoder):
+      part.update(width=32, num_heads=2, mlp_width=64)
+    c.data.batch_size = 8
+    c.data.markov.num_heldout = 64
+    c.train.update(
+        num_steps=20, log_every=5, eval_every=10, checkpoint_every=10
+    )
+    c.optimizer.schedule.warmup_steps = 5
+  return c

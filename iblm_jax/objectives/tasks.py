@@ -1,0 +1,198 @@
+"""What a model is asked: the next token, its input again, or its past again.
+
+A task is a pure function of a batch: it says what is read, which targets count,
+and how much. Models and losses stay the same.
+
+Copying: the second half of a row is replaced by the first, and only it counts.
+In a blank copy the model reads blanks in its place, so that everything it says
+comes from what it kept of the first half. (arXiv 2602.13466.)
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+KINDS = ('causal', 'regeneration', 'copy', 'blank_copy', 'combined')
+# What can be measured of a model that predicts next tokens.
+VIEWS = ('causal', 'copy', 'blank_copy')
+
+Batch = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+  """What is asked.
+
+  Attributes:
+    kind: 'causal' (the next token), 'regeneration' (logits[:, t] are asked for
+      token t: autoencoders), 'copy', 'blank_copy' or 'combined' (causal and
+      copying at once, on the same rows).
+    copy_weight: of the mean loss of copying beside the causal one in
+      'combined', >= 0. The public code's sums amount to 0.5.
+    copying: 'copy' or 'blank_copy', in 'combined'.
+    blank_id: token that is read as a blank; None takes the model's last one.
+      No text may hold it.
+    also_measure: views (of 'causal', 'copy', 'blank_copy') that evaluations
+      report besides what is trained.
+
+  Raises:
+    ValueError: for a value outside its range, naming field and value.
+  """
+
+  kind: str = 'causal'
+  copy_weight: float = 1.0
+  copying: str = 'copy'
+  blank_id: int | None = None
+  also_measure: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    if self.kind not in KINDS:
+      raise ValueError(f'kind must be one of {KINDS}, got {self.kind!r}.')
+    if self.copying not in VIEWS[1:]:
+      raise ValueError(
+          f'copying must be one of {VIEWS[1:]}, got {self.copying!r}.'
+      )
+    if not (math.isfinite(self.copy_weight) and self.copy_weight >= 0):
+      raise ValueError(
+          f'copy_weight must be finite and >= 0, got {self.copy_weight}.'
+      )
+    if self.blank_id is not None and self.blank_id < 0:
+      raise ValueError(f'blank_id must be >= 0, got {self.blank_id}.')
+    strangers = set(self.also_measure) - set(VIEWS)
+    if strangers or (self.also_measure and self.kind == 'regeneration'):
+      raise ValueError(
+          f'also_measure must name some of {VIEWS}, and nothing for the kind'
+          f" 'regeneration', got {self.also_measure}."
+      )
+
+  @property
+  def views(self) -> tuple[str, ...]:
+    """What an evaluation measures; the first without a prefix."""
+    trained = {
+        'combined': ('causal', self.copying)
+    }.get(self.kind, (self.kind,))
+    return tuple(dict.fromkeys((*trained, *self.also_measure)))
+
+  @property
+  def reads(self) -> int:
+    """Rows that a step reads for each row of the data."""
+    return 2 if self.kind == 'combined' else 1
+
+  @property
+  def has_blanks(self) -> bool:
+    """Whether a model reads blanks."""
+    return 'blank_copy' in self.views
+
+
+def view(batch: Batch, kind: str, blank_id: int) -> dict[str, jax.Array]:
+  """A batch of one kind of task.
+
+  Args:
+    batch: arrays [B, L], see `data.batches`.
+    kind: any of `KINDS` but 'combined'.
+    blank_id: of 'blank_copy'.
+
+  Returns:
+    Arrays of the same names and shapes.
+
+  Raises:
+    ValueError: for an unknown kind, or copying rows of an odd length.
+
+  Example:
+    >>> row = lambda *x: jnp.array([x])
+    >>> batch = {'tokens': row(5, 6, 7, 8), 'targets': row(6, 7, 8, 9)}
+    >>> batch |= {name: jnp.ones([1, 4], bool) for name in ('mask',)}
+    >>> copied = view(batch, 'blank_copy', blank_id=0)
+    >>> copied['tokens'].tolist(), copied['targets'].tolist()
+    ([[5, 6, 0, 0]], [[6, 5, 6, 6]])
+    >>> copied['loss_mask'].tolist()
+    [[False, True, True, False]]
+  """
+  match kind:
+    case 'causal':
+      return dict(batch)
+    case 'regeneration':
+      asked = {'targets': batch['tokens'], 'loss_mask': batch['mask']}
+      return {**batch, **asked}
+    case 'copy' | 'blank_copy':
+      return _copied(batch, blank_id if kind == 'blank_copy' else None)
+  raise ValueError(f'kind must be one of {KINDS[:-1]}, got {kind!r}.')
+
+
+def make(
+    batch: Batch, cfg: TaskConfig, vocab_size: int, parts: int = 1
+) -> dict[str, jax.Array]:
+  """The batch that is trained on.
+
+  Args:
+    batch: arrays [B, L].
+    cfg: the task.
+    vocab_size: V of the model, whose last token is the blank by default.
+    parts: micro-batches, row b in part b % parts; divides B.
+
+  Returns:
+    The batch of the task. For 'combined' it has 2 B rows, `parts` causal ones
+    and their copies in turn: so no row changes its device, and every part has
+    each of its rows with its copy. Its `loss_weight` is float32 [2 B]: the loss
+    is the sum over counted targets of weight times nll, which is mean causal +
+    copy_weight x mean copy.
+  """
+  blank_id = blank(cfg, vocab_size)
+  if cfg.kind != 'combined':
+    return view(batch, cfg.kind, blank_id)
+  causal = view(batch, 'causal', blank_id)
+  copied = view(batch, cfg.copying, blank_id)
+  causal['loss_weight'] = _weights(causal['loss_mask'], 1.0)
+  copied['loss_weight'] = _weights(copied['loss_mask'], cfg.copy_weight)
+  return {
+      name: _alternate(causal[name], copied[name], parts) for name in causal
+  }
+
+
+def blank(cfg: TaskConfig, vocab_size: int) -> int:
+  """The token that is read as a blank."""
+  return vocab_size - 1 if cfg.blank_id is None else cfg.blank_id
+
+
+def _copied(batch, blank_id):
+  length = batch['tokens'].shape[1]
+  if length % 2:
+    raise ValueError(f'a row that is copied must be even, got {length} tokens.')
+  half = length // 2
+  twice = lambda a_BxH: jnp.concatenate([a_BxH, a_BxH], axis=1)
+  source_BxH = batch['tokens'][:, :half]
+  mask_BxL = twice(batch['mask'][:, :half])
+  tokens_BxL = twice(source_BxH)
+  # The target of t is token t + 1; nothing follows the last one.
+  ahead = lambda a_BxL: jnp.concatenate([a_BxL[:, 1:], a_BxL[:, -1:]], axis=1)
+  place = jnp.arange(length)[None]
+  counts_1xL = (place + 1 >= half) & (place < length - 1)
+  read_BxL = tokens_BxL
+  if blank_id is not None:
+    blanks_BxH = jnp.full_like(source_BxH, blank_id)
+    read_BxL = jnp.concatenate([source_BxH, blanks_BxH], axis=1)
+  asked = {
+      'tokens': read_BxL,
+      'targets': ahead(tokens_BxL),
+      'loss_mask': ahead(mask_BxL) & counts_1xL,
+      'mask': mask_BxL,
+      'segment_ids': mask_BxL.astype(jnp.int32),
+      'positions': jnp.broadcast_to(
+          place.astype(jnp.int32), tokens_BxL.shape
+      ),
+  }
+  return {**batch, **asked}
+
+
+def _alternate(a_B, b_B, run):
+  runs = lambda x_B: x_B.reshape(-1, run, *x_B.shape[1:])
+  return jnp.stack([runs(a_B), runs(b_B)], axis=1).reshape(-1, *a_B.shape[1:])
+
+
+def _weights(loss_mask_BxL, weight):
+  count = jnp.sum(loss_mask_BxL.astype(jnp.float32))
+  one = weight / jnp.maximum(count, 1.0)
+  return jnp.full(loss_mask_BxL.shape[:1], one)

@@ -1,0 +1,115 @@
+"""Stages: what is refused, what is handed on, what must not change."""
+
+import copy
+import importlib.util
+import json
+import pathlib
+
+import jax
+import numpy as np
+import programs
+import pytest
+from etils import epath
+
+from iblm_jax import config
+from iblm_jax.experiments import curricula
+from iblm_jax.training import restoring, warm_start
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def load_config(variant='smoke'):
+  path = ROOT / 'configs/curriculum.py'
+  spec = importlib.util.spec_from_file_location('curriculum_config', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(variant).to_dict()
+
+
+def test_stages_of_the_config(tmp_path):
+  stages = curricula.make(load_config('markov'), epath.Path(tmp_path))
+  assert [(stage.name, stage.after) for stage in stages] == [
+      ('autoencoder', None), ('blank', 'autoencoder'), ('copy', 'blank'),
+      ('combined', 'copy'),
+  ]
+  assert stages[1].cfg.start.workdir == str(tmp_path / 'autoencoder')
+  assert stages[1].cfg.start.parts == {'encoder': 'encoder'}
+  assert all(stage.cfg.frozen == ('^encoder/',) for stage in stages[1:])
+  curricula.check(stages, epath.Path(tmp_path))
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        (lambda t: t.update(order=[]), r'config\.order must name stages'),
+        (lambda t: t.update(order=['copy']), 'must name every stage'),
+        (
+            lambda t: t['blank']['start'].update(workdir='combined'),
+            r"config\.blank\.start\.workdir must be one of .* got 'combined'",
+        ),
+        (
+            lambda t: t['copy']['model'].update(num_chunks=1),
+            r'stage copy: config\.model: num_chunks must be .* got 1',
+        ),
+    ],
+)
+def test_bad_stages(tmp_path, change, said):
+  tree = copy.deepcopy(load_config())
+  change(tree)
+  with pytest.raises(ValueError, match=said):
+    curricula.make(tree, epath.Path(tmp_path))
+
+
+def test_parts_that_do_not_fit(tmp_path):
+  tree = copy.deepcopy(load_config())
+  tree['autoencoder']['model']['encoder']['width'] = 48
+  tree['autoencoder']['model']['encoder']['num_heads'] = 2
+  stages = curricula.make(tree, epath.Path(tmp_path))
+  said = "stage blank: start: the part 'encoder'"
+  with pytest.raises(ValueError, match=said):
+    curricula.check(stages, epath.Path(tmp_path))
+
+
+def test_program(tmp_path):
+  """Two stages; the second time nothing is left to do."""
+  tree = load_config()
+  steps = [
+      f'--config.{name}.{field}'
+      for name in ('autoencoder', 'blank', 'copy', 'combined')
+      for field in (
+          'train.num_steps=2', 'train.checkpoint_every=0',
+          'optimizer.schedule.warmup_steps=1',
+      )
+  ]
+  args = (
+      'curriculum', '--config=configs/curriculum.py:smoke',
+      f'--workdir={tmp_path}', *steps,
+  )
+  programs.run(*args)
+  held = json.loads((tmp_path / 'curriculum.json').read_text())
+  assert list(held) == list(tree['order'])
+  runs = {name: config.read_run(tmp_path / name) for name in held}
+  params = {
+      name: restoring.restore_params(cfg, tmp_path / name)
+      for name, cfg in runs.items()
+  }
+  first = params['autoencoder']['encoder']
+  for name in ('blank', 'copy', 'combined'):
+    jax.tree.map(np.testing.assert_array_equal, first, params[name]['encoder'])
+  assert held['blank']['frozen'] == held['combined']['frozen']
+  # The decoder goes on where it was, and learns.
+  moved = warm_start.changed(
+      params['copy'], params['blank'], {'': ''}, ('decoder/',)
+  )
+  assert moved
+  # Were a frozen leaf another one, it would be named.
+  other = jax.tree.map(lambda a: a + 1, params['autoencoder'])
+  changed = warm_start.changed(
+      params['copy'], other, {'encoder': 'encoder'}, ('^encoder/embed',)
+  )
+  assert changed == ['encoder/embed/tokens']
+  again = programs.run(*args)
+  assert again.stdout.count('finished at step 2') == 4
+  done = programs.run(*args, '--config.copy.train.num_steps=9', status=2)
+  assert 'train.num_steps' in done.stderr

@@ -1,0 +1,131 @@
+"""The experiment on memory: its methods, its runs and its program."""
+
+import json
+
+import programs
+import pytest
+from etils import epath
+
+from iblm_jax.experiments import (
+  memory,
+  memory_methods,
+  memory_run,
+  results,
+)
+
+METHODS = memory_methods.methods(tuple(memory_methods.FAMILIES))
+
+
+def plan(tmp_path, methods=METHODS, seeds=(0, 1), text=None, smoke=False):
+  return memory_run.plan(
+      methods, seeds, epath.Path(tmp_path), text=text, smoke=smoke
+  )
+
+
+def test_all_runs_are_what_they_say(tmp_path):
+  runs = {run.name: run for run in plan(tmp_path, seeds=(3,))}
+  assert set(runs) == {n for n in METHODS if not n.startswith('bytes:')}
+  for run in runs.values():
+    cfg = run.cfg
+    assert (cfg.train.seed, cfg.data.seed) == (3, 3)
+    if cfg.data.kind == 'markov':
+      assert cfg.data.markov.seed == 3
+    if run.method.after is not None:
+      donor = runs[run.method.after]
+      assert run.donor == donor.cfg
+      assert cfg.start.workdir == str(tmp_path / f'{donor.name}_seed_3')
+      assert cfg.frozen == ('^encoder/',)
+  weights = [runs[f'combined:{w}'].cfg.task for w in ('0.25', '0.5', '1')]
+  assert [task.copy_weight for task in weights] == [0.25, 0.5, 1.0]
+  assert {task.kind for task in weights} == {'combined'}
+  assert runs['causal:w128'].cfg.model.width == 128
+  assert runs['ae:r4'].cfg.model.compression == 4
+  assert runs['ae:mixer'].cfg.model.encoder.mixer.num_heads == 4
+  # Equal numbers of updates of the decoder, along every way of the curriculum.
+  total = lambda name: (
+      runs[name].cfg.train.num_steps
+      + (total(runs[name].method.after) if 'frozen' in name
+         and runs[name].method.after.startswith('frozen') else 0)
+  )
+  assert {
+      total(name)
+      for name in (
+          'frozen_ae:direct', 'frozen_ae:blank_2x', 'frozen_ae:blank_copy',
+          'frozen_causal:blank_copy', 'no_memory:copy',
+      )
+  } == {2 * memory_methods._STAGE}
+  memory_run.check(list(runs.values()), epath.Path(tmp_path))
+  assert not list(tmp_path.iterdir())
+
+
+def test_bytes(tmp_path):
+  path = tmp_path / 'text.txt'
+  path.write_text('\n'.join(f'a line of some text, {i}' for i in range(900)))
+  methods = memory_methods.methods(('bytes',))
+  runs = plan(tmp_path / 'runs', methods, (0,), str(path))
+  assert [run.name for run in runs] == list(methods)
+  for run in runs:
+    assert run.cfg.data.text.paths == (str(path),)
+  memory_run.check(runs, epath.Path(tmp_path / 'runs'))
+  assert not plan(tmp_path, methods, (0,))
+
+
+def test_what_a_run_starts_from_comes_first(tmp_path):
+  depths = {
+      run.name: memory_run.depth(run, METHODS) for run in plan(tmp_path)
+  }
+  assert depths['ae'] == 0
+  assert depths['frozen_ae:combined'] == 3
+  with pytest.raises(ValueError, match='starts from ae, which is not among'):
+    plan(tmp_path, memory_methods.methods(('curriculum',)))
+
+
+def test_unknown_family():
+  with pytest.raises(ValueError, match=r"families must name .*'more'"):
+    memory_methods.methods(('memory', 'more'))
+
+
+def test_tables_and_figures(tmp_path):
+  """From rows that were made up."""
+  rows = [
+      {
+          'method': name, 'seed': seed, 'cross_entropy': 1.0 + seed,
+          'accuracy': 0.5, 'copy/accuracy': 0.3, 'blank_copy/accuracy': 0.2,
+          'causal/cross_entropy': 2.0, 'probe/recovered_bits': 3.0 + seed,
+          'probe/accuracy': 0.4, 'probe/mbe': 1.5, 'steps': 3,
+      }
+      for name in METHODS
+      for seed in range(2)
+  ]
+  tree = results.write(
+      tmp_path / 'results.json', experiment='memory', claim='', command='',
+      settings={}, rows=rows, baseline='memory:causal',
+      tables=memory.make_tables(rows), wall_seconds=1.0,
+  )
+  assert set(tree['tables']) == set(memory_methods.FAMILIES)
+  assert [column[0] for column in tree['tables']['needle']['columns']] == [
+      'blank_copy/accuracy'
+  ]
+  assert set(memory.draw(tree)) == {
+      'information', 'entropy', 'objectives', 'curriculum'
+  }
+
+
+def test_program(tmp_path):
+  """One tiny autoencoder with its probe; then there is nothing left to do."""
+  args = (
+      'experiments.memory', f'--workdir={tmp_path}', '--smoke',
+      '--seeds=1', '--families=autoencoder',
+  )
+  programs.run(*args)
+  tree = json.loads((tmp_path / 'results.json').read_text())
+  (row,) = tree['rows']
+  assert row['method'] == 'ae' and row['steps'] == 3
+  assert row['probe/num_tokens'] == memory_methods.LENGTH
+  assert 0 < row['entropy_rate'] < 3
+  assert (tmp_path / 'information.png').exists()
+  made = (tmp_path / 'runs/ae_seed_0/row.json').stat().st_mtime
+  programs.run(*args)
+  assert (tmp_path / 'runs/ae_seed_0/row.json').stat().st_mtime == made
+  done = programs.run(*args[:-1], '--families=memory', status=2)
+  assert 'other settings (families)' in done.stderr

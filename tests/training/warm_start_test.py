@@ -1,0 +1,147 @@
+"""Parts of one run's parameters in place of another's."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_families
+
+from iblm_jax import config as config_lib
+from iblm_jax.training import restoring, warm_start
+
+
+def own():
+  return {
+      'encoder': {'w': jnp.zeros([2, 3]), 'norm': {'scale': jnp.zeros(3)}},
+      'decoder': {'w': jnp.zeros([3, 2])},
+  }
+
+
+def donor():
+  draw = lambda *shape: np.float32(np.random.default_rng(0).normal(size=shape))
+  return {
+      'encoder': {'w': draw(2, 3), 'norm': {'scale': draw(3)}},
+      'head': {'decoder': {'w': draw(3, 2)}},
+  }
+
+
+def test_a_part_is_taken_and_the_rest_stays():
+  mine, other = own(), donor()
+  made = warm_start.graft(mine, other, {'encoder': 'encoder'})
+  jax.tree.map(np.testing.assert_array_equal, made['encoder'], other['encoder'])
+  assert made['decoder']['w'] is mine['decoder']['w']
+  assert not mine['encoder']['w'].any()  # the fresh ones are as they were
+  assert jax.tree.structure(made) == jax.tree.structure(mine)
+  assert isinstance(made['encoder']['w'], jax.Array)
+
+
+def test_parts_may_have_other_names_and_be_many():
+  parts = {'head/decoder': 'decoder', 'encoder/norm': 'encoder/norm'}
+  made = warm_start.graft(own(), donor(), parts)
+  np.testing.assert_array_equal(
+      made['decoder']['w'], donor()['head']['decoder']['w']
+  )
+  np.testing.assert_array_equal(
+      made['encoder']['norm']['scale'], donor()['encoder']['norm']['scale']
+  )
+  assert not made['encoder']['w'].any()
+
+
+def test_everything_may_be_taken():
+  made = warm_start.graft(own(), jax.tree.map(jnp.ones_like, own()), {'': ''})
+  assert all(leaf.all() for leaf in jax.tree.leaves(made))
+
+
+@pytest.mark.parametrize(
+    'parts, message',
+    [
+        ({'encodr': 'encoder'}, "start must have a part 'encodr'"),
+        ({'encoder/w/x': 'encoder'}, "start must have a part 'encoder/w/x'"),
+        ({'encoder': 'memory'}, "the model must have a part 'memory'"),
+        ({'encoder': 'decoder'},
+         r"'encoder' must fit 'decoder' of the model, but 'norm/scale' has"
+         r' shape \(3,\) there and None here'),
+        ({'head/decoder/w': 'encoder/w'},
+         r"'head/decoder/w' must fit 'encoder/w' of the model, but '' has shape"
+         r' \(3, 2\) there and \(2, 3\) here'),
+        ({'': ''}, "but 'decoder/w' has shape None there"),
+    ],
+)
+def test_what_does_not_fit_is_named(parts, message):
+  shapes = lambda tree: jax.eval_shape(lambda: tree)
+  for mine, other in ((own(), donor()), (shapes(own()), shapes(donor()))):
+    with pytest.raises(ValueError, match=message):
+      warm_start.check(mine, other, parts)
+  with pytest.raises(ValueError, match=message):
+    warm_start.graft(own(), donor(), parts)
+
+
+def test_what_changed_of_frozen_parameters_is_named():
+  made = warm_start.graft(own(), donor(), {'encoder': 'encoder'})
+  changed = lambda tree, *frozen: warm_start.changed(
+      tree, donor(), {'encoder': 'encoder'}, frozen
+  )
+  assert changed(made, '^encoder/') == []
+  made['encoder']['norm']['scale'] = made['encoder']['norm']['scale'] * 1.0001
+  assert changed(made, '^encoder/') == ['encoder/norm/scale']
+  assert changed(made, 'w$') == []
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(workdir=''), 'workdir must name the folder of a run'),
+        (dict(parts={}), 'parts must map paths to paths'),
+        (dict(parts={'a': 3}), "parts must map paths to paths, got {'a': 3}"),
+    ],
+)
+def test_bad_options_are_named(change, message):
+  with pytest.raises(ValueError, match=message):
+    warm_start.StartConfig(**{'workdir': 'runs/a', **change})
+
+
+def test_a_config_file_has_the_fields_of_a_start_for_flags():
+  c = tiny_families.small('memory')
+  assert c.start.workdir is None
+  cfg = config_lib.from_dict(c)
+  assert cfg.start is None and cfg.frozen == ()
+  c.start.workdir = 'runs/a'
+  cfg = config_lib.from_dict(c)
+  assert cfg.start == warm_start.StartConfig('runs/a', {'encoder': 'encoder'})
+  assert config_lib.from_dict(config_lib.to_dict(cfg)) == cfg
+  hash(cfg)
+  tree = config_lib.to_dict(cfg)
+  del tree['start']['workdir']
+  with pytest.raises(ValueError, match='config.start.workdir must be given'):
+    config_lib.from_dict(tree)
+
+
+def test_a_start_must_fit_before_anything_is_read(tmp_path):
+  memory = tiny_families.small('memory')
+  memory.start.workdir = str(tmp_path)
+  cfg = config_lib.from_dict(memory)
+  source = config_lib.from_dict(tiny_families.small('autoencoder'))
+  restoring.check_start(cfg, source)
+  with pytest.raises(ValueError, match=f'{tmp_path} holds no checkpoint yet'):
+    restoring.beginning(cfg, source)
+  wide = dataclasses.replace(source.model.encoder, mlp_width=48)
+  other = dataclasses.replace(
+      source, model=dataclasses.replace(source.model, encoder=wide)
+  )
+  with pytest.raises(
+      ValueError,
+      match=r"'encoder' must fit 'encoder' of the model, but"
+      r" 'blocks/mlp/down/kernel' has shape \(1, 48, 16\) there and"
+      r' \(1, 32, 16\) here',
+  ):
+    restoring.beginning(cfg, other)
+
+
+def test_a_parameterisation_cannot_start_from_a_run():
+  memory = tiny_families.small('memory')
+  memory.start.workdir = 'runs/a'
+  memory.parameterisation = dict(kind='subspace', dims=4)
+  with pytest.raises(ValueError, match="start is for .* got 'runs/a' with a"):
+    config_lib.from_dict(memory)
