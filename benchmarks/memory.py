@@ -87,7 +87,8 @@ def in_a_loop(params, tokens_BxT, cfg):
 
 def encoding(args):
   print(f'Encoding {args.encoded} chunks at once and in a Python loop,'
-        f' {args.layers} layers, 1 row; seconds to compile, milliseconds to run')
+        f' {args.layers} layers, 1 row; seconds to compile, milliseconds to'
+        ' run')
   print(f'{"width":>5} {"length":>6} {"":18} {"compile":>8} {"loop":>8}'
         f' {"ratio":>6} {"run":>8} {"loop":>8} {"ratio":>6}')
   for width, length in args.encoder_shapes:
@@ -143,6 +144,7 @@ class Tokens:
     )
 
   def __call__(self):
+    """Decodes the tokens; returns the last."""
     token_B, self._state = self._program(self._params, self._state)
     return token_B
 
@@ -323,7 +325,8 @@ def arithmetic(args):
       ('a token, memories', memories_of(costs['decode']),
        lambda p, t, s: open_window.feed(p, t, s, cfg),
        (shapes, token, state)),
-      ('forward, whole row', costs['prefill'].full_context + head * (length - 1),
+      ('forward, whole row',
+       costs['prefill'].full_context + head * (length - 1),
        lambda p, t: decoder.apply(p['decoder'], t, part).logits_BxLxV,
        (shapes, row)),
   ]
@@ -348,7 +351,7 @@ def _arguments(argv):
   )
   add = parser.add_argument
   add('--tables', type=lambda text: text.split(','), default=list(TABLES))
-  add('--repeats', type=int, default=7)
+  add('--repeats', type=int, default=5)
   add('--layers', type=int, default=4)
   add('--vocab', type=int, default=260, help='bytes, marks and a blank')
   add('--width', type=int, default=512, help='of decoding')

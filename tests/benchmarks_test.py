@@ -174,3 +174,29 @@ def test_pytorch_has_our_shape_and_starts_at_chance():
   assert model(tokens, targets).item() == model(changed, targets).item()
   changed[:, -2] = (changed[:, -2] + 1) % 50
   assert model(tokens, targets).item() != model(changed, targets).item()
+
+
+def test_memory_benchmark(capsys):
+  load('memory').main(['--smoke'])
+  lines = capsys.readouterr().out.splitlines()
+  found = lambda start: [
+      line.split() for line in lines if line.strip().startswith(start)
+  ]
+  assert [line[:3] for line in found('16 ')] == [
+      ['16', '4', 'forward'], ['16', '4', 'with']
+  ]
+  # Keys and values of 7 places, 2 memories and 4 tokens, and keys and values of
+  # 12 tokens: a layer of width 16.
+  share = (7 * 2 * 16 + 2 * 16 + 4) / (12 * 2 * 16)
+  assert found('memories, within')[0][-1] == f'{share:.1%}'
+  assert found('2 ')[0][-1] == '75.0%'  # 2 + 4 places of 2 x 4
+  counted = found('prefill, ') + found('a token, ') + found('forward, ')
+  # Products are most of what the compiler counts, even of models this small.
+  assert len(counted) == 5
+  assert all(0.9 < float(line[-1]) < 1.5 for line in counted)
+
+
+def test_memory_benchmark_knows_its_tables(capsys):
+  with pytest.raises(SystemExit):
+    load('memory').main(['--tables=encoding,speed'])
+  assert 'speed' in capsys.readouterr().err

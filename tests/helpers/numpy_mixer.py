@@ -1,8 +1,7 @@
 """The masked mixer again in plain float64 NumPy loops, from its definition.
 
 y[b, f, h] = bias[f] + sum over t <= f and p < k of W[f, t, p] x[b, t, h + p -
-(k - 1) // 2], x being zero beyond its features (arXiv 2602.13466, section 3 of
-our notes on it; arXiv 2409.01482).
+(k - 1) // 2], x being zero beyond its features (arXiv 2409.01482, 2602.13466).
 """
 
 import math

@@ -31,6 +31,8 @@ def small(name, variant='smoke'):
     )
     if stack.num_heads > 1:
       stack.num_heads = 2
+    if 'max_length' in stack:  # of learned positions in a window
+      stack.max_length = CHUNKS + CHUNK
     if 'mixer' in stack:
       stack.mixer.update(
           num_heads=2, length=CHUNK + (CHUNKS if name == 'memory' else 0)

@@ -92,7 +92,7 @@ def test_hidden_inputs_are_not_seen_and_places_are_as_told():
 
 
 @pytest.mark.parametrize('scan_layers', [True, False])
-def test_a_loop_over_tokens_copies_neither_cache_nor_weights(scan_layers):
+def test_a_loop_over_tokens_does_not_copy_the_cache(scan_layers):
   cfg = model_config.DecoderConfig(
       8, num_layers=2, width=64, num_heads=2, scan_layers=scan_layers
   )
@@ -115,7 +115,7 @@ def test_a_loop_over_tokens_copies_neither_cache_nor_weights(scan_layers):
   num_bytes = lambda tree: sum(
       leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
   )
-  # One copy of the blocks, outside of the loop; and less than a layer's keys.
+  # The blocks cut into layers, and less than the keys of one.
   room = num_bytes(params['blocks']) + num_bytes(cache) / 4
   assert compiled.memory_analysis().temp_size_in_bytes < room
 

@@ -11,7 +11,7 @@ import pytest
 from iblm_jax.models import outputs
 from iblm_jax.objectives import causal, iblm, tasks
 from iblm_jax.optim import gate
-from iblm_jax.training import evaluation, gradients
+from iblm_jax.training import alignment, evaluation, gradients
 from iblm_jax.training import state as state_lib
 from iblm_jax.training import step as step_lib
 
@@ -360,6 +360,93 @@ def test_a_step_in_parts_is_the_step_of_the_batch():
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
         found[0],
         other,
+    )
+
+
+def gradients_by_hand(params, batch, weight):
+  """Of both losses, by parameter: of the table of tokens and of places."""
+  of_main = {name: np.zeros(leaf.shape) for name, leaf in params.items()}
+  of_entropy = {name: np.zeros(leaf.shape) for name, leaf in params.items()}
+  asked = copied_by_hand(batch)
+  causal_row = lambda b: [
+      (t, batch['targets'][b, t]) for t in np.flatnonzero(batch['loss_mask'][b])
+  ]
+  views = (
+      (1.0, [(batch['tokens'][b], causal_row(b)) for b in range(len(asked))]),
+      (weight, [(row[0], list(row[2].items())) for row in asked]),
+  )
+  places = LENGTH * 2 * len(asked)
+  for of_task, rows in views:
+    counted = sum(len(targets) for _, targets in rows)
+    for tokens, targets in rows:
+      logits = np.float64(params['token'])[tokens] + params['place']
+      for t, token in targets:
+        g = np.exp(logits[t]) / np.exp(logits[t]).sum() - np.eye(VOCAB)[token]
+        of_main['token'][tokens[t]] += of_task * g / counted
+        of_main['place'][t] += of_task * g / counted
+      for t, token in enumerate(tokens):
+        h = 2 * logits[t] / (VOCAB * places)
+        of_entropy['token'][token] += h
+        of_entropy['place'][t] += h
+  return of_main, of_entropy
+
+
+def cosine(a, b, *names):
+  a, b = (
+      np.concatenate([np.ravel(x[name]) for name in names or sorted(x)])
+      for x in (a, b)
+  )
+  return a @ b / np.sqrt((a @ a) * (b @ b))
+
+
+def test_alignment_is_that_of_both_tasks_of_half_of_the_rows():
+  """Of a tree like a memory model's: blocks are the encoder's."""
+  batch, params = full_batch(6, LENGTH), table(LENGTH)
+  as_model = lambda p: {
+      'encoder': {'blocks': {'token': p['token'][None]}},
+      'decoder': {'blocks': {'place': p['place'][None]}},
+  }
+  plain = lambda p: {
+      'token': p['encoder']['blocks']['token'][0],
+      'place': p['decoder']['blocks']['place'][0],
+  }
+  tx = optax.with_extra_args_support(optax.sgd(0.1))
+  step = functools.partial(
+      step_lib.train_step,
+      apply=lambda p, *args, **options: apply(plain(p), *args, **options),
+      num_layers=1,
+      tx=tx,
+      learning_rate=optax.constant_schedule(0.1),
+      objective=iblm.ObjectiveConfig(
+          'mbe', layer_schedule='all_middle', skip_first=0, skip_last=0
+      ),
+      gate_config=gate.GateConfig(),
+      task=tasks.TaskConfig('combined', copy_weight=0.5),
+      vocab_size=VOCAB,
+      align=alignment.AlignmentConfig(every=1, halves=True),
+  )
+  start = as_model(params)
+  state = state_lib.TrainState(jnp.zeros([], jnp.int32), start, tx.init(start))
+  _, found = jax.jit(step)(state, batch)
+  g, h = gradients_by_hand(params, batch, 0.5)
+  halves = [
+      gradients_by_hand(params, {k: x[n::2] for k, x in batch.items()}, 0.5)
+      for n in (0, 1)
+  ]
+  (g_a, h_a), (g_b, h_b) = halves
+  for name, value in {
+      'cosine': cosine(g, h),
+      'cosine/layer_00': cosine(g, h, 'token'),
+      'norm_main/layer_00': np.linalg.norm(g['token']),
+      'norm_aux': np.hypot(*(np.linalg.norm(h[k]) for k in h)),
+      'halves/cosine_main': cosine(g_a, g_b),
+      'halves/cosine_aux': cosine(h_a, h_b),
+      'halves/cosine_aa': cosine(g_a, h_a),
+      'halves/cosine_ba': cosine(g_b, h_a),
+      'halves/cosine_ab/layer_00': cosine(g_a, h_b, 'token'),
+  }.items():
+    np.testing.assert_allclose(
+        found[f'alignment/{name}'], value, rtol=1e-4, atol=1e-5, err_msg=name
     )
 
 

@@ -176,8 +176,8 @@ def test_what_a_memory_model_needs():
   cfg = config_lib.from_dict(tiny_families.small('memory'))
   program = program_lib.Program(cfg, jax.devices()[:1])
   report = compile_report.make_report(cfg, program, 32)
-  table = 16 * 16
-  assert report['parameters'] == 2 * matrices() + 3 * table + 16
+  table, places, slot = 16 * 16, 12 * 16, 16
+  assert report['parameters'] == 2 * matrices() + 3 * table + places + slot
   assert report['tokens_per_step'] == 8 * 32
   # Three chunks are encoded; four windows of four slots and eight tokens.
   encoder = 3 * (8 * matrices() + attention(8))
@@ -300,32 +300,25 @@ def two_losses(model, weight):
   return losses
 
 
-@pytest.fixture(scope='module')
-def both_gradients():
-  """(params, half of the rows) to two losses and the gradients of both."""
+def both_gradients(model):
+  """Jitted: (params, rows) to two losses and the gradients of both."""
+  losses = two_losses(model, 0.5)
 
-  @functools.cache
-  def make(model):
-    losses = two_losses(model, 0.5)
+  @jax.jit
+  def gradients(params, rows):
+    value, pull_back = jax.vjp(lambda p: losses(p, rows), params)
+    one, zero = jnp.ones([]), jnp.zeros([])
+    return value, pull_back((one, zero))[0], pull_back((zero, one))[0]
 
-    @jax.jit
-    def gradients(params, rows):
-      value, pull_back = jax.vjp(lambda p: losses(p, rows), params)
-      one, zero = jnp.ones([]), jnp.zeros([])
-      return value, pull_back((one, zero))[0], pull_back((zero, one))[0]
-
-    return gradients
-
-  return make
+  return gradients
 
 
-def combined_job(**groups):
+def gapt_job():
   c = tiny_families.small('memory')
   c.task.update(copy_weight=0.5, copying='blank_copy', also_measure=())
   c.objective.update(method='gapt', weight=0.5, measure_entropy=True)
   # No step improves by half, so the phases alternate.
   c.gate = dict(patience_main=2, patience_aux=1, rtol_main=0.5, ema=0.0)
-  c.update(groups)
   return loop.prepare(config_lib.from_dict(c), jax.devices()[:1])
 
 
@@ -340,8 +333,8 @@ def rows_of(batch):
   return np.concatenate([batch['tokens'], batch['targets'][:, -1:]], axis=1)
 
 
-def test_gapt_of_two_tasks_is_a_step_written_by_hand(both_gradients):
-  job = combined_job()
+def test_gapt_of_two_tasks_is_a_step_written_by_hand():
+  job = gapt_job()
   gradients = both_gradients(job.cfg.model)
   cfg, phases = job.cfg, []
   state = tiny_families.random_state(job)
@@ -351,11 +344,7 @@ def test_gapt_of_two_tasks_is_a_step_written_by_hand(both_gradients):
   with jax.set_mesh(job.program.mesh):
     for k in range(6):
       batch = job.source.batch(k)
-      rows = rows_of(batch)
-      (main, entropy), g, h = mean(
-          gradients(state.params, rows[::2]),
-          gradients(state.params, rows[1::2]),
-      )
+      (main, entropy), g, h = gradients(state.params, rows_of(batch))
       wanted_gate = gate_step(wanted_gate, main, entropy)
       phases.append(int(wanted_gate.phase))
       total = flat(g) + 0.5 * (phases[-1] == gate.COMPRESS) * flat(h)
@@ -387,50 +376,23 @@ def test_gapt_of_two_tasks_is_a_step_written_by_hand(both_gradients):
   assert set(phases) == {1, 2}, 'the test must see both phases'
 
 
-def mean(a, b):
-  return jax.tree.map(lambda x, y: (x + y) / 2, a, b)
-
-
-def cosine(a, b):
-  a, b = flat(a), flat(b)
-  return a @ b / np.sqrt((a @ a) * (b @ b))
-
-
-def test_gradients_of_two_tasks_are_compared(both_gradients):
-  """Halves are of different rows, not one of each task."""
-  job = combined_job(alignment=dict(every=1, halves=True, matrices=True))
-  gradients = both_gradients(job.cfg.model)
-  state = tiny_families.random_state(job)
-  batch = job.source.batch(0)
-  rows = rows_of(batch)
-  values, g, h = zip(
-      *(gradients(state.params, rows[k::2]) for k in (0, 1)), strict=True
-  )
+@pytest.mark.parametrize('name', ['autoencoder', 'memory'])
+def test_gradients_of_the_encoder_are_compared_by_layer(name):
+  """Traced only: objectives/tasks_test.py checks numbers of such a tree."""
+  c = tiny_families.small(name)
+  c.objective.measure_entropy = True
+  c.alignment = dict(every=1, halves=True, norm_control=True)
+  job = loop.prepare(config_lib.from_dict(c), jax.devices()[:1])
+  batch = jax.eval_shape(lambda: job.source.batch(0))
   with jax.set_mesh(job.program.mesh):
-    _, found = job.program.aligned_steps[0][0](
-        state, mesh_lib.put_batch(batch, job.program.batch_sharding)
+    _, metrics = jax.eval_shape(
+        job.program.aligned_steps[0][0], job.program.abstract_state, batch
     )
-  found = jax.device_get(found)
-  whole_g, whole_h = mean(*g), mean(*h)
-  encoder = lambda tree: tree['encoder']['blocks']
-  expected = {
-      '/cosine': cosine(whole_g, whole_h),
-      '/norm_main': np.linalg.norm(flat(whole_g)),
-      '/norm_aux': np.linalg.norm(flat(whole_h)),
-      '/cosine/layer_00': cosine(encoder(whole_g), encoder(whole_h)),
-      '/norm_main/layer_00': np.linalg.norm(flat(encoder(whole_g))),
-      '/cosine/layer_00/mlp/up/kernel': cosine(
-          encoder(whole_g)['mlp']['up'], encoder(whole_h)['mlp']['up']
-      ),
-      '/halves/cosine_main': cosine(*g),
-      '/halves/cosine_aux': cosine(*h),
-      '/halves/cosine_aa': cosine(g[0], h[0]),
-      '/halves/cosine_ba': cosine(g[1], h[0]),
+  layers = {key for key in metrics if 'alignment' in key and 'layer_' in key}
+  assert layers == {
+      f'alignment/{kind}/layer_00'
+      for kind in (
+          'cosine', 'norm_main', 'norm_aux',
+          *(f'halves/cosine_{pair}' for pair in ('aa', 'bb', 'ab', 'ba')),
+      )
   }
-  for name, value in expected.items():
-    np.testing.assert_allclose(
-        found[f'alignment{name}'], value, rtol=1e-3, atol=1e-4, err_msg=name
-    )
-  assert found['train/cross_entropy'] == pytest.approx(
-      np.mean([float(main) for (main, _) in values]), rel=1e-5
-  )
