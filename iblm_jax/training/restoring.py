@@ -13,26 +13,29 @@ from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import program as program_lib
 
 
-def restore_params(cfg: options.RunConfig, workdir: epath.PathLike) -> Any:
+def restore_params(
+    cfg: options.RunConfig,
+    workdir: epath.PathLike,
+    mesh: mesh_lib.MeshConfig | None = None,
+) -> Any:
   """Parameters of the model of a run, as `restore_trained` finds them.
 
   Args:
     cfg: of the run, from `config.read_run`.
     workdir: of the run; nothing in it is changed.
+    mesh: see `restore_trained`.
 
   Returns:
-    The model's parameters on one device, whatever was trained of them.
+    The model's parameters, whatever was trained of them.
 
   Raises:
     ValueError: if there is no checkpoint yet.
     CheckpointError: if there are checkpoints and none is intact.
   """
-  trained = restore_trained(cfg, workdir)
+  trained = restore_trained(cfg, workdir, mesh)
   if cfg.parameterisation is None:
     return trained
-  one = dataclasses.replace(cfg, mesh=mesh_lib.MeshConfig())
-  program = program_lib.Program(one, jax.devices()[:1])
-  return program.model_params(trained)
+  return program_lib.Program(*_placed(cfg, mesh)).model_params(trained)
 
 
 def beginning(
@@ -56,7 +59,7 @@ def beginning(
   if not checkpoints.saved_steps(epath.Path(start.workdir) / 'checkpoints'):
     raise ValueError(f'start.workdir: {start.workdir} holds no checkpoint yet.')
   return lambda params: warm_start.graft(
-      params, restore_params(donor, start.workdir), start.parts
+      params, restore_params(donor, start.workdir, cfg.mesh), start.parts
   )
 
 
@@ -70,12 +73,18 @@ def check_start(cfg: options.RunConfig, donor: options.RunConfig) -> None:
   warm_start.check(shapes(cfg), shapes(donor), cfg.start.parts)
 
 
-def restore_trained(cfg: options.RunConfig, workdir: epath.PathLike) -> Any:
-  """What a run trains, from its newest intact checkpoint, on one device.
+def restore_trained(
+    cfg: options.RunConfig,
+    workdir: epath.PathLike,
+    mesh: mesh_lib.MeshConfig | None = None,
+) -> Any:
+  """What a run trains, from its newest intact checkpoint.
 
   Args:
     cfg: of the run, from `config.read_run`.
     workdir: of the run; nothing in it is changed.
+    mesh: of all devices (of all processes), which the parameters are split
+      over; None puts them on one.
 
   Returns:
     The state's `params`, whatever mesh they were trained on.
@@ -85,12 +94,22 @@ def restore_trained(cfg: options.RunConfig, workdir: epath.PathLike) -> Any:
     CheckpointError: if there are checkpoints and none is intact.
   """
   folder = epath.Path(workdir) / 'checkpoints'
-  mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(), jax.devices()[:1])
   # On a folder that is not there, orbax fails with an error of its own.
   if not checkpoints.saved_steps(folder):
     raise ValueError(f'{folder} holds no checkpoint yet.')
-  abstract = program_lib.abstract_state(cfg, mesh)
+  placed, devices = _placed(cfg, mesh)
+  abstract = program_lib.abstract_state(
+      placed, mesh_lib.make_mesh(placed.mesh, devices)
+  )
   with checkpoints.Checkpoints(folder, read_only=True) as store:
     restored = store.restore(abstract)
   assert restored is not None  # there are steps
   return restored[1].params
+
+
+def _placed(cfg, mesh):
+  """The run on a mesh of all devices, or on one device."""
+  if mesh is None:
+    one = dataclasses.replace(cfg, mesh=mesh_lib.MeshConfig())
+    return one, jax.devices()[:1]
+  return dataclasses.replace(cfg, mesh=mesh), jax.devices()

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 import iblm_jax
 from iblm_jax.optim import inspection
@@ -70,6 +71,8 @@ def frozen_leaves(params: Any, frozen: tuple[str, ...]) -> dict[str, Any]:
   for name, leaf in zip(names, leaves, strict=True):
     if paths.matches(name, frozen):
       count += 1
+      if jax.process_count() > 1:  # each holds a part of it
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
       digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
   return {'leaves': count, 'sha256': digest.hexdigest()}
 

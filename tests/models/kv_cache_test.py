@@ -128,6 +128,8 @@ def test_refuses():
   with pytest.raises(ValueError, match='no keys and values'):
     decoding.init_cache(mixer, 1, 8)
   with pytest.raises(ValueError, match='no keys and values'):
+    kv_cache.prefill({}, jnp.zeros([1, 3, 16]), mixer, 8)
+  with pytest.raises(ValueError, match='no keys and values'):
     decoding.check_sampling(mixer, 1, 1, temperature=0.0, top_k=None)
 
 
