@@ -8,7 +8,14 @@ from etils import epath
 
 from iblm_jax import config
 from iblm_jax.experiments import workdirs
-from iblm_jax.training import errors, loop, options, restoring, warm_start
+from iblm_jax.training import (
+  checkpoints,
+  errors,
+  loop,
+  options,
+  restoring,
+  warm_start,
+)
 
 Report = Callable[[str], None]
 
@@ -143,7 +150,8 @@ def train_run(
   """
   config.claim_workdir(cfg, folder)
   begin = None
-  if donor is not None and not (folder / 'checkpoints').exists():
+  saved = checkpoints.saved_steps(folder / 'checkpoints')
+  if donor is not None and not saved:
     begin = restoring.beginning(cfg, donor)
   summary = loop.train(loop.prepare(cfg), folder, report=report, begin=begin)
   if donor is not None and cfg.frozen and cfg.start is not None:

@@ -71,6 +71,30 @@ def test_parts_that_do_not_fit(tmp_path):
     curricula.check(stages, epath.Path(tmp_path))
 
 
+def test_killed_before_the_first_checkpoint(tmp_path, monkeypatch):
+  """The run begins again with what it is to begin with."""
+  folder = epath.Path(tmp_path)
+  stages = curricula.make(load_config(), folder)
+  (folder / 'blank/checkpoints').mkdir(parents=True)
+  seen = []
+
+  def train(job, workdir, *, report, begin):
+    seen.append(begin)
+    return {'eval': {}}
+
+  monkeypatch.setattr(curricula.loop, 'prepare', lambda cfg: cfg)
+  monkeypatch.setattr(curricula.loop, 'train', train)
+  monkeypatch.setattr(restoring, 'beginning', lambda cfg, donor: 'begin')
+  monkeypatch.setattr(curricula, '_check_frozen', lambda *args: None)
+  run = lambda: curricula.train_run(
+      stages[1].cfg, folder / 'blank', stages[0].cfg, lambda line: None
+  )
+  run()
+  (folder / 'blank/checkpoints/5').mkdir()
+  run()
+  assert seen == ['begin', None]
+
+
 def test_program(tmp_path):
   """Two stages; the second time nothing is left to do."""
   tree = load_config()
