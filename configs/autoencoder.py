@@ -23,9 +23,9 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
   stack = dict(
       # One more than the data has: the blank of a memory model that takes the
       # encoder (configs/memory.py).
-      vocab_size=260 if variant == 'text' else 65,
+      vocab_size=260 if variant == 'text' else 33,
       num_layers=2,
-      width=128 if variant == 'text' else 64,
+      width=128 if variant in ('text', 'mixer') else 64,
       num_heads=4,
       norm='rms',
       positions='rotary',
@@ -63,7 +63,7 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
         eval_rows=512,
     )
   else:
-    c.data.markov = dict(vocab_size=64, num_topics=8, length=length, seed=0)
+    c.data.markov = dict(vocab_size=32, num_topics=4, length=length, seed=0)
   c.objective = dict(
       method='ce',  # or mbe, gapt: the entropy of the encoder's layers
       weight=0.1,
@@ -75,7 +75,11 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
       name='adamw',
       weight_decay=0.0,
       clip_norm=1.0,
-      schedule=dict(name='cosine', peak=3e-3, warmup_steps=100),
+      schedule=dict(
+          name='cosine',
+          peak=4e-3 if variant == 'mixer' else 1e-2,
+          warmup_steps=100,
+      ),
   )
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.train = dict(

@@ -17,9 +17,9 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
   if variant not in variants:
     raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
   smoke = variant == 'smoke'
-  chunks, length = 4, 16
+  chunks, length = 4, 8
   stack = dict(
-      vocab_size=65,  # one more than the data has, for the blank
+      vocab_size=33,  # one more than the data has, for the blank
       num_layers=2,
       width=32 if smoke else 64,
       num_heads=2 if smoke else 4,
@@ -39,10 +39,10 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
     c.task = task
     c.data = dict(
         kind='markov',
-        batch_size=8 if smoke else 64,
+        batch_size=8 if smoke else 32,
         seed=0,
         markov=dict(
-            vocab_size=64, num_topics=8, length=row_length, seed=0,
+            vocab_size=32, num_topics=4, length=row_length, seed=0,
             num_heldout=64 if smoke else 1024,
         ),
     )
@@ -54,7 +54,7 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
         weight_decay=0.0,
         clip_norm=1.0,
         schedule=dict(
-            name='cosine', peak=peak, warmup_steps=5 if smoke else 100
+            name='cosine', peak=peak, warmup_steps=5 if smoke else 50
         ),
     )
     c.train = dict(
@@ -76,7 +76,13 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
       layout='recent',
       encoder=parts['encoder'],
       # Of places in a window: blanks are told apart by nothing else.
-      decoder=dict(stack, positions='learned', max_length=chunks + length),
+      decoder=dict(
+          stack,
+          positions='learned',
+          max_length=chunks + length,
+          num_heads=2 if smoke else 8,
+          mlp_width=64 if smoke else 512,
+      ),
   )
   views = ('causal', 'copy', 'blank_copy')
   c = ml_collections.ConfigDict()
@@ -85,7 +91,7 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
       dict(family='autoencoder', length=length, **parts),
       dict(kind='regeneration'),
       row_length=length,
-      steps=2500,
+      steps=1500,
       peak=1e-2,
   )
   for name, task, after, taken in (
@@ -95,7 +101,7 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
       ('combined', dict(kind='combined', copying='copy'), 'copy', {'': ''}),
   ):
     c[name] = stage(
-        memory, dict(task, also_measure=views), chunks * length, 1500, 3e-3,
+        memory, dict(task, also_measure=views), chunks * length, 500, 5e-3,
         after, taken,
     )
   return c

@@ -30,14 +30,14 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
   """The config of a variant."""
   if variant not in _VARIANTS:
     raise ValueError(f'variant must be one of {_VARIANTS}, got {variant!r}.')
-  chunks, length = 4, 16
+  chunks, length = 4, 8
 
   c = ml_collections.ConfigDict()
   stack = dict(
       # One more than the data has, for the blank; bytes have three marks.
-      vocab_size=260 if variant == 'text' else 65,
+      vocab_size=260 if variant == 'text' else 33,
       num_layers=2,
-      width=128 if variant == 'text' else 64,
+      width=128 if variant in ('text', 'mixer') else 64,
       num_heads=4,
       norm='rms',
       positions='rotary',
@@ -50,7 +50,7 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
   if variant == 'mixer':
     stack.update(
         norm='layer', positions='none', activation='gelu', biases=True,
-        num_heads=1, mixer=dict(length=chunks + length, num_heads=4),
+        num_heads=1,
     )
   kinds = dict(no_memory='none', recurrent='recurrent', oracle='oracle_token')
   c.model = dict(
@@ -66,21 +66,31 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
       compression=1,
       position='last_valid',
   )
+  if variant == 'mixer':
+    # That of configs/autoencoder.py:mixer, whose sequences are longer.
+    c.model.encoder.mixer = dict(length=2 * length, num_heads=4, kernel=1)
+    c.model.decoder.mixer = dict(
+        length=chunks + length, num_heads=4, kernel=1
+    )
   if variant not in ('mixer', 'recurrent', 'oracle'):
     # Of places in a window: blanks are told apart by nothing else.
-    c.model.decoder.update(positions='learned', max_length=chunks + length)
+    c.model.decoder.update(
+        positions='learned', max_length=chunks + length,
+        # It takes more to read a chunk out of one vector than to write it.
+        num_heads=8, mlp_width=512,
+    )
   if variant == 'full_context':
     c.model = stack
   causal = ('causal', 'no_memory', 'recurrent', 'oracle', 'full_context')
   c.task = dict(
       kind='combined' if variant not in causal else 'causal',
-      copy_weight=1.0,
+      copy_weight=0.5,
       copying='blank_copy',
       also_measure=('copy', 'blank_copy'),
   )
   if variant == 'blank':
     c.task.kind = 'blank_copy'
-  c.data = dict(kind='markov', batch_size=64, seed=0, num_threads=1, prefetch=4)
+  c.data = dict(kind='markov', batch_size=32, seed=0, num_threads=1, prefetch=4)
   if variant == 'text':
     c.data.kind = 'text'
     c.data.text = dict(
@@ -94,7 +104,7 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
     )
   else:
     c.data.markov = dict(
-        vocab_size=64, num_topics=8, length=chunks * length, seed=0
+        vocab_size=32, num_topics=4, length=chunks * length, seed=0
     )
   c.objective = dict(
       method='gapt' if variant == 'gapt' else 'ce',
@@ -118,11 +128,15 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
       name='adamw',
       weight_decay=0.0,
       clip_norm=1.0,
-      schedule=dict(name='cosine', peak=3e-3, warmup_steps=100),
+      schedule=dict(
+          name='cosine',
+          peak=4e-3 if variant == 'mixer' else 1e-2,
+          warmup_steps=100,
+      ),
   )
   c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.train = dict(
-      num_steps=3000,
+      num_steps=2000,
       seed=0,
       accumulation=1,
       log_every=50,

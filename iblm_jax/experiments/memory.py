@@ -18,6 +18,7 @@ bytes of real text. Families of methods, in the order of their runs:
   bytes        autoencoder, causal, memory and combined on real text
 """
 
+import functools
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -27,7 +28,6 @@ from absl import flags
 from etils import epath
 
 from iblm_jax import cli
-from iblm_jax.data import markov
 from iblm_jax.experiments import (
   memory_methods,
   memory_run,
@@ -46,6 +46,7 @@ _CLAIM = (
     ' all of it; memories become useful when a retention objective joins the'
     ' causal one (arXiv 2602.13466).'
 )
+_BASELINE = 'memory:causal'
 _PROBED = [
     ['probe/recovered_bits', 'bits in an embedding', 1],
     ['probe/accuracy', 'tokens recovered', 3],
@@ -57,6 +58,7 @@ _PROBED = [
 _COPIED = [
     ['cross_entropy', 'own loss', 3],
     ['causal/cross_entropy', 'causal loss', 3],
+    ['excess', 'above the best possible', 3],
     ['copy/accuracy', 'copy accuracy', 3],
     ['blank_copy/accuracy', 'blank copy accuracy', 3],
     ['probe/recovered_bits', 'bits in a memory', 1],
@@ -73,7 +75,7 @@ _COLUMNS = {
         ['probe/mbe', 'entropy of embeddings', 2],
     ],
     'memory': _COPIED,
-    'curriculum': _COPIED[:4] + _COPIED[-1:],
+    'curriculum': [_COPIED[3], _COPIED[4], _COPIED[1], _COPIED[0]],
     'compressed': _COPIED,
     'needle': [
         ['chunk_0/accuracy', 'values of chunk 0', 3],
@@ -136,12 +138,12 @@ def main() -> None:
         cli.report,
         processes=1 if alone else len(os.sched_getaffinity(0)),
     )
+    best = functools.cache(memory_methods.best_loss)
     for row in rows:
-      if not row['method'].startswith(('bytes:', 'needle:')):
-        options = markov.MarkovConfig(
-            vocab_size=memory_methods.VOCAB, seed=row['seed']
-        )
-        row['entropy_rate'] = markov.entropy_rate(options)
+      if 'causal/cross_entropy' in row and not row['method'].startswith(
+          ('bytes:', 'needle:')
+      ):
+        row['excess'] = row['causal/cross_entropy'] - best(row['seed'])
     tree = results.write(
         workdir / 'results.json',
         experiment='memory',
@@ -149,7 +151,7 @@ def main() -> None:
         command=program.command('memory'),
         settings=settings,
         rows=rows,
-        baseline='memory:causal' if 'memory:causal' in methods else None,
+        baseline=_BASELINE if _BASELINE in methods else None,
         tables=make_tables(rows),
         wall_seconds=seconds(),
     )
@@ -159,7 +161,11 @@ def main() -> None:
 
 
 def make_tables(rows: list[dict[str, Any]]) -> dict[str, Any]:
-  """A table for each family, of the columns that some of its rows have."""
+  """A table for each family, of the columns that some of its rows have.
+
+  Another one has the change of the causal loss against memory models that were
+  trained on it alone, in percent.
+  """
   tables = {}
   for family, members in memory_methods.FAMILIES.items():
     shown = [row for row in rows if row['method'] in members]
@@ -174,6 +180,18 @@ def make_tables(rows: list[dict[str, Any]]) -> dict[str, Any]:
           'columns': columns,
           'paired': False,
       }
+  against = [
+      name
+      for name in memory_methods.FAMILIES['memory']
+      if name != _BASELINE and any(row['method'] == name for row in rows)
+  ]
+  if against and any(row['method'] == _BASELINE for row in rows):
+    tables['causal_loss'] = {
+        'methods': against,
+        'columns': [['causal/cross_entropy', 'causal loss', 1]],
+        'paired': True,
+        'relative': True,
+    }
   return tables
 
 

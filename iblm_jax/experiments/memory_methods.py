@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from iblm_jax.data import markov
 from iblm_jax.experiments import variants
 
-CHUNKS, LENGTH = 4, 16
-VOCAB = 64
+LENGTH = 16  # of what autoencoders and probes of causal models reconstruct
+CHUNKS, CHUNK_LENGTH = 4, 8
+VOCAB, TOPICS = 32, 4
 
 _STACK: dict[str, Any] = {
     'vocab_size': VOCAB + 1,  # the last token is the blank
@@ -21,26 +25,37 @@ _STACK: dict[str, Any] = {
     'scan_layers': False,
 }
 _MIXER = {
+    **_STACK,
+    'width': 128,
+    'num_heads': 1,
     'norm': 'layer',
     'positions': 'none',
     'activation': 'gelu',
     'biases': True,
-    'num_heads': 1,
+    'mixer': {'length': LENGTH, 'num_heads': 4},
 }
 _ENCODER = {**_STACK, 'tie_embeddings': True}
+# It takes more to read a chunk out of one vector than to write it.
+_READER = {**_STACK, 'num_heads': 8, 'mlp_width': 512}
+
+
+def _adamw(peak: float) -> dict[str, Any]:
+  return {
+      'name': 'adamw',
+      'weight_decay': 0.0,
+      'clip_norm': 1.0,
+      'schedule': {'name': 'cosine', 'peak': peak, 'warmup_steps': 100},
+  }
+
+
 _TRAIN: dict[str, Any] = {
     'objective': {
         'method': 'ce', 'measure_entropy': False, 'skip_first': 0,
         'skip_last': 0,
     },
-    'optimizer': {
-        'name': 'adamw',
-        'weight_decay': 0.0,
-        'clip_norm': 1.0,
-        'schedule': {'name': 'cosine', 'peak': 1e-2, 'warmup_steps': 100},
-    },
+    'optimizer': _adamw(1e-2),
     'train': {
-        'num_steps': 1500, 'log_every': 100, 'eval_every': 0,
+        'num_steps': 1000, 'log_every': 100, 'eval_every': 0,
         'checkpoint_every': 500,
     },
 }
@@ -50,25 +65,32 @@ _VIEWS = ('causal', 'copy', 'blank_copy')
 def _markov(length: int) -> dict[str, Any]:
   return {
       'kind': 'markov',
-      'batch_size': 64,
-      'markov': {'vocab_size': VOCAB, 'length': length},
+      'batch_size': 32,
+      'markov': {
+          'vocab_size': VOCAB, 'num_topics': TOPICS, 'length': length
+      },
   }
 
 
 BASES: dict[str, dict[str, Any]] = {
     'autoencoder': {
         'model': {
-            'family': 'autoencoder', 'encoder': _ENCODER, 'decoder': _STACK,
+            'family': 'autoencoder',
+            'encoder': {**_MIXER, 'tie_embeddings': True},
+            'decoder': _MIXER,
             'length': LENGTH,
+            'injection': 'repeat',
         },
         'task': {'kind': 'regeneration'},
-        'data': _markov(LENGTH),
+        'data': {**_markov(LENGTH), 'batch_size': 64},
         **_TRAIN,
+        'optimizer': _adamw(4e-3),
+        'train': {**_TRAIN['train'], 'num_steps': 800},
     },
     'decoder': {
         'model': _STACK,
         'task': {'kind': 'causal'},
-        'data': _markov(CHUNKS * LENGTH),
+        'data': _markov(CHUNKS * CHUNK_LENGTH),
         **_TRAIN,
     },
     'memory': {
@@ -76,13 +98,14 @@ BASES: dict[str, dict[str, Any]] = {
             'family': 'memory', 'encoder': _ENCODER,
             # Of places in a window: blanks are told apart by nothing else.
             'decoder': {
-                **_STACK, 'positions': 'learned',
-                'max_length': CHUNKS + LENGTH,
+                **_READER, 'positions': 'learned',
+                'max_length': CHUNKS + CHUNK_LENGTH,
             },
-            'num_chunks': CHUNKS, 'chunk_length': LENGTH, 'layout': 'recent',
+            'num_chunks': CHUNKS, 'chunk_length': CHUNK_LENGTH,
+            'layout': 'recent',
         },
         'task': {'kind': 'causal', 'also_measure': _VIEWS},
-        'data': {**_markov(CHUNKS * LENGTH), 'batch_size': 32},
+        'data': _markov(CHUNKS * CHUNK_LENGTH),
         **_TRAIN,
     },
 }
@@ -116,17 +139,11 @@ def _widths(n: int) -> dict[str, Any]:
   return {'model.width': n, 'model.mlp_width': 4 * n}
 
 
-def _both(**changes: Any) -> dict[str, Any]:
-  """Changes of encoder and decoder alike."""
-  return {
-      f'model.{part}.{name}': value
-      for part in ('encoder', 'decoder')
-      for name, value in changes.items()
-  }
-
-
 def _length(n: int) -> dict[str, Any]:
-  return {'model.length': n, 'data.markov.length': n}
+  return {
+      'model.length': n, 'data.markov.length': n,
+      'model.encoder.mixer.length': n, 'model.decoder.mixer.length': n,
+  }
 
 
 def _combined(weight: float) -> dict[str, Any]:
@@ -134,6 +151,7 @@ def _combined(weight: float) -> dict[str, Any]:
       'task.kind': 'combined',
       'task.copying': 'blank_copy',
       'task.copy_weight': weight,
+      'train.accumulation': 2,  # a part for each task: the same, but faster
   }
 
 
@@ -147,99 +165,109 @@ _GAPT = {
     },
 }
 _MBE = {'objective.method': 'mbe', 'objective.weight': 0.1}
-_FROM_ENCODER = {'parts': {'encoder': 'encoder'}, 'frozen': ('^encoder/',)}
-_GOES_ON = {'parts': {'': ''}, 'frozen': ('^encoder/',)}
-_STAGE = 750  # updates of a stage of the curriculum
+# Updates of the decoder in all, whatever the stages.
+BUDGETS = (100, 200, 400)
+LAST = BUDGETS[-1]
 _NEEDLE = {
     'data': {
         'kind': 'needle',
-        'batch_size': 64,
+        'batch_size': 32,
         'needle': {
-            'vocab_size': VOCAB, 'num_chunks': CHUNKS, 'chunk_length': LENGTH
+            'vocab_size': VOCAB, 'num_chunks': CHUNKS,
+            'chunk_length': CHUNK_LENGTH,
         },
     },
     'task.also_measure': ('blank_copy',),
 }
 
 
-def _stage(task: str, after: str, n: int = _STAGE, **rest: Any) -> Method:
-  """A stage of training on a frozen encoder."""
-  return Method(
-      'memory',
-      {'task.kind': task, 'optimizer.schedule.peak': 3e-3, **_steps(n)},
-      after=after,
-      **rest,
-  )
+def _stage(task: str, n: int, after: str) -> Method:
+  """A stage of n updates on a frozen encoder, of another run or its own."""
+  goes_on = after.startswith('frozen')
+  changes = {
+      'task.kind': task,
+      'optimizer.schedule.peak': 5e-3 if goes_on else 1e-2,
+      'optimizer.schedule.warmup_steps': 20,
+      **_steps(n),
+  }
+  if task == 'combined':
+    changes |= _combined(1.0)
+  parts = {'': ''} if goes_on else {'encoder': 'encoder'}
+  return Method('memory', changes, after, parts, ('^encoder/',))
 
+
+# Slower to learn than mixers.
+_ATTENTION = {
+    'model.encoder': _ENCODER,
+    'model.decoder': _STACK,
+    'model.injection': 'unroll',
+    'optimizer': _adamw(1e-2),
+}
 
 # (a) causal language models, by training and by size
 _CAUSAL = {
     'untrained': Method('decoder', _steps(1) | {
         'optimizer.schedule.peak': 1e-9, 'optimizer.schedule.warmup_steps': 0
     }, probe=True),
-    'causal:1x': Method('decoder', _steps(500), probe=True),
-    'causal:2x': Method('decoder', _steps(1000), probe=True),
-    'causal:4x': Method('decoder', _steps(2000), probe=True),
-    'causal:w32': Method('decoder', _steps(1000) | _widths(32), probe=True),
-    'causal:w128': Method('decoder', _steps(1000) | _widths(128), probe=True),
-}
-# (b) autoencoders, by length and bottleneck
-_AUTOENCODERS = {
-    'ae': Method('autoencoder', _steps(2000), probe=True),
-    'ae:8': Method('autoencoder', _length(8) | _steps(1000)),
-    'ae:32': Method('autoencoder', _length(32)),
-    'ae:r2': Method('autoencoder', {'model.compression': 2}),
-    'ae:r4': Method('autoencoder', {'model.compression': 4}),
-    'ae:mixer': Method(
-        'autoencoder',
-        {
-            **_both(**_MIXER),
-            **_both(width=128, mlp_width=256),
-            **_both(mixer={'length': LENGTH, 'num_heads': 4}),
-            'model.injection': 'repeat',
-            'optimizer.schedule.peak': 3e-3,
-        },
+    'causal:1x': Method('decoder', _steps(400), probe=True),
+    'causal:2x': Method('decoder', _steps(800), probe=True),
+    'causal:4x': Method('decoder', _steps(1600), probe=True),
+    'causal:w32': Method('decoder', _steps(800) | _widths(32), probe=True),
+    'causal:w128': Method(
+        'decoder',
+        _steps(800) | _widths(128) | {'optimizer.schedule.peak': 4e-3},
         probe=True,
     ),
+}
+# (b) autoencoders, by length, bottleneck and kind of mixing
+_AUTOENCODERS = {
+    'ae': Method('autoencoder', probe=True),
+    'ae:L8': Method('autoencoder', _length(8)),
+    'ae:L32': Method('autoencoder', _length(32)),
+    'ae:r4': Method('autoencoder', {'model.compression': 4}),
+    'ae:r16': Method('autoencoder', {'model.compression': 16}),
     'ae:uniform': Method('autoencoder', {'data.markov.uniform': True}),
+    'ae:attention': Method(
+        'autoencoder', _ATTENTION | _steps(1500), probe=True
+    ),
+    # What the memory models below can take for their encoder.
+    'ae:8': Method('autoencoder', _ATTENTION | _steps(600) | {
+        'model.length': CHUNK_LENGTH, 'data.markov.length': CHUNK_LENGTH
+    }, probe=True),
 }
 # (c), (d) memory models, by objective
 _MEMORY = {
     'memory:causal': Method('memory', probe=True),
     'memory:none': Method('memory', {'model.kind': 'none'}),
-    'memory:recurrent': Method(
-        'memory',
-        {'model.kind': 'recurrent', 'model.decoder.positions': 'rotary'},
-    ),
-    'full_context': Method('decoder', {}),
+    'full_context': Method('decoder', {
+        f'model.{name}': _READER[name] for name in ('num_heads', 'mlp_width')
+    }),
     # As many tokens as the combined runs read.
-    'memory:causal_2x': Method('memory', _steps(3000)),
+    'memory:causal_2x': Method('memory', _steps(2000)),
     'combined:0.25': Method('memory', _combined(0.25), probe=True),
     'combined:0.5': Method('memory', _combined(0.5), probe=True),
     'combined:1': Method('memory', _combined(1.0), probe=True),
+    # An encoder that could already reconstruct chunks, and goes on learning.
+    'combined:ae': Method(
+        'memory', _combined(0.25), 'ae:8', {'encoder': 'encoder'}, probe=True
+    ),
 }
-# (e) the curriculum, all with as many updates of the decoder
+# (e) copying with tokens on a frozen encoder: at once, or from blanks first
 _CURRICULUM = {
-    'frozen_ae:direct': _stage('copy', 'ae', 2 * _STAGE, **_FROM_ENCODER),
-    'frozen_ae:blank': _stage('blank_copy', 'ae', **_FROM_ENCODER),
-    'frozen_ae:blank_2x': _stage(
-        'blank_copy', 'ae', 2 * _STAGE, **_FROM_ENCODER
-    ),
-    'frozen_ae:blank_copy': _stage('copy', 'frozen_ae:blank', **_GOES_ON),
-    'frozen_ae:combined': _stage(
-        'combined', 'frozen_ae:blank_copy', **_GOES_ON
-    ),
-    'frozen_causal:blank': _stage(
-        'blank_copy', 'memory:causal', **_FROM_ENCODER
-    ),
-    'frozen_causal:blank_copy': _stage(
-        'copy', 'frozen_causal:blank', **_GOES_ON
-    ),
+    **{f'frozen_ae:blank:{n}': _stage('blank_copy', n, 'ae:8')
+       for n in (BUDGETS[0] // 2, *BUDGETS)},
+    **{f'frozen_ae:direct:{n}': _stage('copy', n, 'ae:8') for n in BUDGETS},
+    **{f'frozen_ae:staged:{n}': _stage(
+        'copy', n // 2, f'frozen_ae:blank:{n // 2}'
+    ) for n in BUDGETS},
+    'frozen_ae:combined': _stage('combined', LAST, f'frozen_ae:staged:{LAST}'),
+    'frozen_causal:blank': _stage('blank_copy', LAST, 'memory:causal'),
+    'frozen_causal:direct': _stage('copy', LAST, 'memory:causal'),
     'no_memory:copy': Method(
         'memory',
         {
             'model.kind': 'none', 'task.kind': 'copy',
-            'optimizer.schedule.peak': 3e-3, **_steps(2 * _STAGE),
+            'optimizer.schedule.warmup_steps': 20, **_steps(LAST),
         },
     ),
 }
@@ -247,18 +275,16 @@ _CURRICULUM = {
 _COMPRESSED = {
     'combined:gapt': Method('memory', _combined(1.0) | _GAPT, probe=True),
     'combined:mbe': Method('memory', _combined(1.0) | _MBE, probe=True),
-    'memory:causal_gapt': Method('memory', _GAPT, probe=True),
 }
 # (h) arbitrary access
 _NEEDLES = {
     'needle:causal': Method('memory', _NEEDLE),
     'needle:combined': Method('memory', _NEEDLE | _combined(1.0)),
-    'needle:none': Method('memory', _NEEDLE | {'model.kind': 'none'}),
 }
 # Real bytes; the data are filled in where there are some.
 _BYTES = {
-    'bytes:ae': Method('autoencoder', _steps(2000), probe=True),
-    'bytes:causal': Method('decoder', _steps(1500), probe=True),
+    'bytes:ae': Method('autoencoder', probe=True),
+    'bytes:causal': Method('decoder', _steps(800), probe=True),
     'bytes:memory': Method('memory', probe=True),
     'bytes:combined': Method('memory', _combined(1.0), probe=True),
 }
@@ -274,7 +300,9 @@ FAMILIES: dict[str, dict[str, Method]] = {
 }
 
 # Enough to see every part of the program at work.
-_SMOKE = ('ae', 'combined:1', 'frozen_ae:blank', 'frozen_ae:blank_copy')
+_SMOKE = (
+    'ae:8', 'combined:1', 'frozen_ae:blank:50', 'frozen_ae:staged:100'
+)
 SMOKE_TRAIN = {
     'train.num_steps': 3,
     'train.log_every': 2,
@@ -304,6 +332,18 @@ def methods(names: tuple[str, ...], smoke: bool = False) -> dict[str, Method]:
   }
 
 
+def best_loss(seed: int) -> float:
+  """Nats a held-out token of memory models, of the best prediction there is."""
+  options = markov.MarkovConfig(
+      **{**BASES['memory']['data']['markov'], 'seed': seed}
+  )
+  batch = markov.MarkovSource(
+      options, 'heldout', options.num_heldout, seed
+  ).batch(0)
+  tokens = np.concatenate([batch['tokens'], batch['targets'][:, -1:]], axis=1)
+  return float(markov.predictive_nll(options, tokens).mean())
+
+
 def tree(method: Method, seed: int, text: str | None, smoke: bool):
   """The config of a run, as `variants.make_config` and JSON take it.
 
@@ -328,7 +368,7 @@ def tree(method: Method, seed: int, text: str | None, smoke: bool):
     length = data['markov']['length']
     base['data'] = {
         'kind': 'text',
-        'batch_size': 64,
+        'batch_size': data['batch_size'],
         'text': {
             'paths': (text,), 'text_field': 'text', 'holdout': 0.1,
             'seq_len': length, 'eval_rows': 512,

@@ -54,7 +54,7 @@ class ProbeConfig:
     length: L, tokens of a sequence.
     num_layers: of the decoder.
     width: D of the decoder.
-    num_heads: of the decoder.
+    num_heads: of the decoder's attention, or of its mixing.
     injection: how the vector enters it, see `ReconstructionConfig`; 'repeat'
       takes a masked mixer.
     num_steps: updates.
@@ -98,7 +98,7 @@ class ProbeConfig:
     )
     if self.injection == 'repeat':
       return model_config.mixer(
-          vocab_size, self.length, **sizes
+          vocab_size, self.length, num_heads=self.num_heads, **sizes
       )
     return model_config.llama(vocab_size, num_heads=self.num_heads, **sizes)
 

@@ -1,6 +1,7 @@
 """What lies in the folder of an experiment: its settings, and JSON files."""
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +40,6 @@ def check_settings(settings: Mapping[str, Any], workdir: epath.Path) -> None:
 
 def write_json(path: epath.Path, tree: Any) -> None:
   """Writes a file whole or not at all."""
-  draft = path.parent / f'{path.name}.tmp'
+  draft = path.parent / f'{path.name}.{os.getpid()}.tmp'
   draft.write_text(json.dumps(tree))
   draft.replace(path)

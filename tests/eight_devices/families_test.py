@@ -40,10 +40,8 @@ def on_one_device():
 @pytest.mark.parametrize(
     'name, variant, mesh',
     [
-        ('autoencoder', 'smoke', dict(data=8)),
-        ('autoencoder', 'mixer', ALL),
+        ('autoencoder', 'mixer', dict(data=8)),
         ('memory', 'smoke', ALL),
-        ('memory', 'smoke', dict(data=8)),
         ('memory', 'mixer', ALL),
     ],
     ids=str,

@@ -34,27 +34,27 @@ def test_all_runs_are_what_they_say(tmp_path):
       donor = runs[run.method.after]
       assert run.donor == donor.cfg
       assert cfg.start.workdir == str(tmp_path / f'{donor.name}_seed_3')
-      assert cfg.frozen == ('^encoder/',)
+      assert cfg.frozen == (() if run.name == 'combined:ae' else ('^encoder/',))
   weights = [runs[f'combined:{w}'].cfg.task for w in ('0.25', '0.5', '1')]
   assert [task.copy_weight for task in weights] == [0.25, 0.5, 1.0]
   assert {task.kind for task in weights} == {'combined'}
   assert runs['causal:w128'].cfg.model.width == 128
   assert runs['ae:r4'].cfg.model.compression == 4
-  assert runs['ae:mixer'].cfg.model.encoder.mixer.num_heads == 4
+  assert runs['ae:L32'].cfg.model.encoder.mixer.length == 32
+  assert runs['ae:attention'].cfg.model.encoder.mixer is None
   # Equal numbers of updates of the decoder, along every way of the curriculum.
-  total = lambda name: (
-      runs[name].cfg.train.num_steps
-      + (total(runs[name].method.after) if 'frozen' in name
-         and runs[name].method.after.startswith('frozen') else 0)
-  )
-  assert {
-      total(name)
-      for name in (
-          'frozen_ae:direct', 'frozen_ae:blank_2x', 'frozen_ae:blank_copy',
-          'frozen_causal:blank_copy', 'no_memory:copy',
-      )
-  } == {2 * memory_methods._STAGE}
-  memory_run.check(list(runs.values()), epath.Path(tmp_path))
+  def total(name):
+    after = runs[name].method.after
+    earlier = total(after) if after and after.startswith('frozen') else 0
+    return runs[name].cfg.train.num_steps + earlier
+
+  for n in memory_methods.BUDGETS:
+    for way in ('blank', 'direct', 'staged'):
+      assert total(f'frozen_ae:{way}:{n}') == n
+  for name in ('frozen_causal:blank', 'frozen_causal:direct', 'no_memory:copy'):
+    assert total(name) == memory_methods.LAST
+  some = [runs[name] for name in ('causal:1x', 'ae:8', 'frozen_ae:blank:50')]
+  memory_run.check(some, epath.Path(tmp_path))
   assert not list(tmp_path.iterdir())
 
 
@@ -76,7 +76,7 @@ def test_what_a_run_starts_from_comes_first(tmp_path):
   }
   assert depths['ae'] == 0
   assert depths['frozen_ae:combined'] == 3
-  with pytest.raises(ValueError, match='starts from ae, which is not among'):
+  with pytest.raises(ValueError, match='starts from ae:8, which is not among'):
     plan(tmp_path, memory_methods.methods(('curriculum',)))
 
 
@@ -102,7 +102,8 @@ def test_tables_and_figures(tmp_path):
       settings={}, rows=rows, baseline='memory:causal',
       tables=memory.make_tables(rows), wall_seconds=1.0,
   )
-  assert set(tree['tables']) == set(memory_methods.FAMILIES)
+  assert set(tree['tables']) == {*memory_methods.FAMILIES, 'causal_loss'}
+  assert 'memory:causal' not in tree['tables']['causal_loss']['methods']
   assert [column[0] for column in tree['tables']['needle']['columns']] == [
       'blank_copy/accuracy'
   ]
@@ -120,12 +121,11 @@ def test_program(tmp_path):
   programs.run(*args)
   tree = json.loads((tmp_path / 'results.json').read_text())
   (row,) = tree['rows']
-  assert row['method'] == 'ae' and row['steps'] == 3
-  assert row['probe/num_tokens'] == memory_methods.LENGTH
-  assert 0 < row['entropy_rate'] < 3
+  assert row['method'] == 'ae:8' and row['steps'] == 3
+  assert row['probe/num_tokens'] == memory_methods.CHUNK_LENGTH
   assert (tmp_path / 'information.png').exists()
-  made = (tmp_path / 'runs/ae_seed_0/row.json').stat().st_mtime
+  made = (tmp_path / 'runs/ae:8_seed_0/row.json').stat().st_mtime
   programs.run(*args)
-  assert (tmp_path / 'runs/ae_seed_0/row.json').stat().st_mtime == made
+  assert (tmp_path / 'runs/ae:8_seed_0/row.json').stat().st_mtime == made
   done = programs.run(*args[:-1], '--families=memory', status=2)
   assert 'other settings (families)' in done.stderr

@@ -178,7 +178,7 @@ def test_program(tmp_path):
   tree = json.loads((run / 'probe.json').read_text())
   assert tree['subject'] == {
       'name': 'ae', 'family': 'autoencoder', 'length': 16,
-      'position': 'last_valid', 'vocab_size': 65,
+      'position': 'last_valid', 'vocab_size': 33,
   }
   assert tree['found']['tokens'] == 64 * 16
   assert f'{tree["found"]["recovered_bits"]:.1f} bits' in done.stdout
