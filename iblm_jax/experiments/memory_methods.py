@@ -222,10 +222,8 @@ _CAUSAL = {
 # (b) autoencoders, by length, bottleneck and kind of mixing
 _AUTOENCODERS = {
     'ae': Method('autoencoder', probe=True),
-    'ae:L8': Method('autoencoder', _length(8)),
     'ae:L32': Method('autoencoder', _length(32)),
     'ae:r4': Method('autoencoder', {'model.compression': 4}),
-    'ae:r16': Method('autoencoder', {'model.compression': 16}),
     'ae:uniform': Method('autoencoder', {'data.markov.uniform': True}),
     'ae:attention': Method(
         'autoencoder', _ATTENTION | _steps(1500), probe=True

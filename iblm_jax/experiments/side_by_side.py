@@ -5,12 +5,15 @@ for each other for ever; processes share nothing.
 """
 
 import concurrent.futures
+import itertools
 import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from absl import logging
 
 _WORK: Any = None  # what this worker does with a job
 
@@ -38,11 +41,17 @@ def each(
       work = make_work(options)
       yield from ((job, work(job)) for job in jobs)
     return
+  context = multiprocessing.get_context('spawn')
+  cores = context.SimpleQueue()
+  for _, core in zip(range(processes), itertools.cycle(_cores())):
+    cores.put(core)
   with concurrent.futures.ProcessPoolExecutor(
       processes,
-      mp_context=multiprocessing.get_context('spawn'),
+      mp_context=context,
       initializer=_start,
-      initargs=(make_work, options, os.getpid()),
+      initargs=(
+          make_work, options, os.getpid(), logging.get_verbosity(), cores
+      ),
   ) as pool:
     futures = {pool.submit(_run, job): job for job in jobs}
     for future in concurrent.futures.as_completed(futures):
@@ -59,8 +68,21 @@ def use_one_thread() -> None:
   os.environ['XLA_FLAGS'] = f'{flags} --xla_cpu_multi_thread_eigen=false'
 
 
-def _start(make_work, options, parent):
+def _cores():
+  """What this process may run on; [None] where the system does not say."""
+  if not hasattr(os, 'sched_getaffinity'):
+    return [None]
+  return sorted(os.sched_getaffinity(0))
+
+
+def _start(make_work, options, parent, verbosity, cores):
   global _WORK
+  core = cores.get()
+  if core is not None:
+    # XLA starts a thread for every core that it may run on, whose waiting for
+    # each other took another process half of its time. Before JAX's first use.
+    os.sched_setaffinity(0, {core})
+  logging.set_verbosity(verbosity)
   threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
   _WORK = make_work(options)
 
