@@ -1,11 +1,13 @@
 """The experiment on memory: its methods, its runs and its program."""
 
 import json
+import math
 
 import programs
 import pytest
 from etils import epath
 
+from iblm_jax.data import markov
 from iblm_jax.experiments import (
   memory,
   memory_methods,
@@ -78,6 +80,19 @@ def test_what_a_run_starts_from_comes_first(tmp_path):
   assert depths['frozen_ae:combined'] == 3
   with pytest.raises(ValueError, match='starts from ae:8, which is not among'):
     plan(tmp_path, memory_methods.methods(('curriculum',)))
+
+
+def test_best_loss_is_between_the_entropy_rate_and_guessing():
+  for seed in range(2):
+    options = markov.MarkovConfig(
+        vocab_size=memory_methods.VOCAB, num_topics=memory_methods.TOPICS,
+        seed=seed,
+    )
+    # The topic, log(topics) nats at most, is learned from the row itself.
+    rate = markov.entropy_rate(options)
+    longest = memory_methods.CHUNKS * memory_methods.CHUNK_LENGTH
+    most = rate + math.log(memory_methods.TOPICS) / longest
+    assert rate - 0.05 < memory_methods.best_loss(seed) < most + 0.05
 
 
 def test_unknown_family():
