@@ -47,6 +47,10 @@ _CLAIM = (
     ' causal one (arXiv 2602.13466).'
 )
 _BASELINE = 'memory:causal'
+# Whose bits are compared with whose.
+_BESIDE = {
+    'ae': 'causal:4x', 'ae:attention': 'causal:4x', 'bytes:ae': 'bytes:causal'
+}
 _PROBED = [
     ['probe/recovered_bits', 'bits in an embedding', 1],
     ['probe/accuracy', 'tokens recovered', 3],
@@ -71,6 +75,7 @@ _COLUMNS = {
         ['accuracy', 'tokens recovered', 3],
         ['cross_entropy', 'own loss', 3],
         ['probe/recovered_bits', 'bits by the common probe', 1],
+        ['times_causal', 'times those of causal:4x', 1],
         ['probe/accuracy', 'tokens by the common probe', 3],
         ['probe/mbe', 'entropy of embeddings', 2],
     ],
@@ -87,7 +92,8 @@ _COLUMNS = {
         ['cross_entropy', 'own loss', 3],
         ['accuracy', 'own accuracy', 3],
         ['blank_copy/accuracy', 'blank copy accuracy', 3],
-        *_PROBED[:3],
+        *_PROBED[:2],
+        ['times_causal', 'times those of bytes:causal', 1],
         _PROBED[4],
     ],
 }
@@ -138,12 +144,7 @@ def main() -> None:
         cli.report,
         processes=1 if alone else len(os.sched_getaffinity(0)),
     )
-    best = functools.cache(memory_methods.best_loss)
-    for row in rows:
-      if 'causal/cross_entropy' in row and not row['method'].startswith(
-          ('bytes:', 'needle:')
-      ):
-        row['excess'] = row['causal/cross_entropy'] - best(row['seed'])
+    compare(rows)
     tree = results.write(
         workdir / 'results.json',
         experiment='memory',
@@ -158,6 +159,30 @@ def main() -> None:
     for name, figure in draw(tree).items():
       program.save_figure(figure, workdir / f'{name}.png')
     program.done(workdir, seconds())
+
+
+def compare(rows: list[dict[str, Any]]) -> None:
+  """Adds to rows what they say beside others of their seed.
+
+  'excess', of the causal loss over that of the best prediction there is, and
+  'times_causal', bits in an autoencoder's embedding over those in a causal
+  model's.
+  """
+  best = functools.cache(memory_methods.best_loss)
+  bits = {
+      (row['method'], row['seed']): row['probe/recovered_bits']
+      for row in rows
+      if 'probe/recovered_bits' in row
+  }
+  for row in rows:
+    method, seed = row['method'], row['seed']
+    if 'causal/cross_entropy' in row and not method.startswith(
+        ('bytes:', 'needle:')
+    ):
+      row['excess'] = row['causal/cross_entropy'] - best(seed)
+    beside = bits.get((_BESIDE.get(method), seed))
+    if beside is not None:
+      row['times_causal'] = bits[method, seed] / beside
 
 
 def make_tables(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -100,6 +100,25 @@ def test_unknown_family():
     memory_methods.methods(('memory', 'more'))
 
 
+def test_rows_are_compared_within_their_seed():
+  rows = [
+      {'method': 'causal:4x', 'seed': 0, 'probe/recovered_bits': 4.0,
+       'causal/cross_entropy': 2.0},
+      {'method': 'causal:4x', 'seed': 1, 'probe/recovered_bits': 5.0,
+       'causal/cross_entropy': 2.0},
+      {'method': 'ae', 'seed': 1, 'probe/recovered_bits': 20.0},
+      {'method': 'bytes:ae', 'seed': 1, 'probe/recovered_bits': 20.0},
+      {'method': 'bytes:memory', 'seed': 1, 'causal/cross_entropy': 2.0},
+  ]
+  memory.compare(rows)
+  assert rows[2]['times_causal'] == 4
+  assert not any('times_causal' in rows[i] for i in (0, 1, 3, 4))
+  for row in rows[:2]:
+    best = memory_methods.best_loss(row['seed'])
+    assert row['excess'] == 2 - best
+  assert 'excess' not in rows[4]
+
+
 def test_tables_and_figures(tmp_path):
   """From rows that were made up."""
   rows = [
