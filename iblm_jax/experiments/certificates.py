@@ -21,11 +21,9 @@ Methods are `base` and changes of it in one respect:
              be below log2 27 = 4.755 bits (but with probability 0.05)
 """
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from absl import flags
 from etils import epath
 
@@ -166,15 +164,12 @@ def main() -> None:
     certification.check_coder()
   workdir.mkdir(parents=True, exist_ok=True)
   workdirs.write_json(workdir / 'settings.json', settings)
-  alone = FLAGS.smoke or jax.default_backend() != 'cpu'
-  if not alone:
-    side_by_side.use_one_thread()
   with program.stopwatch(workdir) as seconds:
     rows = certificates_run.make_rows(
         runs,
         workdir / 'runs',
         cli.report,
-        processes=1 if alone else len(os.sched_getaffinity(0)),
+        processes=side_by_side.count(alone=FLAGS.smoke),
     )
     tree = results.write(
         workdir / 'results.json',

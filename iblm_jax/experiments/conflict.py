@@ -9,7 +9,6 @@ how far apart the representations of both lie.
 
 import os
 
-import jax
 from absl import flags
 from etils import epath
 
@@ -51,13 +50,11 @@ def main() -> None:
     return cli.report(f'finished: {path}')
   workdir.mkdir(parents=True, exist_ok=True)
   workdirs.write_json(workdir / 'settings.json', settings.to_json())
-  side_by_side.use_one_thread()
-  on_cpu = jax.default_backend() == 'cpu'
   rows, seconds = conflict_run.run_chunks(
       settings,
       workdir / 'parts',
       cli.report,
-      processes=len(os.sched_getaffinity(0)) if on_cpu else 1,
+      processes=side_by_side.count(),
   )
   tree = results.write(
       path,

@@ -23,7 +23,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from absl import flags
 from etils import epath
 
@@ -133,16 +132,13 @@ def main() -> None:
     memory_run.check(runs, folder)
   workdir.mkdir(parents=True, exist_ok=True)
   workdirs.write_json(workdir / 'settings.json', settings)
-  alone = FLAGS.smoke or jax.default_backend() != 'cpu'
-  if not alone:
-    side_by_side.use_one_thread()
   with program.stopwatch(workdir) as seconds:
     rows = memory_run.make_rows(
         runs,
         methods,
         folder,
         cli.report,
-        processes=1 if alone else len(os.sched_getaffinity(0)),
+        processes=side_by_side.count(alone=FLAGS.smoke),
     )
     compare(rows)
     tree = results.write(

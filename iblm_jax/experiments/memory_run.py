@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 from etils import epath
 
 from iblm_jax import config
@@ -170,11 +169,7 @@ class Maker:
 
   def __init__(self, folder: str):
     self._folder = epath.Path(folder)
-    if jax.config.jax_compilation_cache_dir is None:  # pyrefly: ignore
-      # Runs that differ in their seeds alone are compiled once.
-      cache = os.fspath(self._folder / 'compiled')
-      jax.config.update('jax_compilation_cache_dir', cache)
-      jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+    side_by_side.compile_once(self._folder / 'compiled')
 
   def __call__(self, run: Run) -> dict[str, Any]:
     """Trains where that is left to do, measures, and keeps the row."""

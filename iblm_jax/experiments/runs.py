@@ -18,14 +18,9 @@ import jax
 from etils import epath
 
 from iblm_jax import config
+from iblm_jax.experiments import side_by_side as processes
 from iblm_jax.training import errors, loop, progress, signals
 
-# glibc gives buffers above 32 MB back to the kernel after every step, and the
-# kernel clears them again for the next one: 1.4 times the time of a step.
-_ALLOCATOR = {
-    'MALLOC_MMAP_THRESHOLD_': str(2**32),
-    'MALLOC_TRIM_THRESHOLD_': str(2**33),
-}
 _POLL_SECONDS = 0.2
 
 
@@ -84,9 +79,7 @@ def train(
   if side_by_side:
     _train_side_by_side(left, folder, report)
     return
-  if jax.config.jax_compilation_cache_dir is None:  # pyrefly: ignore
-    # Runs that differ in their seeds alone are compiled once.
-    jax.config.update('jax_compilation_cache_dir', os.fspath(_compiled(folder)))
+  processes.compile_once(_compiled(folder))
   for name in left:
     report(f'{name}:')
     loop.train(loop.prepare(runs[name]), folder / name, report=report)
@@ -127,7 +120,7 @@ def _train_side_by_side(left, folder, report):
 def _start(name, core, folder) -> _Worker:
   environment = {
       **os.environ,
-      **_ALLOCATOR,
+      **processes.ALLOCATOR,
       'JAX_PLATFORMS': 'cpu',
       'JAX_COMPILATION_CACHE_DIR': os.environ.get(
           'JAX_COMPILATION_CACHE_DIR', os.fspath(_compiled(folder))

@@ -4,6 +4,7 @@ import sys
 import chex
 import jax
 import jax.numpy as jnp
+import jaxprs
 import numpy as np
 import pytest
 
@@ -285,29 +286,14 @@ def test_flops_formula_counts_the_matrix_products():
       continue
     params = jax.eval_shape(lambda c=cfg: decoder.init(jax.random.key(0), c))
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
-    jaxpr = jax.make_jaxpr(lambda p, t, c=cfg: decoder.apply(p, t, c)[0])(
-        params, tokens
+    found = jaxprs.dot_flops(
+        lambda p, t, c=cfg: decoder.apply(p, t, c)[0], params, tokens
     )
     # The traced attention is the full square; the formula counts its half.
     square = cfg.num_layers * 4 * cfg.width * length
     half = square * (length + 1) / (2 * length)
-    expected = _dot_flops(jaxpr.jaxpr) / length - square + half
+    expected = found / length - square + half
     assert flops.forward_flops_per_token(cfg, length) == expected
-
-
-def _dot_flops(jaxpr):
-  total = 0
-  for eqn in jaxpr.eqns:
-    if eqn.primitive.name == 'dot_general':
-      (contract, _), _ = eqn.params['dimension_numbers']
-      inner = np.prod([eqn.invars[0].aval.shape[axis] for axis in contract])
-      total += 2 * inner * np.prod(eqn.outvars[0].aval.shape)
-    times = eqn.params.get('length', 1)
-    for value in eqn.params.values():
-      inner = getattr(value, 'jaxpr', value)
-      if hasattr(inner, 'eqns'):
-        total += times * _dot_flops(inner)
-  return total
 
 
 def test_bfloat16_computes_in_it_and_keeps_float32_parameters():
