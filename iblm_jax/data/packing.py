@@ -118,7 +118,8 @@ class PackedText:
     batch_size: Rows of a global batch, at least 1.
     seed: Of the shuffling, 0..2**63-1.
     train: Endless and shuffled if True, else one pass in order.
-    eval_rows: With `train` False, at most so many rows; None is all of them.
+    eval_rows: With `train` False, at most so many rows, evenly spread over the
+      pass: files are often sorted. None is all of them.
 
   Raises:
     ValueError: An argument is out of its range, or the corpus does not fill
@@ -162,7 +163,7 @@ class PackedText:
       self.num_rows = positions // self.length
       self.num_eval_batches = None
     else:
-      self.num_rows = -(-positions // self.length)
+      self.num_rows = self._pass_rows = -(-positions // self.length)
       if eval_rows is not None:
         eval_rows = _checks.check_int('eval_rows', eval_rows, 1)
         self.num_rows = min(self.num_rows, eval_rows)
@@ -186,8 +187,10 @@ class PackedText:
     )
     if not self._train:
       # Rows beyond the pass are empty, as is the rest of its last row.
-      end = min(self.num_rows * self.length, self.corpus.num_positions)
-      begin_b = np.minimum(number_b * self.length, end)
+      end = self.corpus.num_positions
+      row_b = number_b * self._pass_rows // max(self.num_rows, 1)
+      row_b = np.where(number_b < self.num_rows, row_b, self._pass_rows)
+      begin_b = np.minimum(row_b * self.length, end)
       end_b = np.minimum(begin_b + self.length, end)
       return self._cut(self._epoch(0), begin_b, end_b)
     epoch_b, row_b = np.divmod(number_b, self.num_rows)

@@ -39,7 +39,8 @@ class TextConfig:
       validation set. See `split_documents`.
     tokenizer: See `tokenizers.load_tokenizer`.
     seq_len: Tokens of a row, L, 1..2**24.
-    eval_rows: Rows of the validation pass; None is all of them.
+    eval_rows: Rows of the validation pass, evenly spread over the held-out
+      documents; None is all of them.
 
   Raises:
     ValueError: An option is out of its range.

@@ -150,7 +150,7 @@ def test_validation_counts_every_target_once():
     assert seen == wanted
 
 
-def test_eval_rows_cut_the_validation_pass():
+def test_eval_rows_are_spread_over_the_validation_pass():
   documents = random_documents(30, 20)
   whole, part = (
       packing.PackedText(
@@ -164,8 +164,29 @@ def test_eval_rows_cut_the_validation_pass():
   )
   assert part.num_eval_batches == 2
   assert part.batch(1)['mask'].any(axis=1).tolist() == [True] * 2 + [False] * 2
-  for key, values in part.batch(1).items():
-    np.testing.assert_array_equal(values[:2], whole.batch(1)[key][:2])
+  rows = whole.num_rows
+  assert rows > 18  # so that the first rows are not all there is
+  of_whole = [i * rows // 6 for i in range(6)]
+  assert len(set(of_whole)) == 6 and rows - of_whole[-1] <= -(-rows // 6)
+  for i, row in enumerate(of_whole):
+    found, expected = part.batch(i // 4), whole.batch(row // 4)
+    for key in found:
+      np.testing.assert_array_equal(found[key][i % 4], expected[key][row % 4])
+
+
+def test_more_eval_rows_than_there_are():
+  documents = random_documents(5, 20)
+  whole, more = (
+      packing.PackedText(
+          corpus_of(documents), seq_len=8, batch_size=4, train=False,
+          eval_rows=rows,
+      )
+      for rows in (None, 1000)
+  )
+  assert more.num_eval_batches == whole.num_eval_batches
+  for k in range(whole.num_eval_batches):
+    for key, values in more.batch(k).items():
+      np.testing.assert_array_equal(values, whole.batch(k)[key])
 
 
 def test_epoch_covers_every_position_once():
