@@ -30,7 +30,7 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
   """The config of a variant."""
   if variant not in _VARIANTS:
     raise ValueError(f'variant must be one of {_VARIANTS}, got {variant!r}.')
-  chunks, length = 4, 8
+  chunks, length = 4, 16 if variant == 'text' else 8
 
   c = ml_collections.ConfigDict()
   stack = dict(
