@@ -99,7 +99,7 @@ def run() -> None:
   flags.DEFINE_integer('batch_size', 64, 'Sequences of an update.')
   flags.DEFINE_integer('layers', 2, 'Layers of the decoder.')
   flags.DEFINE_integer('width', 64, 'Width of the decoder.')
-  flags.DEFINE_integer('heads', 4, 'Attention heads of the decoder.')
+  flags.DEFINE_integer('heads', 4, 'Heads of its attention, or of its mixing.')
   flags.DEFINE_string('injection', 'unroll', 'unroll, or repeat (a mixer).')
   flags.DEFINE_float('peak', 3e-3, 'Largest learning rate.')
   flags.DEFINE_integer('seed', 0, 'Of the decoder.')
