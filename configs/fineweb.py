@@ -142,7 +142,7 @@ def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
     )
     c.optimizer.momentum_warmup_steps = 100
   if variant == 'smoke':
-    c.model.update(width=64, window=64)
+    c.model.update(width=64, window=64, scan_layers=True)
     c.data.update(batch_size=4)
     c.data.shards.update(seq_len=128, eval_rows=8)
     c.gate.update(patience_main=6, patience_aux=4)

@@ -103,7 +103,7 @@ def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
   if variant == 'smoke':
     c.model.update(
         vocab_size=259, num_layers=3, width=64, num_heads=2, max_length=128,
-        dtype='float32', remat='none', scan_layers=False,
+        dtype='float32', remat='none',
     )
     c.data.update(batch_size=4, num_threads=1)
     c.data.shards.update(

@@ -146,7 +146,7 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
   )
   if variant == 'smoke':
     for part in (c.model.encoder, c.model.decoder):
-      part.update(width=32, num_heads=2, mlp_width=64)
+      part.update(num_layers=1, width=32, num_heads=2, mlp_width=64)
     c.data.batch_size = 8
     c.data.markov.num_heldout = 64
     c.train.update(

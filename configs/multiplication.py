@@ -109,6 +109,6 @@ def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
         num_steps=60, log_every=5, eval_every=30, checkpoint_every=30
     )
     c.optimizer.schedule.warmup_steps = 10
-    c.model.update(num_layers=3, width=64)
+    c.model.update(num_layers=3, width=64, scan_layers=True)
     c.gate.update(patience_main=15, patience_aux=10)
   return c

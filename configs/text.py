@@ -95,7 +95,9 @@ def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
       tensorboard=False,
   )
   if variant == 'smoke':
-    c.model.update(num_layers=3, width=64, num_heads=2)
+    c.model.update(
+        num_layers=3, width=64, num_heads=2, scan_layers=True
+    )
     c.data.batch_size = 4
     c.data.text.update(seq_len=128, eval_rows=8)
     c.train.update(num_steps=20, eval_every=10, checkpoint_every=10)

@@ -1,5 +1,6 @@
 """Makes JAX strict for every test; fake devices only where asked for."""
 
+import gc
 import os
 import tempfile
 from importlib import metadata
@@ -11,9 +12,13 @@ _XLA_FLAGS = [
     '--xla_backend_optimization_level=0',
 ]
 if metadata.version('jaxlib').startswith('0.10.'):
-  # Fused kernels take MLIR two thirds of a training step's compilation; later
-  # versions refuse to start with this flag.
-  _XLA_FLAGS.append('--xla_cpu_use_fusion_emitters=false')
+  # Fused kernels take MLIR two thirds of a training step's compilation, and
+  # modules split for more threads than there are cores take LLVM a tenth more;
+  # later versions may refuse to start with these flags.
+  _XLA_FLAGS += [
+      '--xla_cpu_use_fusion_emitters=false',
+      '--xla_cpu_parallel_codegen_split_count=1',
+  ]
 os.environ['XLA_FLAGS'] = ' '.join(_XLA_FLAGS)
 # Programs that several tests start, and tests that build the same step, compile
 # it once.
@@ -39,6 +44,10 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_platforms', 'cpu')
 if FAKE_DEVICES:
   jax.config.update('jax_num_cpu_devices', int(FAKE_DEVICES))
+
+# A trace makes many small objects that live on; looking at them again and again
+# takes a twentieth of the time.
+gc.set_threshold(100_000, 50, 100)
 
 # Grain reads absl flags, which no program has parsed under pytest.
 flags.FLAGS.mark_as_parsed()

@@ -1,15 +1,14 @@
 """One vector that stands for a whole sequence: encoder, vector, decoder."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from iblm_jax.models import boxed, decoder, embeddings, outputs, reconstruction
 from iblm_jax.models import config as model_config
-from iblm_jax.models import decoder, embeddings, outputs, reconstruction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +105,7 @@ def init(rng: jax.Array, cfg: AutoencoderConfig) -> Any:
 
 def logical_axes(cfg: AutoencoderConfig) -> Any:
   """Logical axis names of every parameter: `init`'s tree of PartitionSpecs."""
-  boxed = jax.eval_shape(
-      functools.partial(boxed_init, cfg=cfg), jax.random.key(0)
-  )
-  return nn.get_partition_spec(boxed)
+  return boxed.logical_axes(boxed_init, cfg)
 
 
 def embed(

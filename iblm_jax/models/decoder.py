@@ -5,14 +5,13 @@ the loop over them is compiled as a scan or unrolled, so a parameter's path
 does not depend on either.
 """
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from iblm_jax.models import blocks, ends, layers, outputs, stack
+from iblm_jax.models import blocks, boxed, ends, layers, outputs, stack
 from iblm_jax.models import config as model_config
 
 Params = dict[str, Any]
@@ -71,10 +70,7 @@ def init(rng: jax.Array, cfg: DecoderConfig) -> Params:
 
 def logical_axes(cfg: DecoderConfig) -> Any:
   """Logical axis names of every parameter: `init`'s tree of PartitionSpecs."""
-  boxed = jax.eval_shape(
-      functools.partial(boxed_init, cfg=cfg), jax.random.key(0)
-  )
-  return nn.get_partition_spec(boxed)
+  return boxed.logical_axes(boxed_init, cfg)
 
 
 def apply(

@@ -10,6 +10,7 @@ import jax
 from iblm_jax.models import (
   attention,
   autoencoder,
+  boxed,
   decoder,
   memory,
   memory_config,
@@ -37,6 +38,17 @@ def family(cfg: ModelConfig) -> Any:
     'iblm_jax.models.decoder'
   """
   return _MODULES[type(cfg)]
+
+
+def shapes(cfg: ModelConfig) -> Any:
+  """Shapes and dtypes of the parameters that `init` makes of a config.
+
+  Example:
+    >>> cfg = DecoderConfig(vocab_size=8, num_layers=2, width=16, num_heads=2)
+    >>> shapes(cfg)['blocks']['mlp']['up']['kernel'].shape
+    (2, 16, 64)
+  """
+  return boxed.shapes(family(cfg).boxed_init, cfg)
 
 
 def name(cfg: ModelConfig) -> str:

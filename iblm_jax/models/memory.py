@@ -6,7 +6,6 @@ one batch for the encoder, and all windows are one for the decoder.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from iblm_jax.models import (
+  boxed,
   decoder,
   embeddings,
   layers,
@@ -70,10 +70,7 @@ def init(rng: jax.Array, cfg: MemoryConfig) -> Any:
 
 def logical_axes(cfg: MemoryConfig) -> Any:
   """Logical axis names of every parameter: `init`'s tree of PartitionSpecs."""
-  boxed = jax.eval_shape(
-      functools.partial(boxed_init, cfg=cfg), jax.random.key(0)
-  )
-  return nn.get_partition_spec(boxed)
+  return boxed.logical_axes(boxed_init, cfg)
 
 
 def apply(

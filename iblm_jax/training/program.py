@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from iblm_jax.models import families, parameter_groups
 from iblm_jax.optim import freezing, optimizers, schedules
-from iblm_jax.sublora import parameterisations, paths
+from iblm_jax.sublora import draws, parameterisations, paths
 from iblm_jax.training import evaluation, options
 from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import state as state_lib
@@ -90,13 +90,12 @@ class Program:
 
       return step
 
-    # LLVM takes about 1 s per random draw at full optimisation, and these run
-    # once.
-    self._runs_once = (
-        {'xla_backend_optimization_level': 1} if platform == 'cpu' else None
-    )
     self.init = jax.jit(
-        init, out_shardings=shardings, compiler_options=self._runs_once
+        init,
+        out_shardings=shardings,
+        compiler_options=draws.compiler_options(
+            self.abstract_state.params, platform
+        ),
     )
 
     def train_step(model, align=None):
@@ -179,11 +178,11 @@ class Program:
     shardings = param_shardings(cfg, self.mesh)
     with jax.set_mesh(self.mesh):
       key = jax.random.key(cfg.train.seed)
-      params = jax.jit(
+      params = draws.run_once(
           functools.partial(families.family(cfg.model).init, cfg=cfg.model),
+          key,
           out_shardings=shardings,
-          compiler_options=self._runs_once,
-      )(key)
+      )
       return parameterisations.make(cfg.parameterisation, params, key)
 
   def model_params(self, trained: Any) -> Any:
@@ -245,13 +244,14 @@ def abstract_state(
     cfg: options.RunConfig, mesh: jax.sharding.Mesh
 ) -> state_lib.TrainState:
   """Shapes, dtypes and shardings of a run's training state on a mesh."""
-  init = functools.partial(
-      state_lib.init_state,
-      cfg=cfg.model,
+  first = functools.partial(
+      state_lib.first_state,
       tx=make_optimizer(cfg),
       parameterisation=cfg.parameterisation,
   )
-  abstract = jax.eval_shape(init, jax.random.key(0))
+  abstract = jax.eval_shape(
+      first, families.shapes(cfg.model), jax.random.key(0)
+  )
   kind = cfg.parameterisation and cfg.parameterisation.kind
   if kind in (None, 'full'):
     axes = families.family(cfg.model).logical_axes(cfg.model)

@@ -26,6 +26,16 @@ def init_state(
 ) -> TrainState:
   """What is trained, fresh, and optimizer state, at step 0."""
   params = families.family(cfg).init(rng, cfg)
+  return first_state(params, rng, tx, parameterisation)
+
+
+def first_state(
+    params: Any,
+    rng: jax.Array,
+    tx: optax.GradientTransformation,
+    parameterisation: parameterisations.ParameterisationConfig | None = None,
+) -> TrainState:
+  """The state at step 0 of a model with these parameters."""
   if parameterisation is not None:
     params = parameterisations.make(parameterisation, params, rng).initial
   return TrainState(jnp.zeros([], jnp.int32), params, tx.init(params))

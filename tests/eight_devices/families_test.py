@@ -40,9 +40,8 @@ def on_one_device():
 @pytest.mark.parametrize(
     'name, variant, mesh',
     [
-        ('autoencoder', 'mixer', dict(data=8)),
+        ('autoencoder', 'mixer', ALL),
         ('memory', 'smoke', ALL),
-        ('memory', 'mixer', ALL),
     ],
     ids=str,
 )

@@ -23,7 +23,7 @@ def small_config(variant, mesh):
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   c = module.get_config(variant)
-  c.model.update(width=32, num_layers=3, num_heads=4)
+  c.model.update(width=32, num_layers=3, num_heads=4, scan_layers=True)
   c.data.update(batch_size=16)
   c.data.multiplication.eval_rows = 24
   # No step improves by half, so the phases alternate.
@@ -34,23 +34,36 @@ def small_config(variant, mesh):
   return config_lib.from_dict(c)
 
 
-def run(variant, mesh, devices):
-  cfg = small_config(variant, mesh)
-  job = loop.prepare(cfg, jax.devices()[:devices])
+def train(job, steps, first, train_step=None):
+  """Metrics of each step from the arrays of a state, and the last state."""
   program = job.program
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state)
   history = []
   with jax.set_mesh(program.mesh):
-    state = program.init(jax.random.key(0))
-    for k in range(12):
+    state = jax.device_put(first, shardings)
+    for k in range(steps):
       batch = mesh_lib.put_batch(job.source.batch(k), program.batch_sharding)
-      state, metrics = program.train_step(state, batch)
+      state, metrics = (train_step or program.train_step)(state, batch)
       history.append(jax.device_get(metrics))
   return history, state
 
 
+def initial(job):
+  """Arrays of the first state; initialisation_test.py looks at shardings."""
+  with jax.set_mesh(job.program.mesh):
+    return jax.device_get(job.program.init(jax.random.key(0)))
+
+
+def run(variant, mesh, devices, first=None):
+  job = loop.prepare(small_config(variant, mesh), jax.devices()[:devices])
+  if first is None:
+    first = initial(job)
+  return (first, *train(job, 12, first))
+
+
 @pytest.fixture(scope='module')
 def on_one_device():
-  return functools.cache(lambda variant: run(variant, dict(data=1), 1)[0])
+  return functools.cache(lambda variant: run(variant, dict(data=1), 1)[:2])
 
 
 @pytest.mark.parametrize(
@@ -64,8 +77,8 @@ def on_one_device():
     ids=str,
 )
 def test_eight_devices_train_as_one(on_one_device, variant, mesh):
-  expected = on_one_device(variant)
-  history, state = run(variant, mesh, 8)
+  first, expected = on_one_device(variant)
+  _, history, state = run(variant, mesh, 8, first)
   phases = [int(metrics['gapt/phase']) for metrics in history]
   assert phases == [int(metrics['gapt/phase']) for metrics in expected]
   assert set(phases) == {1, 2}
@@ -117,26 +130,23 @@ def test_mesh_must_fit_devices_and_batch():
     loop.prepare(config_lib.from_dict(tree))
 
 
-def aligned_metrics(mesh, devices):
-  """Of two steps that compare the gradients of both losses."""
-  tree = config_lib.to_dict(small_config('mbe', mesh))
-  tree['alignment'] = dict(every=1)
-  tree['model']['scan_layers'] = True
-  job = loop.prepare(config_lib.from_dict(tree), jax.devices()[:devices])
-  program = job.program
-  history = []
-  with jax.set_mesh(program.mesh):
-    state = program.init(jax.random.key(0))
-    for k in range(2):
-      batch = mesh_lib.put_batch(job.source.batch(k), program.batch_sharding)
-      state, metrics = program.aligned_steps[0][0](state, batch)
-      history.append(jax.device_get(metrics))
-  return history
+def both(tree, steps, aligned=False):
+  """Metrics and last state of the same steps on one device and on eight."""
+  first = None
+  for mesh, devices in (dict(data=1), 1), (dict(data=2, fsdp=2, tensor=2), 8):
+    cfg = config_lib.from_dict(dict(tree, mesh=mesh))
+    job = loop.prepare(cfg, jax.devices()[:devices])
+    if first is None:
+      first = initial(job)
+    step = job.program.aligned_steps[0][0] if aligned else None
+    yield train(job, steps, first, step)
 
 
 def test_alignment_is_the_same_on_eight_devices():
-  one = aligned_metrics(dict(data=1), 1)
-  eight = aligned_metrics(dict(data=2, fsdp=2, tensor=2), 8)
+  """Two steps that compare the gradients of both losses."""
+  tree = config_lib.to_dict(small_config('mbe', dict(data=1)))
+  tree['alignment'] = dict(every=1)
+  (one, _), (eight, _) = both(tree, 2, aligned=True)
   for a, b in zip(one, eight, strict=True):
     names = [name for name in a if name.startswith('alignment/')]
     assert len(names) == 12  # three, by layer too
@@ -146,9 +156,9 @@ def test_alignment_is_the_same_on_eight_devices():
       )
 
 
-def sublora_metrics(mesh, devices):
-  """Of four steps that train twelve numbers behind adapters."""
-  tree = config_lib.to_dict(small_config('ce', mesh))
+def test_a_subspace_is_trained_the_same_on_eight_devices():
+  """Four steps that train twelve numbers behind adapters."""
+  tree = config_lib.to_dict(small_config('ce', dict(data=1)))
   tree['model'].update(tie_embeddings=False)
   tree['parameterisation'] = dict(
       kind='sublora',
@@ -157,21 +167,8 @@ def sublora_metrics(mesh, devices):
   )
   tree['optimizer']['name'] = 'adamw'
   tree['optimizer']['group_peaks'] = {}
-  job = loop.prepare(config_lib.from_dict(tree), jax.devices()[:devices])
-  program = job.program
-  history = []
-  with jax.set_mesh(program.mesh):
-    state = program.init(jax.random.key(0))
-    for k in range(4):
-      batch = mesh_lib.put_batch(job.source.batch(k), program.batch_sharding)
-      state, metrics = program.train_step(state, batch)
-      history.append(jax.device_get(metrics))
-  return history, jax.device_get(state.params)
-
-
-def test_a_subspace_is_trained_the_same_on_eight_devices():
-  one, w = sublora_metrics(dict(data=1), 1)
-  eight, same = sublora_metrics(dict(data=2, fsdp=2, tensor=2), 8)
+  (one, state), (eight, same) = both(tree, 4)
+  w, same = jax.device_get((state.params, same.params))
   for a, b in zip(one, eight, strict=True):
     for name in ('train/cross_entropy', 'optim/grad_norm'):
       np.testing.assert_allclose(a[name], b[name], rtol=1e-4)

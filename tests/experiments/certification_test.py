@@ -5,7 +5,6 @@ import functools
 import hashlib
 import json
 import math
-import pathlib
 import shutil
 import signal
 import sys
@@ -13,6 +12,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy_decoder
 import pytest
 from etils import epath
 from programs import run, start
@@ -29,9 +29,6 @@ from iblm_jax.experiments import (
   verification,
 )
 from iblm_jax.training import restoring
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'models'))
-import numpy_decoder  # noqa: E402  (an independent forward pass)
 
 WORDS = [a + b + c for a in 'abcdefgh' for b in 'xyz' for c in ('', 'no', 'a')]
 NUM_TRAIN = 60

@@ -20,8 +20,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 _FORKS = multiprocessing.get_context('forkserver')
 _FORKS.set_forkserver_preload([
-    'iblm_jax.main', 'flax.linen', 'grain', 'jax.numpy', 'matplotlib.figure',
-    'optax', 'orbax.checkpoint',
+    'iblm_jax.main', 'iblm_jax.experiments.memory', 'flax.linen', 'grain',
+    'jax.numpy', 'matplotlib.figure', 'optax', 'orbax.checkpoint',
 ])
 
 

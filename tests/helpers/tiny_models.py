@@ -47,13 +47,6 @@ def memory(
   )
 
 
-@functools.cache
-def shapes(cfg):
-  """Of the parameters of a config of any family."""
-  init = families.family(cfg).init
-  return jax.eval_shape(lambda key: init(key, cfg), jax.random.key(0))
-
-
 def random_params(like, seed=0):
   """NumPy parameters in which nothing is zero or one.
 
@@ -64,7 +57,7 @@ def random_params(like, seed=0):
   rng = np.random.default_rng(seed)
   return jax.tree.map(
       lambda leaf: (0.4 * rng.normal(size=leaf.shape)).astype(leaf.dtype),
-      like if isinstance(like, dict) else shapes(like),
+      like if isinstance(like, dict) else families.shapes(like),
   )
 
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 import tiny_models
 
-from iblm_jax.models import autoencoder, flops, reconstruction
+from iblm_jax.models import autoencoder, families, flops, reconstruction
 from iblm_jax.models import config as model_config
 
 LENGTH = 5
@@ -227,7 +227,7 @@ def test_config_refuses(change, message):
 
 def test_apply_refuses():
   cfg = make()
-  params = tiny_models.shapes(cfg)
+  params = families.shapes(cfg)
   tokens = tiny_models.random_tokens(2, LENGTH)
   with pytest.raises(ValueError, match=r'shape \[B, 5\], got \(2, 4\)'):
     autoencoder.apply(params, tokens[:, :4], cfg)

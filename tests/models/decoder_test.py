@@ -1,19 +1,16 @@
 import dataclasses
-import sys
 
 import chex
 import jax
 import jax.numpy as jnp
 import jaxprs
 import numpy as np
+import numpy_decoder
 import pytest
 
 from iblm_jax.information import entropy
-from iblm_jax.models import attention, decoder, decoding, flops
+from iblm_jax.models import attention, decoder, decoding, families, flops
 from iblm_jax.models import config as model_config
-
-sys.path.insert(0, __file__.rsplit('/', 1)[0])
-import numpy_decoder  # noqa: E402  (beside this file)
 
 # Compiled as a whole: one by one, operations compile for longer than they run.
 apply = jax.jit(decoder.apply, static_argnames=('cfg', 'collect'))
@@ -48,7 +45,7 @@ def cfg(request):
 def random_params(cfg, seed=0):
   """Parameters in which nothing is zero or one, drawn without compiling."""
   rng = np.random.default_rng(seed)
-  shapes = jax.eval_shape(lambda: decoder.init(jax.random.key(0), cfg))
+  shapes = families.shapes(cfg)
   return jax.tree.map(
       lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype),
       shapes,
@@ -159,7 +156,7 @@ def test_entropy_in_the_loop_is_that_of_the_streams(cfg):
 def test_entropy_keeps_no_streams():
   cfg = model_config.DecoderConfig(64, num_layers=16, width=64, num_heads=1)
   tokens = jax.ShapeDtypeStruct((8, 64), jnp.int32)
-  params = jax.eval_shape(lambda: decoder.init(jax.random.key(0), cfg))
+  params = families.shapes(cfg)
 
   def bytes_with(collect):
     run = jax.jit(lambda p, t: decoder.apply(p, t, cfg, collect=collect)[1:])
@@ -274,7 +271,7 @@ def test_attention_resolves_by_platform():
 )
 def test_gpt2_sizes(size, millions):
   cfg = model_config.gpt2(size)
-  params = jax.eval_shape(lambda: decoder.init(jax.random.key(0), cfg))
+  params = families.shapes(cfg)
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == millions
 
 
@@ -284,7 +281,7 @@ def test_flops_formula_counts_the_matrix_products():
     cfg = dataclasses.replace(cfg, scan_layers=False, attention='xla')
     if cfg.window is not None:
       continue
-    params = jax.eval_shape(lambda c=cfg: decoder.init(jax.random.key(0), c))
+    params = families.shapes(cfg)
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
     found = jaxprs.dot_flops(
         lambda p, t, c=cfg: decoder.apply(p, t, c)[0], params, tokens
@@ -317,7 +314,7 @@ def test_zero_init_starts_at_a_uniform_prediction():
 
 
 def test_logical_axes_name_every_dimension(cfg):
-  params = jax.eval_shape(lambda: decoder.init(jax.random.key(0), cfg))
+  params = families.shapes(cfg)
   axes = decoder.logical_axes(cfg)
   is_spec = lambda x: isinstance(x, jax.sharding.PartitionSpec)
   ranks = jax.tree.map(lambda leaf: leaf.ndim, params)
@@ -370,7 +367,7 @@ def test_eigenvalues_of_layers_are_not_found_at_once(
       scan_layers=scan_layers,
       entropy=entropy.EntropyConfig(alpha=alpha, patch_size=8),
   )
-  params = jax.eval_shape(lambda: decoder.init(jax.random.key(0), cfg))
+  params = families.shapes(cfg)
   run = lambda p: decoder.apply(
       p, jnp.zeros([1, 16], jnp.int32), cfg, collect='entropy'
   )

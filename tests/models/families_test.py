@@ -62,13 +62,17 @@ def traced(cfg, collect, mask=None):
       lambda params, tokens: families.family(cfg).apply(
           params, tokens, cfg, mask=mask, collect=collect
       ),
-      tiny_models.shapes(cfg),
+      families.shapes(cfg),
       tokens,
   )
 
 
-def test_axes_have_a_name_for_every_dimension(cfg):
-  params = tiny_models.shapes(cfg)
+def test_shapes_are_those_of_init_and_every_dimension_has_a_name(cfg):
+  params = families.shapes(cfg)
+  made = jax.eval_shape(
+      lambda key: families.family(cfg).init(key, cfg), jax.random.key(0)
+  )
+  assert params == made
   axes = families.family(cfg).logical_axes(cfg)
   is_spec = lambda x: isinstance(x, jax.sharding.PartitionSpec)
   ranks = jax.tree.map(lambda leaf: leaf.ndim, params)

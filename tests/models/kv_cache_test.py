@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iblm_jax.models import config as model_config
-from iblm_jax.models import decoder, decoding, kv_cache
+from iblm_jax.models import decoder, decoding, families, kv_cache
 
 SMALL = dict(vocab_size=11, num_layers=4, width=16, num_heads=2, max_length=32)
 VARIANTS = {
@@ -22,7 +22,7 @@ VARIANTS = {
 
 def random_params(cfg):
   rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(lambda: decoder.init(jax.random.key(0), cfg))
+  shapes = families.shapes(cfg)
   return jax.tree.map(
       lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype),
       shapes,
@@ -98,7 +98,7 @@ def test_a_loop_over_tokens_does_not_copy_the_cache(scan_layers):
   )
   size, steps = 512, 4
   cache = jax.eval_shape(lambda: decoding.init_cache(cfg, 4, size))
-  params = jax.eval_shape(lambda: decoder.init(jax.random.key(0), cfg))
+  params = families.shapes(cfg)
 
   def run(params, cache):
     apart = kv_cache.layers_apart(params)

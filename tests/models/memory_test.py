@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from iblm_jax.models import decoder, flops, memories, memory, stack
+from iblm_jax.models import decoder, families, flops, memories, memory, stack
 
 CHUNKS, LENGTH = 3, 4
 TOTAL = CHUNKS * LENGTH
@@ -325,7 +325,7 @@ def test_flops_by_hand():
 @pytest.mark.parametrize('kind', ['parallel', 'none', 'recurrent'])
 def test_apply_refuses(kind):
   cfg = tiny_models.memory(kind)
-  params = tiny_models.shapes(cfg)
+  params = families.shapes(cfg)
   tokens = tiny_models.random_tokens(2, TOTAL)
   run = lambda tokens, **kwargs: jax.eval_shape(
       lambda p: memory.apply(p, tokens, cfg, **kwargs), params

@@ -8,7 +8,7 @@ import tiny_models
 from jaxprs import dot_flops
 
 from iblm_jax.models import config as model_config
-from iblm_jax.models import decoder, decoding, flops, mixer
+from iblm_jax.models import decoder, decoding, families, flops, mixer
 
 LENGTH = 6
 VARIANTS = {
@@ -72,7 +72,7 @@ def test_parameters_by_hand():
       'expansion': 2 * 2 * t * t + 2 * t + t,
   }
   for name, cfg in VARIANTS.items():
-    leaves = jax.tree.leaves(tiny_models.shapes(cfg))
+    leaves = jax.tree.leaves(families.shapes(cfg))
     expected = n * (outside_mixing + mixing[name]) + ends
     assert sum(leaf.size for leaf in leaves) == expected
 
@@ -88,7 +88,7 @@ def test_flops_by_hand():
   }
   for name, cfg in VARIANTS.items():
     assert flops.blocks_flops_per_token(cfg, t) == by_hand[name]
-    params = tiny_models.shapes(cfg)
+    params = families.shapes(cfg)
     traced = dot_flops(
         lambda p, x, cfg=cfg: mixer.apply(p, x, cfg).logits_BxLxV,
         params,

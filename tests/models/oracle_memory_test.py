@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_models
 
-from iblm_jax.models import decoder, memory, oracle_memory, stack
+from iblm_jax.models import decoder, families, memory, oracle_memory, stack
 
 TOTAL = 12
 # The mode that sets vectors beside tokens needs narrow vectors.
@@ -122,11 +122,11 @@ def test_token_embeddings_leave_room_for_the_vector():
   tokens = tiny_models.random_tokens(2, TOTAL)
   logits = jax.eval_shape(
       lambda p: memory.apply(p, tokens, mixing).logits_BxLxV,
-      tiny_models.shapes(mixing),
+      families.shapes(mixing),
   )
   assert logits.shape == (2, TOTAL, tiny_models.VOCAB)
   cfg = VARIANTS['embedding']
-  shapes = tiny_models.shapes(cfg)
+  shapes = families.shapes(cfg)
   assert shapes['decoder']['embed']['tokens'].shape == (tiny_models.VOCAB, 6)
   assert shapes['passage']['bridge']['kernel'].shape == (8, 2)
   tied = dataclasses.replace(cfg.decoder, tie_embeddings=True)

@@ -70,16 +70,25 @@ def of_adapters(adapters, grads):
   }
 
 
-def pulled_back(made, trained, grads):
-  """Gradient of what is trained, from that of the model's parameters."""
+def make_pullback(made):
+  """(trained, gradient of the parameters) -> gradient of what is trained."""
   kind, frozen = made.config.kind, made.frozen
-  project = frozen['projector'] if 'projector' in frozen else None
-  if 'lora' in frozen:
-    change = project.apply(trained) if project else trained
-    adapters = jax.tree.map(jnp.add, frozen['lora'], change)
-    grads = of_adapters(adapters, grads)
+  project = frozen.get('projector')
   assert (project is None) == (kind in ('lora', 'full'))
-  return project.transpose(grads) if project else grads
+  if project:  # op by op its products would be compiled one by one
+    apply, transpose = (
+        jax.jit(lambda x, name=name: getattr(project, name)(x))
+        for name in ('apply', 'transpose')
+    )
+
+  def pull_back(trained, grads):
+    if 'lora' in frozen:
+      change = apply(trained) if project else trained
+      adapters = jax.tree.map(jnp.add, frozen['lora'], change)
+      grads = of_adapters(adapters, grads)
+    return transpose(grads) if project else grads
+
+  return pull_back
 
 
 class AdamW:
@@ -112,6 +121,7 @@ def test_steps(tiny, kind, accumulation):
       [np.ravel(leaf).astype(np.float64) for leaf in jax.tree.leaves(tree)]
   )
   adamw = AdamW(job.cfg.optimizer, made.num_trained)
+  pull_back = make_pullback(made)
   # Zeros are the initial model, to the bit.
   jax.tree.map(
       np.testing.assert_array_equal,
@@ -131,7 +141,7 @@ def test_steps(tiny, kind, accumulation):
       batch = job.source.batch(k)
       before = flat(state.params)
       value, grads = gradient(job.program.model_params(state.params), batch)
-      grads = pulled_back(made, state.params, jax.device_get(grads))
+      grads = pull_back(state.params, jax.device_get(grads))
       state, metrics = job.program.train_step(
           state, mesh_lib.put_batch(batch, job.program.batch_sharding)
       )
