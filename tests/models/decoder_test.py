@@ -25,11 +25,13 @@ sample = jax.jit(
     static_argnames=('cfg', 'num_tokens', 'temperature', 'top_k'),
 )
 
-SMALL = dict(vocab_size=11, num_layers=4, width=16, num_heads=2, max_length=32)
+SMALL = dict(vocab_size=11, num_layers=2, width=16, num_heads=2, max_length=32)
 VARIANTS = {
     'plain': model_config.DecoderConfig(**SMALL),
     'gpt2': model_config.gpt2(**SMALL),
-    'modded': model_config.modded_gpt('medium', **SMALL, dtype='float32'),
+    'modded': model_config.modded_gpt(
+        'medium', **{**SMALL, 'num_layers': 4}, dtype='float32'  # two skips
+    ),
     'llama': model_config.DecoderConfig(
         **SMALL, activation='swiglu', mlp_width=24, qk_norm=True
     ),

@@ -8,7 +8,7 @@ import pytest
 from iblm_jax.models import config as model_config
 from iblm_jax.models import decoder, decoding, families, kv_cache
 
-SMALL = dict(vocab_size=11, num_layers=4, width=16, num_heads=2, max_length=32)
+SMALL = dict(vocab_size=11, num_layers=2, width=16, num_heads=2, max_length=32)
 VARIANTS = {
     'learned positions': model_config.gpt2(**SMALL),
     'streams and skips': model_config.modded_gpt(
