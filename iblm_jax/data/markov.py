@@ -147,31 +147,80 @@ def predictive_nll(
   >>> predictive_nll(config, [[3, 1, 4]]).round(3).tolist()
   [[2.079, 2.079]]
   """
-  tokens = np.asarray(tokens_BxL1)
+  tokens = _checked_tokens(config, 'tokens_BxL1', tokens_BxL1, 2)
+  weight_ZxB = np.full((config.num_topics, len(tokens)), 1 / config.num_topics)
+  return _predict(transitions(config), weight_ZxB, tokens)
+
+
+def piece_nll(
+    config: MarkovConfig, tokens_BxL: npt.ArrayLike, first: int = 0
+) -> np.ndarray:
+  """How surprising pieces of documents are, exactly; their mean is an entropy.
+
+  Args:
+    config: Options of the source.
+    tokens_BxL: Whole numbers of shape [B, L], L of at least 1.
+    first: Place in its document of the first token of every piece, at least 0.
+
+  Returns:
+    float64 array of shape [B], nats: -log of the probability that tokens
+    first .. first + L - 1 of a document are these, whatever its topic.
+
+  Raises:
+    ValueError: As `predictive_nll`, or `first` is negative.
+
+  >>> config = MarkovConfig(vocab_size=8, uniform=True)
+  >>> piece_nll(config, [[3, 1, 4]]).round(3).tolist()  # 3 ln 8
+  [6.238]
+  """
+  _checks.check_int('first', first, 0)
+  tokens = _checked_tokens(config, 'tokens_BxL', tokens_BxL, 1)
+  step_ZxVxV = transitions(config)
+  start_ZxV = np.full(step_ZxVxV.shape[:2], 1 / config.vocab_size)
+  for _ in range(first):
+    start_ZxV = np.einsum('zv,zvw->zw', start_ZxV, step_ZxVxV)
+  weight_ZxB = start_ZxV[:, tokens[:, 0]] / config.num_topics
+  first_B = weight_ZxB.sum(axis=0)
+  if not first_B.all():
+    raise _stranger(first_B, 0)
+  return -np.log(first_B) + _predict(
+      step_ZxVxV, weight_ZxB / first_B, tokens
+  ).sum(axis=1)
+
+
+def _predict(step_ZxVxV, weight_ZxB, tokens_BxL1) -> np.ndarray:
+  """-log p of each token but the first, from topics' weights at the first."""
+  nll_BxL = np.empty((tokens_BxL1.shape[0], tokens_BxL1.shape[1] - 1))
+  for t in range(nll_BxL.shape[1]):
+    now_B, next_B = tokens_BxL1[:, t], tokens_BxL1[:, t + 1]
+    weight_ZxB = weight_ZxB * step_ZxVxV[:, now_B, next_B]
+    predicted_B = weight_ZxB.sum(axis=0)
+    if not predicted_B.all():
+      raise _stranger(predicted_B, t + 1)
+    weight_ZxB = weight_ZxB / predicted_B
+    nll_BxL[:, t] = -np.log(predicted_B)
+  return nll_BxL
+
+
+def _checked_tokens(config, name, tokens, least) -> np.ndarray:
+  tokens = np.asarray(tokens)
   last = config.vocab_size - 1
   is_whole = np.issubdtype(tokens.dtype, np.integer)
-  if not is_whole or tokens.ndim != 2 or tokens.shape[1] < 2 or (
+  if not is_whole or tokens.ndim != 2 or tokens.shape[1] < least or (
       ((tokens < 0) | (tokens > last)).any()
   ):
     raise ValueError(
-        'tokens_BxL1 must be integers of shape [B, L + 1] with L of at least 1,'
+        f'{name} must be integers of shape [B, n] with n of at least {least},'
         f' between 0 and {last}, got {tokens!r}.'
     )
-  step_ZxVxV = transitions(config)
-  weight_ZxB = np.full((config.num_topics, len(tokens)), 1 / config.num_topics)
-  nll_BxL = np.empty((tokens.shape[0], tokens.shape[1] - 1))
-  for t in range(nll_BxL.shape[1]):
-    weight_ZxB = weight_ZxB * step_ZxVxV[:, tokens[:, t], tokens[:, t + 1]]
-    predicted_B = weight_ZxB.sum(axis=0)
-    if not predicted_B.all():
-      b = int(np.argmin(predicted_B))
-      raise ValueError(
-          'tokens_BxL1 must be documents of the source, got row'
-          f' {b}, which no topic has from token {t + 1} on.'
-      )
-    weight_ZxB /= predicted_B
-    nll_BxL[:, t] = -np.log(predicted_B)
-  return nll_BxL
+  return tokens
+
+
+def _stranger(probability_B, t) -> ValueError:
+  return ValueError(
+      'tokens must be documents of the source, got row'
+      f' {int(np.argmin(probability_B))}, which no topic has from token {t} on.'
+  )
 
 
 @dataclasses.dataclass(frozen=True)

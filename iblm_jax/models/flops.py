@@ -31,23 +31,33 @@ def forward_flops_per_token(
     >>> round(forward_flops_per_token(cfg, 1024) / 1e6)
     266
   """
+  return sum(_of_stacks(cfg, length).values())
+
+
+def _of_stacks(cfg: families.ModelConfig, length: int) -> dict[str, float]:
+  """The same of each stack of `families.stacks`, heads with theirs."""
   head = lambda stack: 2 * stack.width * stack.vocab_size
   if isinstance(cfg, families.DecoderConfig):
-    return blocks_flops_per_token(cfg, length) + head(cfg)
-  total = blocks_flops_per_token(cfg.decoder, length)
+    return {'': blocks_flops_per_token(cfg, length) + head(cfg)}
   if isinstance(cfg, families.AutoencoderConfig):
-    total += blocks_flops_per_token(cfg.encoder, length)
     injected = cfg.decoder.width if cfg.injection == 'unroll' else 0
-    return total + injected * cfg.decoder.width + head(cfg.decoder)
+    decoder = blocks_flops_per_token(cfg.decoder, length) + head(cfg.decoder)
+    return {
+        'encoder': blocks_flops_per_token(cfg.encoder, length),
+        'decoder': decoder + injected * cfg.decoder.width,
+    }
   windows = 1 if cfg.is_oracle else cfg.num_chunks
   read = windows * cfg.window / length  # positions of the decoder for a token
-  total = read * blocks_flops_per_token(cfg.decoder, cfg.window)
+  blocks = read * blocks_flops_per_token(cfg.decoder, cfg.window)
+  found = {'decoder': blocks + head(cfg.decoder)}
   if cfg.is_oracle:
-    total += blocks_flops_per_token(cfg.encoder, length)
+    found['encoder'] = blocks_flops_per_token(cfg.encoder, length)
   elif cfg.has_encoder:  # all chunks but the last
     share = (cfg.num_chunks - 1) / cfg.num_chunks
-    total += share * blocks_flops_per_token(cfg.encoder, cfg.chunk_length)
-  return total + head(cfg.decoder)
+    found['encoder'] = share * blocks_flops_per_token(
+        cfg.encoder, cfg.chunk_length
+    )
+  return found
 
 
 def blocks_flops_per_token(
@@ -72,7 +82,7 @@ def blocks_flops_per_token(
 
 
 def training_flops_per_token(
-    cfg: families.ModelConfig, length: int
+    cfg: families.ModelConfig, length: int, frozen: tuple[str, ...] = ()
 ) -> float:
   """FLOPs of one token of a training step: forward, and twice that backwards.
 
@@ -81,6 +91,9 @@ def training_flops_per_token(
   Args:
     cfg: the model.
     length: L, tokens in a row.
+    frozen: stacks of `families.stacks` of which no parameter is trained. A
+      frozen encoder has no backward pass; a frozen decoder takes no gradient of
+      its weights, but hands the one of its inputs on.
 
   Returns:
     FLOPs per token.
@@ -90,4 +103,8 @@ def training_flops_per_token(
     >>> round(training_flops_per_token(cfg, 1024) / 1e6)
     798
   """
-  return 3 * forward_flops_per_token(cfg, length)
+  passes = {'encoder': 1, 'decoder': 2}
+  return sum(
+      (passes[name] if name in frozen else 3) * forward
+      for name, forward in _of_stacks(cfg, length).items()
+  )

@@ -24,13 +24,15 @@ class ReconstructionConfig:
   """From a vector of E numbers to the logits of L tokens.
 
   Attributes:
-    decoder: its blocks and head; it embeds no tokens.
+    decoder: its blocks and head; it embeds no tokens. Learned positions are
+      added to what is injected.
     length: L, tokens that are made.
     width_in: E, of the vector.
     injection: 'unroll' (position t sees a window of the vector that begins at
-      t; for transformers, which cannot tell equal inputs apart) or 'repeat'
-      (every position sees the vector; for mixers, whose positions have weights
-      of their own).
+      t) or 'repeat' (every position sees the vector; for mixers, whose
+      positions have weights of their own, and for attention with learned
+      positions: a mean of equal values is that value, wherever rotary
+      embeddings point).
     compression: r, the vector passes through E / r numbers.
 
   Raises:
@@ -54,11 +56,18 @@ class ReconstructionConfig:
       raise ValueError(
           'decoder.tie_embeddings must be False: it embeds no tokens.'
       )
-    if self.decoder.positions == 'learned':
+    mixer, positions = self.decoder.mixer, self.decoder.positions
+    if positions == 'learned' and self.decoder.max_length < self.length:
       raise ValueError(
-          "decoder.positions must be 'rotary' or 'none' here, got 'learned'."
+          f'decoder.max_length must be at least {self.length}, got'
+          f' {self.decoder.max_length}.'
       )
-    mixer = self.decoder.mixer
+    if self.injection == 'repeat' and mixer is None and positions != 'learned':
+      raise ValueError(
+          "injection must be 'unroll' for attention without learned positions,"
+          ' which makes the same of every position that sees the same, got'
+          f" 'repeat' with decoder.positions={positions!r}."
+      )
     if mixer is not None and mixer.length < self.length:
       raise ValueError(
           f'decoder.mixer.length must be at least {self.length}, got'
@@ -108,8 +117,10 @@ class Inject(nn.Module):
 def boxed_init(rng: jax.Array, cfg: ReconstructionConfig) -> Any:
   """Parameters whose leaves still carry their logical axis names."""
   inject_rng, decoder_rng = jax.random.split(rng)
-  params = decoder.boxed_init(decoder_rng, cfg.decoder)
-  del params['embed']
+  params = dict(decoder.boxed_init(decoder_rng, cfg.decoder))
+  tables = params.pop('embed')
+  if cfg.decoder.positions == 'learned':
+    params['embed'] = {'positions': tables['positions']}
   e_BxE = jnp.zeros([1, cfg.width_in], cfg.decoder.compute_dtype)
   inject = Inject(cfg).init(inject_rng, e_BxE).get('params', {})
   return {'inject': inject, **params}
@@ -145,6 +156,8 @@ def apply(
     arXiv 2602.13466, and the injections of its public code.
   """
   x_BxLxD = layers.call(Inject(cfg), params['inject'], e_BxE)
+  if cfg.decoder.positions == 'learned':
+    x_BxLxD = x_BxLxD + params['embed']['positions'][None, : cfg.length]
   x_BxLxD = x_BxLxD.astype(cfg.decoder.compute_dtype)
   x_BxLxD = nn.with_logical_constraint(
       x_BxLxD, ('batch', 'length', 'residual')

@@ -85,7 +85,11 @@ def make_report(
   devices = list(program.mesh.devices.flat)
   tokens = cfg.data.batch_size * length
   read = tokens * cfg.task.reads
-  step_flops = read * flops.training_flops_per_token(cfg.model, length)
+  step_flops = read * flops.training_flops_per_token(
+      cfg.model,
+      length,
+      program_lib.frozen_stacks(cfg, program.abstract_state.params),
+  )
   memory = _memory(compiled)
   try:
     moved = collectives.totals(compiled.as_text() or '', len(devices))

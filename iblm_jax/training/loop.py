@@ -171,8 +171,12 @@ def _steps(
   loop, length = cfg.train, job.source.length
   peak = hardware.peak_flops(jax.devices()[0])
 
+  frozen = program_lib.frozen_stacks(cfg, program.abstract_state.params)
+
   def flops_per_token(model):
-    return cfg.task.reads * flops.training_flops_per_token(model, length)
+    return cfg.task.reads * flops.training_flops_per_token(
+        model, length, frozen
+    )
 
   meter = progress.Meter(
       loop.num_steps,

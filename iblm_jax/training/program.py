@@ -76,7 +76,7 @@ class Program:
     )
     self._cfg = cfg
     self.abstract_state = abstract_state(cfg, self.mesh)
-    check_frozen(cfg.frozen, self.abstract_state.params)
+    check_frozen(cfg, self.abstract_state.params)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
     self.batch_sharding = mesh_lib.batch_sharding(self.mesh, cfg.mesh)
     replicated = mesh_lib.replicated(self.mesh)
@@ -232,12 +232,42 @@ def trained_leaves(params: Any, frozen: tuple[str, ...]) -> Any:
   return treedef.unflatten(not paths.matches(name, frozen) for name in names)
 
 
-def check_frozen(frozen: tuple[str, ...], params: Any) -> None:
-  """ValueError where a pattern matches nothing, or nothing is left."""
+def check_frozen(cfg: options.RunConfig, params: Any) -> None:
+  """Makes sure that what stays as it is leaves something to do.
+
+  Raises:
+    ValueError: where a pattern of `frozen` matches nothing, nothing is left to
+      train, or the entropy to lower is of layers that stay as they are.
+  """
   names, _, _ = paths.flatten(params)
-  paths.check_patterns('frozen', frozen, names)
-  if all(paths.matches(name, frozen) for name in names):
-    raise ValueError(f'frozen must leave something to train, got {frozen}.')
+  paths.check_patterns('frozen', cfg.frozen, names)
+  if all(paths.matches(name, cfg.frozen) for name in names):
+    raise ValueError(f'frozen must leave something to train, got {cfg.frozen}.')
+  measured = next(iter(families.stacks(cfg.model)))
+  if cfg.objective.method != 'ce' and measured in frozen_stacks(cfg, params):
+    raise ValueError(
+        f"objective.method must be 'ce' where all of the {measured} is frozen:"
+        ' the entropy is that of its layers, got'
+        f' {cfg.objective.method!r} with frozen={cfg.frozen}.'
+    )
+
+
+def frozen_stacks(cfg: options.RunConfig, params: Any) -> tuple[str, ...]:
+  """Stacks, of `families.stacks`, of which no parameter is trained.
+
+  Args:
+    cfg: of the run.
+    params: of the model; shapes are enough.
+  """
+  if not cfg.frozen:
+    return ()
+  names, _, _ = paths.flatten(params)
+  trained = [name for name in names if not paths.matches(name, cfg.frozen)]
+  return tuple(
+      stack
+      for stack in families.stacks(cfg.model)
+      if stack and not any(name.startswith(f'{stack}/') for name in trained)
+  )
 
 
 def abstract_state(

@@ -24,6 +24,15 @@ def make(encoder='transformer', decoder='transformer', **rest):
   )
 
 
+def repeated():
+  """Attention that sees one vector everywhere, and where it is."""
+  cfg = make()
+  part = dataclasses.replace(
+      cfg.decoder, positions='learned', max_length=LENGTH
+  )
+  return dataclasses.replace(cfg, decoder=part, injection='repeat')
+
+
 _embed = jax.jit(autoencoder.embed, static_argnames='cfg')
 _apply = jax.jit(autoencoder.apply, static_argnames=('cfg', 'collect'))
 _decode = jax.jit(reconstruction.apply, static_argnames='cfg')
@@ -44,12 +53,13 @@ def decode(params, e, cfg):
 COMBINATIONS = [
     make('transformer', 'transformer'),
     make('mixer', 'mixer', injection='repeat'),
+    repeated(),
     make('transformer', 'mixer', compression=2),
     make('mixer', 'transformer', position='penultimate'),
 ]
 
 
-@pytest.mark.parametrize('cfg', COMBINATIONS, ids=['tt', 'mm', 'tm', 'mt'])
+@pytest.mark.parametrize('cfg', COMBINATIONS, ids=['tt', 'mm', 'tr', 'tm', 'mt'])
 def test_decoder_sees_the_vector_alone(cfg):
   params = tiny_models.random_params(cfg)
   tokens = tiny_models.random_tokens(3, LENGTH)
@@ -78,18 +88,17 @@ def test_decoder_sees_the_vector_alone(cfg):
       assert np.abs(moved[row] - logits[row]).max() > 1e-4
 
 
-def test_positions_of_the_decoder_differ():
-  """Unrolling tells positions apart where attention alone could not."""
+@pytest.mark.parametrize(
+    'cfg',
+    [make(), make(decoder='mixer', injection='repeat'), repeated()],
+    ids=['unroll', 'mixer', 'learned positions'],
+)
+def test_positions_of_the_decoder_differ(cfg):
+  """All see the same vector, so something else must tell them apart."""
   e = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
-  for decoder, injection, differ in (
-      ('transformer', 'unroll', True),
-      ('transformer', 'repeat', False),  # equal values, however weighted
-      ('mixer', 'repeat', True),
-  ):
-    cfg = make(decoder=decoder, injection=injection)
-    logits = decode(tiny_models.random_params(cfg), e, cfg)
-    spread = np.abs(logits - logits[:, :1]).max()
-    assert (spread > 1e-2) if differ else (spread < 1e-4)
+  logits = decode(tiny_models.random_params(cfg), e, cfg)
+  apart = np.abs(logits[:, :, None] - logits[:, None]).max(axis=(0, 3))
+  assert apart[~np.eye(LENGTH, dtype=bool)].min() > 1e-2
 
 
 def test_compression_leaves_fewer_numbers():
@@ -187,7 +196,7 @@ def test_flops_by_hand():
   head = 2 * d * v
   found = flops.forward_flops_per_token(make(), LENGTH)
   assert found == 2 * blocks + unroll + head
-  found = flops.forward_flops_per_token(make(injection='repeat'), LENGTH)
+  found = flops.forward_flops_per_token(repeated(), LENGTH)
   assert found == 2 * blocks + head
 
 

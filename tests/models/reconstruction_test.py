@@ -11,6 +11,10 @@ def make(length=5, width_in=8, **rest):
   return reconstruction.ReconstructionConfig(stack, length, width_in, **rest)
 
 
+def positioned(**kwargs):
+  return tiny_models.transformer(positions='learned', max_length=6, **kwargs)
+
+
 @pytest.mark.parametrize('length, width', [(3, 8), (8, 8), (20, 8), (5, 7)])
 def test_unroll_index_rolls_a_window(length, width):
   feature = np.arange(width)
@@ -22,7 +26,9 @@ def test_unroll_index_rolls_a_window(length, width):
 
 @pytest.mark.parametrize('injection', reconstruction.INJECTIONS)
 def test_injection_by_hand(injection):
-  cfg = make(injection=injection, width_in=6, compression=2)
+  cfg = make(
+      injection=injection, width_in=6, compression=2, decoder=positioned()
+  )
   params = tiny_models.random_params(
       jax.eval_shape(lambda: reconstruction.init(jax.random.key(0), cfg))
   )['inject']
@@ -42,14 +48,21 @@ def test_injection_by_hand(injection):
   assert ('unroll' in params) == (injection == 'unroll')
 
 
-@pytest.mark.parametrize('stack', ['transformer', 'mixer'])
+@pytest.mark.parametrize('stack', ['transformer', 'mixer', 'positioned'])
 def test_is_the_decoder_of_what_is_injected(stack):
-  part = tiny_models.mixer(5) if stack == 'mixer' else tiny_models.transformer()
-  cfg = make(decoder=part)
+  part = {
+      'transformer': tiny_models.transformer,
+      'mixer': lambda: tiny_models.mixer(5),
+      'positioned': positioned,
+  }[stack]()
+  learned = stack == 'positioned'
+  cfg = make(decoder=part, injection='repeat' if learned else 'unroll')
   params = tiny_models.random_params(
       jax.eval_shape(lambda: reconstruction.init(jax.random.key(0), cfg))
   )
-  assert set(params) == {'inject', 'blocks', 'head'}
+  tables = params.get('embed', {})
+  assert set(params) - {'embed'} == {'inject', 'blocks', 'head'}
+  assert set(tables) == ({'positions'} if learned else set())
   e = np.random.default_rng(1).normal(size=(2, 8)).astype(np.float32)
   # Tokens 0 .. L - 1, whose embeddings are what is injected.
   inject = jax.jit(lambda p, e: layers.call(reconstruction.Inject(cfg), p, e))
@@ -58,7 +71,7 @@ def test_is_the_decoder_of_what_is_injected(stack):
   for row, x in enumerate(np.asarray(inject(params['inject'], e))):
     table = np.zeros([tiny_models.VOCAB, 8], np.float32)
     table[:5] = x
-    tree = {**params, 'embed': {'tokens': table}}
+    tree = {**params, 'embed': {**tables, 'tokens': table}}
     expected = plain(tree, np.arange(5)[None])[0]
     np.testing.assert_allclose(logits[row], expected, rtol=1e-5, atol=1e-5)
 
@@ -74,8 +87,12 @@ def test_is_the_decoder_of_what_is_injected(stack):
             'decoder.tie_embeddings must be False',
         ),
         (
-            dict(decoder=tiny_models.transformer(positions='learned')),
-            "decoder.positions must be 'rotary' or 'none' .* got 'learned'",
+            dict(decoder=positioned(), length=7),
+            'decoder.max_length must be at least 7, got 6',
+        ),
+        (
+            dict(injection='repeat'),
+            "injection must be 'unroll' for attention .* got 'repeat'",
         ),
         (
             dict(decoder=tiny_models.mixer(4)),

@@ -126,6 +126,8 @@ def test_bad_fields_are_named(name, change, message):
          "frozen: '.encodr/' matches no parameter; the paths are: decoder/"),
         ('memory', [('frozen', ['^encoder/', 'decoder', 'slot'])],
          'frozen must leave something to train'),
+        ('memory', [('frozen', ['^encoder/']), ('objective.method', 'mbe')],
+         "objective.method must be 'ce' where all of the encoder is frozen"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_compiled(
@@ -183,6 +185,25 @@ def test_what_a_memory_model_needs():
   encoder = 3 * (8 * matrices() + attention(8))
   decoder = 4 * (12 * matrices() + attention(12)) + 4 * 8 * table
   step = 3 * 2 * 8 * 2 * (encoder + decoder)
+  assert report['flops']['step'] == step
+  assert 0.9 < report['flops']['compiler'] / step < 1.6
+
+
+@pytest.mark.parametrize(
+    'frozen, passes',
+    [((), (3, 3)), (('^encoder/',), (1, 3)), (('^decoder/',), (3, 2))],
+    ids=['nothing', 'encoder', 'decoder'],
+)
+def test_what_is_frozen_needs_less(frozen, passes):
+  c = tiny_families.small('memory')
+  c.task.kind = 'causal'
+  c.frozen = frozen
+  cfg = config_lib.from_dict(c)
+  program = program_lib.Program(cfg, jax.devices()[:1])
+  report = compile_report.make_report(cfg, program, 32)
+  encoder = 3 * (8 * matrices() + attention(8))
+  decoder = 4 * (12 * matrices() + attention(12)) + 4 * 8 * 16 * 16
+  step = 2 * 8 * (passes[0] * encoder + passes[1] * decoder)
   assert report['flops']['step'] == step
   assert 0.9 < report['flops']['compiler'] / step < 1.6
 
