@@ -81,7 +81,7 @@ def main() -> None:
         top_k=FLAGS.top_k,
     )
   with cli.refusing():
-    params = restoring.restore_params(cfg, FLAGS.workdir)
+    params = restoring.restore_params(cfg, FLAGS.workdir).params
   sampled_1xT = jax.jit(
       samples.sample,
       static_argnums=2,

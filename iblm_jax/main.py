@@ -15,7 +15,6 @@ from iblm_jax import cli
 from iblm_jax import config as config_lib
 from iblm_jax.data import sources
 from iblm_jax.training import (
-    checkpoints,
     compile_report,
     distributed,
     loop,
@@ -46,11 +45,7 @@ def main() -> None:
       return compile_only(cfg, FLAGS.topology, workdir)
     config_lib.check_workdir(cfg, workdir)
     job = loop.prepare(cfg)
-    begin = None
-    saved = checkpoints.saved_steps(workdir / 'checkpoints')
-    if cfg.start is not None and not saved:
-      donor = config_lib.read_run(cfg.start.workdir)
-      begin = restoring.beginning(cfg, donor)
+    begin = restoring.beginning(cfg, workdir, config_lib.read_run)
   if jax.process_index() == 0:
     config_lib.claim_workdir(cfg, workdir)
   # One process speaks for all.

@@ -28,6 +28,7 @@ def main() -> None:
         text=FLAGS.text,
         length=FLAGS.length,
         position=FLAGS.position,
+        step=FLAGS.step,
     )
     cfg = probing.ProbeConfig(
         length=subject.length,
@@ -41,9 +42,10 @@ def main() -> None:
         seed=FLAGS.seed,
     )
     cfg.decoder(subject.encoder.vocab_size)
-    probing.check_rows(subject.train, cfg)
+    probing.check_rows(subject.train, subject.heldout, cfg)
+  after = '' if subject.step is None else f' after {subject.step} updates'
   cli.report(
-      f'{subject.name}: {subject.what}, {subject.length} tokens, read at'
+      f'{subject.name}: {subject.what}{after}, {subject.length} tokens, read at'
       f' {subject.position}'
   )
   found = probing.probe(
@@ -94,6 +96,9 @@ def run() -> None:
       'position',
       None,
       'Which position is the vector: last_valid, last or penultimate.',
+  )
+  flags.DEFINE_integer(
+      'step', None, 'Checkpoint to read, in updates; by default the newest.'
   )
   flags.DEFINE_integer('steps', 2000, 'Updates of each decoder.')
   flags.DEFINE_integer('batch_size', 64, 'Sequences of an update.')

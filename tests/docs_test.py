@@ -1,10 +1,13 @@
 """The examples of the documentation run, and the pages show what runs."""
 
+import math
 import os
 import pathlib
 import re
 import subprocess
 import sys
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / 'docs'
@@ -28,6 +31,24 @@ def test_the_gate_in_a_foreign_loop_runs_and_goes_through_both_phases():
   assert {phase for *_, phase in lines} == {'1', '2'}
   assert all(0 < float(entropy) < 4.2 for _, _, entropy, _ in lines)  # log 64
   assert 'share_compression' in run.stdout.splitlines()[-1]
+
+
+EXAMPLE = re.compile(r'^<!-- example -->\n```python\n(.*?)^```$', re.M | re.S)
+
+
+@pytest.mark.parametrize(
+    'page, number',
+    [
+        (page.name, number)
+        for page in sorted(DOCS.glob('*.md'))
+        for number, _ in enumerate(EXAMPLE.findall(page.read_text()))
+    ],
+)
+def test_examples_of_the_pages_run(page, number, capsys):
+  source = EXAMPLE.findall((DOCS / page).read_text())[number]
+  exec(compile(source, f'{page}, example {number}', 'exec'), {})
+  printed = capsys.readouterr().out.split()
+  assert printed and all(math.isfinite(float(word)) for word in printed)
 
 
 def test_the_page_shows_the_program_that_runs():

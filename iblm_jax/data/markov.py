@@ -152,40 +152,29 @@ def predictive_nll(
   return _predict(transitions(config), weight_ZxB, tokens)
 
 
-def piece_nll(
-    config: MarkovConfig, tokens_BxL: npt.ArrayLike, first: int = 0
+def document_nll(
+    config: MarkovConfig, tokens_BxL: npt.ArrayLike
 ) -> np.ndarray:
-  """How surprising pieces of documents are, exactly; their mean is an entropy.
+  """How surprising documents are, exactly; the mean is their entropy.
 
   Args:
-    config: Options of the source.
-    tokens_BxL: Whole numbers of shape [B, L], L of at least 1.
-    first: Place in its document of the first token of every piece, at least 0.
+    config: Options of the source; its length has no effect.
+    tokens_BxL: Whole documents, whole numbers of shape [B, L], L at least 1.
 
   Returns:
-    float64 array of shape [B], nats: -log of the probability that tokens
-    first .. first + L - 1 of a document are these, whatever its topic.
+    float64 array of shape [B], nats: -log p(document), whatever its topic.
 
   Raises:
-    ValueError: As `predictive_nll`, or `first` is negative.
+    ValueError: As `predictive_nll`.
 
   >>> config = MarkovConfig(vocab_size=8, uniform=True)
-  >>> piece_nll(config, [[3, 1, 4]]).round(3).tolist()  # 3 ln 8
+  >>> document_nll(config, [[3, 1, 4]]).round(3).tolist()  # 3 ln 8
   [6.238]
   """
-  _checks.check_int('first', first, 0)
   tokens = _checked_tokens(config, 'tokens_BxL', tokens_BxL, 1)
-  step_ZxVxV = transitions(config)
-  start_ZxV = np.full(step_ZxVxV.shape[:2], 1 / config.vocab_size)
-  for _ in range(first):
-    start_ZxV = np.einsum('zv,zvw->zw', start_ZxV, step_ZxVxV)
-  weight_ZxB = start_ZxV[:, tokens[:, 0]] / config.num_topics
-  first_B = weight_ZxB.sum(axis=0)
-  if not first_B.all():
-    raise _stranger(first_B, 0)
-  return -np.log(first_B) + _predict(
-      step_ZxVxV, weight_ZxB / first_B, tokens
-  ).sum(axis=1)
+  weight_ZxB = np.full((config.num_topics, len(tokens)), 1 / config.num_topics)
+  later_BxL = _predict(transitions(config), weight_ZxB, tokens)
+  return np.log(config.vocab_size) + later_BxL.sum(axis=1)
 
 
 def _predict(step_ZxVxV, weight_ZxB, tokens_BxL1) -> np.ndarray:
@@ -196,7 +185,11 @@ def _predict(step_ZxVxV, weight_ZxB, tokens_BxL1) -> np.ndarray:
     weight_ZxB = weight_ZxB * step_ZxVxV[:, now_B, next_B]
     predicted_B = weight_ZxB.sum(axis=0)
     if not predicted_B.all():
-      raise _stranger(predicted_B, t + 1)
+      raise ValueError(
+          'tokens must be documents of the source, got row'
+          f' {int(np.argmin(predicted_B))}, which no topic has from token'
+          f' {t + 1} on.'
+      )
     weight_ZxB = weight_ZxB / predicted_B
     nll_BxL[:, t] = -np.log(predicted_B)
   return nll_BxL
@@ -214,13 +207,6 @@ def _checked_tokens(config, name, tokens, least) -> np.ndarray:
         f' between 0 and {last}, got {tokens!r}.'
     )
   return tokens
-
-
-def _stranger(probability_B, t) -> ValueError:
-  return ValueError(
-      'tokens must be documents of the source, got row'
-      f' {int(np.argmin(probability_B))}, which no topic has from token {t} on.'
-  )
 
 
 @dataclasses.dataclass(frozen=True)

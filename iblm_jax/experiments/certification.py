@@ -186,7 +186,7 @@ def certify(
   ):
     config.claim_workdir(one.run, folder)
     loop.train(job, folder, report=report)
-    trained = restoring.restore_trained(one.run, folder)
+    trained = restoring.restore_trained(one.run, folder).params
     w_d = np.asarray(job.program.parameterisation.to_vector(trained))
     candidates += [
         Candidate(code, one, job, trained)

@@ -9,7 +9,6 @@ from etils import epath
 from iblm_jax import config
 from iblm_jax.experiments import workdirs
 from iblm_jax.training import (
-  checkpoints,
   errors,
   loop,
   options,
@@ -149,10 +148,7 @@ def train_run(
     errors.RunFailed: see `train`.
   """
   config.claim_workdir(cfg, folder)
-  begin = None
-  saved = checkpoints.saved_steps(folder / 'checkpoints')
-  if donor is not None and not saved:
-    begin = restoring.beginning(cfg, donor)
+  begin = restoring.beginning(cfg, folder, lambda _: donor)
   summary = loop.train(loop.prepare(cfg), folder, report=report, begin=begin)
   if donor is not None and cfg.frozen and cfg.start is not None:
     _check_frozen(folder, cfg, donor)
@@ -161,8 +157,11 @@ def train_run(
 
 def _check_frozen(folder, cfg, donor) -> None:
   """Frozen leaves that came from another run are the same there and here."""
-  there = restoring.restore_params(donor, cfg.start.workdir)
-  here = restoring.restore_params(cfg, folder)
+  origin = json.loads((folder / 'summary.json').read_text())['start']
+  there = restoring.restore_params(
+      donor, cfg.start.workdir, step=origin['step']
+  ).params
+  here = restoring.restore_params(cfg, folder).params
   changed = warm_start.changed(here, there, cfg.start.parts, cfg.frozen)
   if changed:
     raise errors.RunFailed(

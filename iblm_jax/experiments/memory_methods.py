@@ -143,15 +143,16 @@ def _length(n: int) -> dict[str, Any]:
   return {
       'model.length': n, 'data.markov.length': n,
       'model.encoder.mixer.length': n, 'model.decoder.mixer.length': n,
+      'data.batch_size': 64 * LENGTH // n,  # as many tokens an update
   }
 
 
-def _combined(weight: float) -> dict[str, Any]:
+def _combined(weight: float, copying: str = 'blank_copy') -> dict[str, Any]:
   return {
       'task.kind': 'combined',
-      'task.copying': 'blank_copy',
+      'task.copying': copying,
       'task.copy_weight': weight,
-      'train.accumulation': 2,  # a part for each task: the same, but faster
+      'train.accumulation': 2,  # the same, but faster
   }
 
 
@@ -178,6 +179,7 @@ _NEEDLE = {
         },
     },
     'task.also_measure': ('blank_copy',),
+    **_steps(600),
 }
 
 
@@ -190,8 +192,8 @@ def _stage(task: str, n: int, after: str) -> Method:
       'optimizer.schedule.warmup_steps': 20,
       **_steps(n),
   }
-  if task == 'combined':
-    changes |= _combined(1.0)
+  if task == 'combined':  # next tokens are all new
+    changes |= _combined(1.0) | {'optimizer.schedule.peak': 1e-2}
   parts = {'': ''} if goes_on else {'encoder': 'encoder'}
   return Method('memory', changes, after, parts, ('^encoder/',))
 
@@ -204,13 +206,21 @@ _ATTENTION = {
     'optimizer': _adamw(1e-2),
 }
 
-# (a) causal language models, by training and by size
+_UNTRAINED = _steps(1) | {
+    'optimizer.schedule.peak': 1e-9, 'optimizer.schedule.warmup_steps': 0
+}
+# The stack of the autoencoders below.
+_CAUSAL_MIXER = {
+    'model': {**_MIXER, 'mixer': {
+        'length': CHUNKS * CHUNK_LENGTH, 'num_heads': 4
+    }},
+    'optimizer': _adamw(4e-3),
+}
+
+# (a) causal language models, by training, by size and by kind of mixing
 _CAUSAL = {
-    'untrained': Method('decoder', _steps(1) | {
-        'optimizer.schedule.peak': 1e-9, 'optimizer.schedule.warmup_steps': 0
-    }, probe=True),
+    'untrained': Method('decoder', _UNTRAINED, probe=True),
     'causal:1x': Method('decoder', _steps(400), probe=True),
-    'causal:2x': Method('decoder', _steps(800), probe=True),
     'causal:4x': Method('decoder', _steps(1600), probe=True),
     'causal:w32': Method('decoder', _steps(800) | _widths(32), probe=True),
     'causal:w128': Method(
@@ -218,11 +228,16 @@ _CAUSAL = {
         _steps(800) | _widths(128) | {'optimizer.schedule.peak': 4e-3},
         probe=True,
     ),
+    'causal:mixer': Method('decoder', _CAUSAL_MIXER | _steps(800), probe=True),
+    'untrained:mixer': Method(
+        'decoder', _CAUSAL_MIXER | _UNTRAINED, probe=True
+    ),
 }
 # (b) autoencoders, by length, bottleneck and kind of mixing
 _AUTOENCODERS = {
     'ae': Method('autoencoder', probe=True),
     'ae:L32': Method('autoencoder', _length(32)),
+    'ae:r2': Method('autoencoder', {'model.compression': 2}),
     'ae:r4': Method('autoencoder', {'model.compression': 4}),
     'ae:uniform': Method('autoencoder', {'data.markov.uniform': True}),
     'ae:attention': Method(
@@ -235,32 +250,48 @@ _AUTOENCODERS = {
 }
 # (c), (d) memory models, by objective
 _MEMORY = {
+    'memory:untrained': Method('memory', _UNTRAINED, probe=True),
     'memory:causal': Method('memory', probe=True),
     'memory:none': Method('memory', {'model.kind': 'none'}),
     'full_context': Method('decoder', {
         f'model.{name}': _READER[name] for name in ('num_heads', 'mlp_width')
     }),
-    # As many tokens as the combined runs read.
+    # As many rows as the combined runs read.
     'memory:causal_2x': Method('memory', _steps(2000)),
+    # Of these, an encoder that could already reconstruct chunks, and goes on
+    # learning.
+    'memory:causal_ae': Method(
+        'memory', {}, 'ae:8', {'encoder': 'encoder'}, probe=True
+    ),
     'combined:0.25': Method('memory', _combined(0.25), probe=True),
-    'combined:0.5': Method('memory', _combined(0.5), probe=True),
     'combined:1': Method('memory', _combined(1.0), probe=True),
-    # An encoder that could already reconstruct chunks, and goes on learning.
     'combined:ae': Method(
         'memory', _combined(0.25), 'ae:8', {'encoder': 'encoder'}, probe=True
     ),
+    # Copying with the tokens in sight.
+    'combined:tokens': Method('memory', _combined(1.0, 'copy'), probe=True),
 }
-# (e) copying with tokens on a frozen encoder: at once, or from blanks first
+# (e) copying with tokens on a frozen encoder: at once, in two stages of the
+# same, or from blanks first
 _CURRICULUM = {
     **{f'frozen_ae:blank:{n}': _stage('blank_copy', n, 'ae:8')
        for n in (BUDGETS[0] // 2, *BUDGETS)},
-    **{f'frozen_ae:direct:{n}': _stage('copy', n, 'ae:8') for n in BUDGETS},
+    **{f'frozen_ae:direct:{n}': _stage('copy', n, 'ae:8')
+       for n in (BUDGETS[0] // 2, *BUDGETS)},
+    **{f'frozen_ae:twice:{n}': _stage(
+        'copy', n // 2, f'frozen_ae:direct:{n // 2}'
+    ) for n in BUDGETS},
     **{f'frozen_ae:staged:{n}': _stage(
         'copy', n // 2, f'frozen_ae:blank:{n // 2}'
     ) for n in BUDGETS},
-    'frozen_ae:combined': _stage('combined', LAST, f'frozen_ae:staged:{LAST}'),
-    'frozen_causal:blank': _stage('blank_copy', LAST, 'memory:causal'),
-    'frozen_causal:direct': _stage('copy', LAST, 'memory:causal'),
+    'frozen_ae:combined': _stage(
+        'combined', 1000, f'frozen_ae:staged:{LAST}'
+    ),
+    **{f'frozen_causal:blank:{n}': _stage('blank_copy', n, 'memory:causal')
+       for n in (LAST // 2, LAST)},
+    f'frozen_causal:staged:{LAST}': _stage(
+        'copy', LAST // 2, f'frozen_causal:blank:{LAST // 2}'
+    ),
     'no_memory:copy': Method(
         'memory',
         {
@@ -276,15 +307,22 @@ _COMPRESSED = {
 }
 # (h) arbitrary access
 _NEEDLES = {
+    'needle:full_context': Method('decoder', _NEEDLE | {
+        f'model.{name}': _READER[name] for name in ('num_heads', 'mlp_width')
+    }),
     'needle:causal': Method('memory', _NEEDLE),
     'needle:combined': Method('memory', _NEEDLE | _combined(1.0)),
 }
 # Real bytes; the data are filled in where there are some.
 _BYTES = {
     'bytes:ae': Method('autoencoder', probe=True),
+    'bytes:untrained': Method('decoder', _UNTRAINED, probe=True),
     'bytes:causal': Method('decoder', _steps(800), probe=True),
-    'bytes:memory': Method('memory', probe=True),
-    'bytes:combined': Method('memory', _combined(1.0), probe=True),
+    'bytes:none': Method('memory', _steps(500) | {'model.kind': 'none'}),
+    'bytes:memory': Method('memory', _steps(500), probe=True),
+    'bytes:combined': Method(
+        'memory', _steps(500) | _combined(1.0), probe=True
+    ),
 }
 
 FAMILIES: dict[str, dict[str, Method]] = {
@@ -330,16 +368,29 @@ def methods(names: tuple[str, ...], smoke: bool = False) -> dict[str, Method]:
   }
 
 
+def seeds(number: int) -> range:
+  """Those of the runs: rates, updates and weights were chosen on seed 0."""
+  return range(1, 1 + number)
+
+
 def best_loss(seed: int) -> float:
   """Nats a held-out token of memory models, of the best prediction there is."""
   options = markov.MarkovConfig(
       **{**BASES['memory']['data']['markov'], 'seed': seed}
   )
-  batch = markov.MarkovSource(
-      options, 'heldout', options.num_heldout, seed
-  ).batch(0)
-  tokens = np.concatenate([batch['tokens'], batch['targets'][:, -1:]], axis=1)
-  return float(markov.predictive_nll(options, tokens).mean())
+  return float(markov.predictive_nll(options, _heldout(options)).mean())
+
+
+def text_bits(options: markov.MarkovConfig) -> float:
+  """Entropy of the language's held-out documents, in bits a document."""
+  documents = _heldout(options)[:, :-1]
+  return float(markov.document_nll(options, documents).mean() / np.log(2))
+
+
+def _heldout(options: markov.MarkovConfig) -> np.ndarray:
+  """Rows of the held-out set and the token after each, [B, L + 1]."""
+  batch = markov.MarkovSource(options, 'heldout', options.num_heldout).batch(0)
+  return np.concatenate([batch['tokens'], batch['targets'][:, -1:]], axis=1)
 
 
 def tree(method: Method, seed: int, text: str | None, smoke: bool):

@@ -1,7 +1,9 @@
 """From a method to a row: a run of the experiment on memory, and its probe."""
 
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from iblm_jax import config
+from iblm_jax.data import sources
 from iblm_jax.experiments import (
   curricula,
   memory_methods,
@@ -191,18 +194,25 @@ class Maker:
 
   def _probe(self, run, workdir, report) -> dict[str, float]:
     """What an embedding holds, by the common probe."""
-    cfg = run.cfg
+    cfg, data = run.cfg, run.cfg.data
     length = families.measured_length(cfg.model) or memory_methods.LENGTH
-    params = restoring.restore_params(cfg, workdir)
-    splits = loop.prepare(cfg)
-    heldout = next(iter(splits.eval_sources.values()))
-    # The control is of the data alone: one for all encoders.
-    data = json.dumps([config.to_dict(cfg.data), run.probe], sort_keys=True)
-    key = hashlib.sha256(data.encode()).hexdigest()[:16]
+    if data.kind == 'markov':  # of whole documents, for every encoder
+      language = dataclasses.replace(data.markov, length=length)
+      data = dataclasses.replace(data, markov=language)
+    train, heldout, *_ = sources.make_sources(data).values()
+    encoder = probing.of_model(
+        cfg.model, restoring.restore_params(cfg, workdir).params
+    )
+    # The control is of the data and a width: one for many encoders.
+    width = families.encoder(cfg.model).width
+    asked = json.dumps(
+        [config.to_dict(data), run.probe, width], sort_keys=True
+    )
+    key = hashlib.sha256(asked.encode()).hexdigest()[:16]
     control = self._folder / f'control_{length}_{key}.json'
     found = probing.probe(
-        probing.of_model(cfg.model, params),
-        splits.source,
+        encoder,
+        train,
         heldout,
         probing.ProbeConfig(length=length, **run.probe),
         report,
@@ -210,15 +220,32 @@ class Maker:
     )
     if not control.exists():
       workdirs.write_json(control, probing.control_of(found))
+    if data.kind == 'markov':
+      found |= _information(found, data.markov)
     return {f'probe/{name}': value for name, value in found.items()}
 
 
+def _information(found, language) -> dict[str, float]:
+  """What a text is worth, and how much of it an embedding surely holds.
+
+  The information of an embedding e about a text x is H(x) - H(x | e), and no
+  decoder of e has a cross-entropy below H(x | e).
+  """
+  bits = memory_methods.text_bits(language)
+  left = found['num_tokens'] * found['cross_entropy'] / math.log(2)
+  return {'text_bits': bits, 'sure_bits': max(0.0, bits - left)}
+
+
 def _evaluations(summary, cfg) -> dict[str, float]:
-  """Of the first set, of each view by its name; of needles by chunk too."""
-  found: dict[str, float] = {}
+  """Of the first set, of each view by its name; of needles by chunk too.
+
+  And of runs with a gate, its phases.
+  """
+  phases = summary.get('phases', {})
+  found: dict[str, float] = {f'phases/{k}': v for k, v in phases.items()}
   for split, values in summary['eval'].items():
     kept = {k: v for k, v in values.items() if 'layer_' not in k}
-    if not found:
+    if 'cross_entropy' not in found:
       found |= kept
       first = cfg.task.views[0]
       found |= {

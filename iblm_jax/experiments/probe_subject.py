@@ -28,6 +28,7 @@ class Subject:
     heldout: rows for its evaluation.
     length: L, tokens of a sequence.
     position: which position is the vector.
+    step: updates that the model has seen; None for weights from elsewhere.
   """
 
   name: str
@@ -37,12 +38,14 @@ class Subject:
   heldout: batches.Source
   length: int
   position: str
+  step: int | None = None
 
   def describe(self) -> dict[str, Any]:
     """As JSON types."""
     return {
         'name': self.name,
         'family': self.what,
+        'step': self.step,
         'length': self.length,
         'position': self.position,
         'vocab_size': self.encoder.vocab_size,
@@ -56,6 +59,7 @@ def load(
     text: str | None = None,
     length: int | None = None,
     position: str | None = None,
+    step: int | None = None,
 ) -> Subject:
   """Reads the checkpoint and opens the data.
 
@@ -65,6 +69,7 @@ def load(
     text: file for these.
     length: tokens of a sequence; None for what the model encodes.
     position: see `probing.of_model`.
+    step: of the checkpoint, in updates; None for the newest one.
 
   Returns:
     The subject.
@@ -77,7 +82,11 @@ def load(
     raise ValueError(
         f'gpt2 and text must be given together, got {gpt2=} and {text=}.'
     )
+  if length is not None and length < 1:
+    raise ValueError(f'length must be at least 1, got {length}.')
   if gpt2 is not None and text is not None:
+    if step is not None:
+      raise ValueError(f'step must be None with gpt2, got {step}.')
     return _gpt2(epath.Path(gpt2), text, length or _LENGTH, position)
   run = config.read_run(workdir)
   families.encoder(run.model)
@@ -90,9 +99,10 @@ def load(
   if len(names) < 2:
     raise ValueError('the data of the run must hold something out.')
   splits = sources.make_sources(run.data)
-  encoder = probing.of_model(
-      run.model, restoring.restore_params(run, workdir), position
-  )
+  most = families.longest(families.encoder(run.model))
+  _check_length(length, most)
+  restored = restoring.restore_params(run, workdir, step=step)
+  encoder = probing.of_model(run.model, restored.params, position)
   return Subject(
       epath.Path(workdir).resolve().name,
       families.name(run.model),
@@ -101,16 +111,31 @@ def load(
       splits[names[1]],
       own or length or min(_LENGTH, splits['train'].length),
       position or getattr(run.model, 'position', 'last_valid'),
+      restored.step,
   )
+
+
+def _check_length(length: int | None, most: int | None) -> None:
+  if length is not None and most is not None and length > most:
+    raise ValueError(
+        f'length must be at most {most}, the positions of the model, got'
+        f' {length}.'
+    )
 
 
 def _gpt2(path: epath.Path, text: str, length, position) -> Subject:
   model, params = gpt2_weights.load_gpt2(path)
+  _check_length(length, model.max_length)
   folder = path if path.is_dir() else path.parent
   beside = folder / 'tokenizer.json'
   if not beside.exists():
     raise ValueError(f'{folder} must hold a tokenizer.json.')
   tokenizer = tokenizers.load_tokenizer(str(beside))
+  if tokenizer.vocab_size > model.vocab_size:
+    raise ValueError(
+        f'{beside} must have at most {model.vocab_size} tokens, those of the'
+        f' model, got {tokenizer.vocab_size}.'
+    )
   documents = text_lib.read_documents(text_lib.TextConfig(paths=(text,)))
   sides = text_lib.split_documents(documents, _HOLDOUT)
   train, heldout = (

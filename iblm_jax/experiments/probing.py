@@ -100,13 +100,23 @@ class ProbeConfig:
       return model_config.mixer(
           vocab_size, self.length, num_heads=self.num_heads, **sizes
       )
-    return model_config.llama(vocab_size, num_heads=self.num_heads, **sizes)
+    # Learned places, so that the control can tell them apart as well: what
+    # stands where in every text is nothing that an embedding holds.
+    return model_config.llama(
+        vocab_size,
+        num_heads=self.num_heads,
+        positions='learned',
+        max_length=self.length,
+        **sizes,
+    )
 
 
 def of_model(
     model: families.ModelConfig, params: Any, position: str | None = None
 ) -> Encoder:
   """The encoder of a model of ours, its own token embeddings included.
+
+  Behind a bottleneck, what passes it is the vector.
 
   Args:
     model: of any family; of a memory model the encoder of its chunks is read.
@@ -128,7 +138,8 @@ def of_model(
 
   def embed(params, tokens_BxL, mask_BxL):
     h_BxLxE, _ = families.encode(params, tokens_BxL, model, mask_BxL)
-    return embeddings.gather(h_BxLxE, mask_BxL, place)
+    e_BxE = embeddings.gather(h_BxLxE, mask_BxL, place)
+    return families.narrowed(params, e_BxE, model)
 
   families.encoder(model)  # raises
   return Encoder(embed, params, families.vocab_size(model))
@@ -160,7 +171,9 @@ def probe(
     'mbe' and 'mbe/order_2' (nats), entropies of the embeddings of up to 1,024
     sequences; 'tokens', counted in all, and 'num_tokens', a mean sequence's.
   """
-  check_rows(train, cfg)
+  check_rows(train, heldout, cfg)
+  # Once, and not at every step.
+  encoder = encoder._replace(params=jax.device_put(encoder.params))
   if control is None:
     report('control: the same decoder without embeddings')
     zero = encoder._replace(
@@ -196,12 +209,21 @@ def control_of(found: dict[str, float]) -> dict[str, float]:
   }
 
 
-def check_rows(source: batches_lib.Source, cfg: ProbeConfig) -> None:
-  """ValueError unless rows can be cut into sequences of `cfg.length`."""
-  if source.length < cfg.length:
+def check_rows(
+    train: batches_lib.Source, heldout: batches_lib.Source, cfg: ProbeConfig
+) -> None:
+  """ValueError unless rows can be cut into the sequences that are needed."""
+  if train.length < cfg.length:
     raise ValueError(
-        f'length must be at most that of the rows, {source.length}, got'
+        f'length must be at most that of the rows, {train.length}, got'
         f' {cfg.length}.'
+    )
+  rows = heldout.batch_size * (heldout.num_eval_batches or math.inf)
+  there = rows * (heldout.length // cfg.length)
+  if there < cfg.batch_size:
+    raise ValueError(
+        f'batch_size must be at most {there}, sequences of {cfg.length} tokens'
+        f' that the held-out rows give, got {cfg.batch_size}.'
     )
 
 
@@ -282,11 +304,6 @@ def _train(encoder, train, heldout, cfg, report) -> dict[str, float]:
     total = found if total is None else jax.tree.map(jnp.add, total, found)
     kept.append(e_BxE)
   iterator.close()
-  if total is None:
-    raise ValueError(
-        f'the held-out set must fill a batch of {cfg.batch_size} sequences of'
-        f' {cfg.length} tokens.'
-    )
   total = jax.device_get(total)
   e_NxE = jnp.concatenate(kept)[:_MEASURED].astype(jnp.float32)
   return {

@@ -44,7 +44,7 @@ def load_params(workdir: epath.PathLike) -> tuple[options.RunConfig, Any]:
     CheckpointError: if there are checkpoints and none is intact.
   """
   cfg = config.read_run(workdir)
-  return cfg, restoring.restore_params(cfg, workdir)
+  return cfg, restoring.restore_params(cfg, workdir).params
 
 
 def layer_profiles(

@@ -26,11 +26,12 @@ def main() -> None:
   if FLAGS.end_with_parent:
     threading.Thread(target=_end_with_parent, daemon=True).start()
   from iblm_jax import config
-  from iblm_jax.training import loop
+  from iblm_jax.training import loop, restoring
 
   with cli.refusing():
     job = loop.prepare(config.read_run(FLAGS.workdir))
-  loop.train(job, FLAGS.workdir, report=cli.report)
+    begin = restoring.beginning(job.cfg, FLAGS.workdir, config.read_run)
+  loop.train(job, FLAGS.workdir, report=cli.report, begin=begin)
 
 
 def _end_with_parent() -> None:

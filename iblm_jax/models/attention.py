@@ -56,8 +56,9 @@ def causal_attention(
     v_BxLxHxK: values, the same shape.
     segment_ids_BxL: int [B, L], the document of each token; None for one.
     window: tokens a query may look back to, itself included; None for all.
-    implementation: 'xla', 'blocked' (for CPUs), 'cudnn' (for GPUs) or 'splash'
-      (for TPUs; rows that are no multiple of 128 tokens take 'xla').
+    implementation: 'xla', 'blocked' (for CPUs), 'cudnn' (for GPUs; rows of an
+      odd number of tokens that have documents take 'xla') or 'splash' (for
+      TPUs; rows that are no multiple of 128 tokens take 'xla').
 
   Returns:
     [B, L, H, K] in the dtype of the values; the softmax is in float32.
@@ -89,6 +90,8 @@ def causal_attention(
     )
   mask_Bx1xLxL = None
   if segment_ids_BxL is not None:
+    if implementation == 'cudnn' and q_BxLxHxK.shape[1] % 2:
+      implementation = 'xla'  # cuDNN has no gradient for such masks
     same_BxLxL = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
     mask_Bx1xLxL = same_BxLxL[:, None]
   return jax.nn.dot_product_attention(

@@ -4,6 +4,7 @@ What a causal encoder knows of its input when it is done is at the last token.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +94,28 @@ class Passage:
   def num_numbers(self) -> int:
     """Numbers that a vector is made of where it is narrowest."""
     return min(self.width_in // self.compression, self.width_out)
+
+
+def narrowed(params: Any, e_BxE: jax.Array, passage: Passage) -> jax.Array:
+  """The numbers that pass a bottleneck; all of [B, E] where there is none.
+
+  A map into a narrower model is one as well.
+
+  Args:
+    params: of `Pass`.
+    e_BxE: vectors.
+    passage: their way.
+  """
+  if passage.compression > 1:
+    way = params['down']
+  elif passage.width_out < passage.width_in:
+    way = params['bridge']
+  else:
+    return e_BxE
+  narrow_BxN = e_BxE @ way['kernel'].astype(e_BxE.dtype)
+  if 'bias' in way:
+    narrow_BxN = narrow_BxN + way['bias'].astype(e_BxE.dtype)[None]
+  return narrow_BxN
 
 
 class Pass(nn.Module):

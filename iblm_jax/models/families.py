@@ -12,6 +12,7 @@ from iblm_jax.models import (
   autoencoder,
   boxed,
   decoder,
+  embeddings,
   memory,
   memory_config,
   outputs,
@@ -161,3 +162,24 @@ def encode(
   part = encoder(cfg)
   tree = params if part is cfg else params['encoder']
   return autoencoder.encode(tree, tokens_BxL, part, mask)
+
+
+def narrowed(
+    params: Any, e_BxE: jax.Array, cfg: ModelConfig
+) -> jax.Array:
+  """What is kept of an encoder's vectors: all, or what passes a bottleneck.
+
+  Args:
+    params: of the whole model.
+    e_BxE: one position of `encode`.
+    cfg: of the model.
+
+  Returns:
+    [B, E], or fewer numbers, see `embeddings.narrowed`.
+  """
+  if isinstance(cfg, DecoderConfig):
+    return e_BxE
+  if isinstance(cfg, MemoryConfig):
+    return embeddings.narrowed(params['passage'], e_BxE, cfg.passage)
+  way = params['decoder']['inject'].get('passage', {})
+  return embeddings.narrowed(way, e_BxE, cfg.reconstruction.passage)

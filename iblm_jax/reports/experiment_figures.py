@@ -75,6 +75,7 @@ def pareto_figure(
     x: str,
     y: str,
     labels: Mapping[str, str] = _NO_LABELS,
+    joined: bool = True,
 ) -> Any:
   """Two metrics against each other, for families of methods with a knob.
 
@@ -85,10 +86,11 @@ def pareto_figure(
     x: metric across.
     y: metric up.
     labels: what the figure calls the metrics, and the families if need be.
+    joined: whether a line leads along the knob.
 
   Returns:
-    A matplotlib figure: a line per family, its points marked with the knob; the
-    metric across on a logarithmic scale where it spans a factor of 30.
+    A matplotlib figure: a colour per family, its points marked with the knob;
+    the metric across on a logarithmic scale where it spans a factor of 30.
   """
   figure, axes = figures.subplots(1, 1, figsize=(7.5, 5.2))
   axis = axes[0, 0]
@@ -98,7 +100,8 @@ def pareto_figure(
     ys, y_errors = _errors(point[y] for point in points[family])
     axis.errorbar(
         xs, ys, xerr=x_errors, yerr=y_errors, color=colour, capsize=2,
-        marker=_MARKERS[index % len(_MARKERS)], markersize=6, linewidth=1.2,
+        marker=_MARKERS[index % len(_MARKERS)], markersize=6,
+        linewidth=1.2 if joined else 0.0,
         elinewidth=0.8, label=labels.get(family, family),
     )
     across += list(xs)

@@ -147,7 +147,9 @@ class Checkpoints:
           f' {self._directory} ({last}): {error}'
       ) from error
 
-  def restore(self, abstract_state: Any) -> tuple[int, Any, dict] | None:
+  def restore(
+      self, abstract_state: Any, only: int | None = None
+  ) -> tuple[int, Any, dict] | None:
     """The newest intact checkpoint.
 
     Damaged checkpoints that are newer are moved to a folder `damaged` beside
@@ -155,17 +157,19 @@ class Checkpoints:
 
     Args:
       abstract_state: tree of ShapeDtypeStruct with shardings.
+      only: step of the one checkpoint to look at; None looks at all.
 
     Returns:
       (step, state, data), or None where there is no checkpoint at all.
 
     Raises:
-      CheckpointError: if there are checkpoints and none is intact.
+      CheckpointError: if there are checkpoints and none is intact, or `only` is
+        not among them.
     """
     # One process looks, so that all go on from the same step.
     step, damaged = None, {}
     if jax.process_index() == 0:
-      step, damaged = self._newest_intact()
+      step, damaged = self._newest_intact(only)
     step, bad_steps = _agree(step, list(damaged))
     if step is None:
       if bad_steps:
@@ -198,10 +202,16 @@ class Checkpoints:
     )
     return step, restored['state'], restored['data']
 
-  def _newest_intact(self) -> tuple[int | None, dict[int, str]]:
+  def _newest_intact(
+      self, only: int | None
+  ) -> tuple[int | None, dict[int, str]]:
     """The newest intact step, and what is wrong with the newer ones."""
-    damaged = {}
-    for step in reversed(saved_steps(self._directory)):
+    steps, damaged = saved_steps(self._directory), {}
+    if only is not None:
+      if only not in steps:
+        return None, {only: f'not among those that are kept, {steps}'}
+      steps = [only]
+    for step in reversed(steps):
       problem = find_damage(self._directory / str(step))
       if problem is None:
         return step, damaged

@@ -27,6 +27,9 @@ from iblm_jax.training import metrics as metrics_lib
 from iblm_jax.training import program as program_lib
 from iblm_jax.training import summary as summary_lib
 
+# Of a run that starts from another: which one, and after how many updates.
+_ORIGIN = 'start.json'
+
 
 class Job(NamedTuple):
   """A run whose parts fit together; nothing of it is on disk yet."""
@@ -64,22 +67,25 @@ def train(
     workdir: epath.PathLike,
     *,
     report: Callable[[str], None] = print,
-    begin: Callable[[Any], Any] | None = None,
+    begin: Callable[[Any], tuple[Any, dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
   """Trains until the end of the run, from wherever the workdir stands.
 
   Args:
     job: from `prepare`.
-    workdir: gets metrics.jsonl, checkpoints/ and summary.json. A run that it
-      holds is resumed; the caller has checked that it is the same run.
+    workdir: gets metrics.jsonl, checkpoints/ and summary.json, and start.json
+      if it starts from another run. A run that it holds is resumed; the caller
+      has checked that it is the same run.
     report: told what a person wants to read, a line at a time.
-    begin: from fresh parameters to those that the run begins with; None begins
-      with fresh ones.
+    begin: of a run with a `start`, see `restoring.beginning`; not called where
+      there is a checkpoint.
 
   Returns:
     The summary.
 
   Raises:
+    ValueError: if a run with a `start` and no checkpoint is not told its
+      beginning.
     FloatingPointError: if the loss is not finite.
     errors.Preempted: after saving, if asked to stop by a signal or the cluster.
     checkpoints.CheckpointError: if saving fails or nothing intact is left.
@@ -105,8 +111,16 @@ def train(
     if restored is None:
       first, data = 0, {'next_index': 0}
       state = program.init(jax.random.key(cfg.train.seed))
-      if begin is not None:
-        state = state._replace(params=begin(state.params))
+      if cfg.start is not None:
+        if begin is None:
+          raise ValueError(
+              f'start: the run begins with parameters of {cfg.start.workdir};'
+              ' begin must give them, got None.'
+          )
+        params, origin = begin(state.params)
+        state = state._replace(params=params)
+        if jax.process_index() == 0:
+          (workdir / _ORIGIN).write_text(json.dumps(origin, indent=2))
     else:
       first, state, data = restored
       if first == cfg.train.num_steps and (workdir / 'summary.json').exists():
@@ -158,6 +172,8 @@ def train(
       resumed_from=None if restored is None else first,
   )
   if jax.process_index() == 0:
+    if cfg.start is not None:
+      summary['start'] = json.loads((workdir / _ORIGIN).read_text())
     text = json.dumps(summary, indent=2)
     (workdir / 'summary.json').write_text(f'{text}\n')
   return summary

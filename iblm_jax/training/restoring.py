@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -13,17 +13,26 @@ from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import program as program_lib
 
 
+class Restored(NamedTuple):
+  """What was read of a run, and of when."""
+
+  params: Any  # as asked for
+  step: int  # updates made
+
+
 def restore_params(
     cfg: options.RunConfig,
     workdir: epath.PathLike,
     mesh: mesh_lib.MeshConfig | None = None,
-) -> Any:
+    step: int | None = None,
+) -> Restored:
   """Parameters of the model of a run, as `restore_trained` finds them.
 
   Args:
     cfg: of the run, from `config.read_run`.
     workdir: of the run; nothing in it is changed.
     mesh: see `restore_trained`.
+    step: see `restore_trained`.
 
   Returns:
     The model's parameters, whatever was trained of them.
@@ -32,50 +41,99 @@ def restore_params(
     ValueError: if there is no checkpoint yet.
     CheckpointError: if there are checkpoints and none is intact.
   """
-  trained = restore_trained(cfg, workdir, mesh)
+  found = restore_trained(cfg, workdir, mesh, step)
   if cfg.parameterisation is None:
-    return trained
-  return program_lib.Program(*_placed(cfg, mesh)).model_params(trained)
+    return found
+  program = program_lib.Program(*_placed(cfg, mesh))
+  return found._replace(params=program.model_params(found.params))
 
 
 def beginning(
-    cfg: options.RunConfig, donor: options.RunConfig
-) -> Callable[[Any], Any]:
+    cfg: options.RunConfig,
+    workdir: epath.PathLike,
+    read_run: Callable[[str], options.RunConfig],
+) -> Callable[[Any], tuple[Any, dict[str, Any]]] | None:
   """How a run with a `start` begins.
 
   Args:
     cfg: of the run.
-    donor: of the run that it starts from.
+    workdir: of the run.
+    read_run: from the folder of a run to its config.
 
   Returns:
-    From fresh parameters to those of step 0; reads the donor's checkpoint.
+    From fresh parameters to those of step 0, and what they were taken from (the
+    donor's 'workdir' and 'step'); reads the donor's checkpoint. None for a run
+    that starts from no other, or has checkpoints of its own.
 
   Raises:
     ValueError: if the parts do not fit, or the donor has no checkpoint.
   """
   start = cfg.start
-  assert start is not None
+  if start is None or checkpoints.saved_steps(
+      epath.Path(workdir) / 'checkpoints'
+  ):
+    return None
+  donor = read_run(start.workdir)
   check_start(cfg, donor)
   if not checkpoints.saved_steps(epath.Path(start.workdir) / 'checkpoints'):
     raise ValueError(f'start.workdir: {start.workdir} holds no checkpoint yet.')
-  return lambda params: warm_start.graft(
-      params, restore_params(donor, start.workdir, cfg.mesh), start.parts
-  )
+
+  def begin(params):
+    taken = restore_params(donor, start.workdir, cfg.mesh)
+    origin = {'workdir': start.workdir, 'step': taken.step}
+    return warm_start.graft(params, taken.params, start.parts), origin
+
+  return begin
+
+
+# Of a stack: what tokens see is the run's to choose, and no parameter depends
+# on how it is computed; ends are compared by their shapes.
+_FREE = frozenset({
+    'attention', 'document_mask', 'dtype', 'entropy', 'logit_softcap',
+    'max_length', 'remat', 'scan_layers', 'tie_embeddings', 'vocab_size',
+    'window', 'zero_init_outputs',
+})
 
 
 def check_start(cfg: options.RunConfig, donor: options.RunConfig) -> None:
-  """ValueError where parts of the donor do not fit this run; reads no file."""
+  """Makes sure that parts of the donor mean here what they mean there.
+
+  Args:
+    cfg: of the run that begins with them.
+    donor: of the run that they come from.
+
+  Raises:
+    ValueError: where shapes differ, or what a stack computes from them.
+  """
   assert cfg.start is not None
+  parts = cfg.start.parts
   warm_start.check(
-      families.shapes(cfg.model), families.shapes(donor.model), cfg.start.parts
+      families.shapes(cfg.model), families.shapes(donor.model), parts
   )
+  there, here = families.stacks(donor.model), families.stacks(cfg.model)
+  pairs = {(s.strip('/'), t.strip('/')) for s, t in parts.items()}
+  if ('', '') in pairs:
+    pairs |= {(name, name) for name in there.keys() & here.keys()}
+  for source, target in sorted(pairs):
+    if source not in there or target not in here:
+      continue
+    for field in dataclasses.fields(here[target]):
+      old = getattr(there[source], field.name)
+      new = getattr(here[target], field.name)
+      if field.name not in _FREE and old != new:
+        path = '.'.join(['model', *filter(None, [target]), field.name])
+        raise ValueError(
+            f'start: {path} must be {old!r}, which the parameters of'
+            f' {cfg.start.workdir} were trained with, got {new!r}.'
+        )
 
 
 def restore_trained(
     cfg: options.RunConfig,
     workdir: epath.PathLike,
     mesh: mesh_lib.MeshConfig | None = None,
-) -> Any:
+    step: int | None = None,
+) -> Restored:
   """What a run trains, from its newest intact checkpoint.
 
   Args:
@@ -83,13 +141,15 @@ def restore_trained(
     workdir: of the run; nothing in it is changed.
     mesh: of all devices (of all processes), which the parameters are split
       over; None puts them on one.
+    step: updates made, of the checkpoint to read; None for the newest one.
 
   Returns:
     The state's `params`, whatever mesh they were trained on.
 
   Raises:
     ValueError: if there is no checkpoint yet.
-    CheckpointError: if there are checkpoints and none is intact.
+    CheckpointError: if there are checkpoints and none is intact, or that of
+      `step` is damaged or not there.
   """
   folder = epath.Path(workdir) / 'checkpoints'
   # On a folder that is not there, orbax fails with an error of its own.
@@ -100,9 +160,9 @@ def restore_trained(
       placed, mesh_lib.make_mesh(placed.mesh, devices)
   )
   with checkpoints.Checkpoints(folder, read_only=True) as store:
-    restored = store.restore(abstract)
+    restored = store.restore(abstract, step)
   assert restored is not None  # there are steps
-  return restored[1].params
+  return Restored(restored[1].params, restored[0])
 
 
 def _placed(cfg, mesh):

@@ -1,6 +1,7 @@
 """Parameters of one run as the beginning of another."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,8 @@ class StartConfig:
   """Where a run begins.
 
   Attributes:
-    workdir: folder of another run; its newest intact checkpoint is read.
+    workdir: folder of another run, made absolute; its newest intact checkpoint
+      is read.
     parts: which part of that run's parameters becomes which part of this
       one's, by path: {'encoder': 'encoder'} takes the encoder alone, {'': ''}
       takes all.
@@ -32,6 +34,8 @@ class StartConfig:
   def __post_init__(self):
     if not self.workdir:
       raise ValueError('workdir must name the folder of a run, got none.')
+    if '://' not in self.workdir:  # the same wherever a run is resumed from
+      object.__setattr__(self, 'workdir', os.path.abspath(self.workdir))
     texts = (*self.parts, *self.parts.values())
     if not self.parts or not all(isinstance(text, str) for text in texts):
       raise ValueError(

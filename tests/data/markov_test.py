@@ -268,35 +268,26 @@ def test_predictive_nll_by_enumeration():
   np.testing.assert_allclose(np.exp(-got.sum(axis=1)).sum(), 4)
 
 
-@pytest.mark.parametrize('first', [0, 1, 3])
-def test_piece_nll_by_enumeration(first):
-  """All documents, summed up over what stands before and after a piece."""
-  step, length = markov.transitions(SMALL), 3
+def test_document_nll_by_enumeration():
+  step, length = markov.transitions(SMALL), 4
   num_topics, num_tokens, _ = step.shape
-  expected = np.zeros([num_tokens] * length)
-  for document in itertools.product(range(num_tokens), repeat=first + length):
+  documents = list(itertools.product(range(num_tokens), repeat=length))
+  expected = []
+  for document in documents:
+    p = 0.0
     for z in range(num_topics):
-      p = 1 / num_topics / num_tokens
+      here = 1 / num_topics / num_tokens
       for a, b in itertools.pairwise(document):
-        p *= step[z, a, b]
-      expected[document[first:]] += p
-  there = np.argwhere(expected > 0)
-  found = np.exp(-markov.piece_nll(SMALL, there, first))
-  np.testing.assert_allclose(found, expected[tuple(there.T)], rtol=1e-12)
+        here *= step[z, a, b]
+      p += here
+    expected.append(p)
+  expected, documents = np.asarray(expected), np.asarray(documents)
+  there = expected > 0
+  found = np.exp(-markov.document_nll(SMALL, documents[there]))
+  np.testing.assert_allclose(found, expected[there], rtol=1e-12)
   assert found.sum() == pytest.approx(1)
-  missing = np.argwhere(expected == 0)
-  assert missing.size
   with pytest.raises(ValueError, match='which no topic has from token'):
-    markov.piece_nll(SMALL, missing[:1], first)
-
-
-def test_piece_nll_is_that_of_its_tokens_one_by_one():
-  documents = sample(64)
-  whole = markov.piece_nll(CONFIG, documents)
-  later = markov.predictive_nll(CONFIG, documents).sum(axis=1)
-  np.testing.assert_allclose(whole, math.log(CONFIG.vocab_size) + later)
-  with pytest.raises(ValueError, match='first must be .* got -1'):
-    markov.piece_nll(CONFIG, documents, -1)
+    markov.document_nll(SMALL, documents[~there][:1])
 
 
 def test_predictive_nll_approaches_the_entropy_rate():

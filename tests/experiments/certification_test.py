@@ -109,7 +109,7 @@ def test_what_is_coded_and_paid_for(made, subject):
   assert levels in (3, 5) and len(set(w_d.tolist())) <= levels
   assert w_d.size == 12 and len(set(w_d.tolist())) > 1
   # Where training stopped; two tuning steps do not move it far.
-  before = np.asarray(restoring.restore_trained(cfg.run, made.parent))
+  before = np.asarray(restoring.restore_trained(cfg.run, made.parent).params)
   assert np.corrcoef(before, w_d)[0, 1] > 0.5
   assert tree['code']['payload'] == size
   assert tree['code']['total'] == pytest.approx(

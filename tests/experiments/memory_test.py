@@ -1,5 +1,6 @@
 """The experiment on memory: its methods, its runs and its program."""
 
+import dataclasses
 import json
 import math
 
@@ -12,6 +13,7 @@ from iblm_jax.experiments import (
   memory,
   memory_methods,
   memory_run,
+  memory_tables,
   results,
 )
 
@@ -36,9 +38,10 @@ def test_all_runs_are_what_they_say(tmp_path):
       donor = runs[run.method.after]
       assert run.donor == donor.cfg
       assert cfg.start.workdir == str(tmp_path / f'{donor.name}_seed_3')
-      assert cfg.frozen == (() if run.name == 'combined:ae' else ('^encoder/',))
-  weights = [runs[f'combined:{w}'].cfg.task for w in ('0.25', '0.5', '1')]
-  assert [task.copy_weight for task in weights] == [0.25, 0.5, 1.0]
+      learns = run.name in ('combined:ae', 'memory:causal_ae')
+      assert cfg.frozen == (() if learns else ('^encoder/',))
+  weights = [runs[f'combined:{w}'].cfg.task for w in ('0.25', '1')]
+  assert [task.copy_weight for task in weights] == [0.25, 1.0]
   assert {task.kind for task in weights} == {'combined'}
   assert runs['causal:w128'].cfg.model.width == 128
   assert runs['ae:r4'].cfg.model.compression == 4
@@ -51,10 +54,20 @@ def test_all_runs_are_what_they_say(tmp_path):
     return runs[name].cfg.train.num_steps + earlier
 
   for n in memory_methods.BUDGETS:
-    for way in ('blank', 'direct', 'staged'):
+    for way in ('blank', 'direct', 'twice', 'staged'):
       assert total(f'frozen_ae:{way}:{n}') == n
-  for name in ('frozen_causal:blank', 'frozen_causal:direct', 'no_memory:copy'):
-    assert total(name) == memory_methods.LAST
+    # The second stage is the same but for what it begins with.
+    twice, staged = (
+        dataclasses.replace(runs[f'frozen_ae:{way}:{n}'].cfg, start=None)
+        for way in ('twice', 'staged')
+    )
+    assert twice == staged
+  last = memory_methods.LAST
+  for way in ('blank', 'staged'):
+    assert total(f'frozen_causal:{way}:{last}') == last
+  assert total('no_memory:copy') == last
+  assert runs['combined:tokens'].cfg.task.copying == 'copy'
+  assert runs['frozen_ae:combined'].cfg.task.copying == 'blank_copy'
   some = [runs[name] for name in ('causal:1x', 'ae:8', 'frozen_ae:blank:50')]
   memory_run.check(some, epath.Path(tmp_path))
   assert not list(tmp_path.iterdir())
@@ -78,6 +91,7 @@ def test_what_a_run_starts_from_comes_first(tmp_path):
   }
   assert depths['ae'] == 0
   assert depths['frozen_ae:combined'] == 3
+  assert depths['frozen_causal:staged:400'] == 2
   with pytest.raises(ValueError, match='starts from ae:8, which is not among'):
     plan(tmp_path, memory_methods.methods(('curriculum',)))
 
@@ -100,6 +114,18 @@ def test_unknown_family():
     memory_methods.methods(('memory', 'more'))
 
 
+def test_entropy_of_a_text_is_that_of_its_language():
+  """Between that of its topic's chain and with the topic's own entropy."""
+  options = markov.MarkovConfig(
+      vocab_size=memory_methods.VOCAB, num_topics=memory_methods.TOPICS,
+      length=16, seed=1,
+  )
+  bits = memory_methods.text_bits(options)
+  rate = markov.entropy_rate(options)
+  least = (math.log(memory_methods.VOCAB) + 15 * rate) / math.log(2)
+  assert least - 1 < bits < least + math.log2(memory_methods.TOPICS) + 1
+
+
 def test_rows_are_compared_within_their_seed():
   rows = [
       {'method': 'causal:4x', 'seed': 0, 'probe/recovered_bits': 4.0,
@@ -109,14 +135,35 @@ def test_rows_are_compared_within_their_seed():
       {'method': 'ae', 'seed': 1, 'probe/recovered_bits': 20.0},
       {'method': 'bytes:ae', 'seed': 1, 'probe/recovered_bits': 20.0},
       {'method': 'bytes:memory', 'seed': 1, 'causal/cross_entropy': 2.0},
+      {'method': 'memory:causal', 'seed': 1, 'causal/cross_entropy': 2.0},
+      {'method': 'memory:causal', 'seed': 0, 'causal/cross_entropy': 1.0},
+      {'method': 'combined:1', 'seed': 1, 'causal/cross_entropy': 2.5},
+      {'method': 'frozen_ae:staged:100', 'seed': 1, 'copy/accuracy': 0.75},
+      {'method': 'frozen_ae:twice:100', 'seed': 1, 'copy/accuracy': 0.5},
+      {'method': 'frozen_ae:direct:100', 'seed': 0, 'copy/accuracy': 0.5},
   ]
-  memory.compare(rows)
+  memory_tables.compare(rows)
+  said = {
+      name: [i for i, row in enumerate(rows) if name in row]
+      for name in (*memory_tables._BESIDE, 'excess')
+  }
+  assert {name: where for name, where in said.items() if where} == {
+      'times_causal': [2],
+      'causal_change': [7],
+      'over_twice': [8],
+      'excess': [0, 1, 5, 6, 7],
+  }
   assert rows[2]['times_causal'] == 4
-  assert not any('times_causal' in rows[i] for i in (0, 1, 3, 4))
+  assert rows[7]['causal_change'] == 25
+  assert rows[8]['over_twice'] == 0.25
   for row in rows[:2]:
     best = memory_methods.best_loss(row['seed'])
     assert row['excess'] == 2 - best
-  assert 'excess' not in rows[4]
+
+
+def test_what_is_compared_is_there():
+  for beside in memory_tables._BESIDE.values():
+    assert {*beside.others, *beside.others.values()} <= set(METHODS)
 
 
 def test_tables_and_figures(tmp_path):
@@ -131,13 +178,20 @@ def test_tables_and_figures(tmp_path):
       for name in METHODS
       for seed in range(2)
   ]
+  memory_tables.compare(rows)
   tree = results.write(
       tmp_path / 'results.json', experiment='memory', claim='', command='',
-      settings={}, rows=rows, baseline='memory:causal',
-      tables=memory.make_tables(rows), wall_seconds=1.0,
+      settings={}, rows=rows, baseline=None,
+      tables=memory_tables.make_tables(rows), wall_seconds=1.0,
   )
-  assert set(tree['tables']) == {*memory_methods.FAMILIES, 'causal_loss'}
-  assert 'memory:causal' not in tree['tables']['causal_loss']['methods']
+  assert set(tree['tables']) == {
+      *memory_methods.FAMILIES, 'causal_loss', 'stages', 'compression'
+  }
+  changes = tree['tables']['causal_loss']
+  assert 'combined:1' in changes['methods']
+  assert tree['tables']['stages']['methods'] == [
+      f'frozen_ae:staged:{n}' for n in memory_methods.BUDGETS
+  ]
   assert [column[0] for column in tree['tables']['needle']['columns']] == [
       'blank_copy/accuracy'
   ]
@@ -158,8 +212,8 @@ def test_program(tmp_path):
   assert row['method'] == 'ae:8' and row['steps'] == 3
   assert row['probe/num_tokens'] == memory_methods.CHUNK_LENGTH
   assert (tmp_path / 'information.png').exists()
-  made = (tmp_path / 'runs/ae:8_seed_0/row.json').stat().st_mtime
+  made = (tmp_path / 'runs/ae:8_seed_1/row.json').stat().st_mtime
   programs.run(*args)
-  assert (tmp_path / 'runs/ae:8_seed_0/row.json').stat().st_mtime == made
+  assert (tmp_path / 'runs/ae:8_seed_1/row.json').stat().st_mtime == made
   done = programs.run(*args[:-1], '--families=memory', status=2)
   assert 'other settings (families)' in done.stderr

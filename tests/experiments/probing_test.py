@@ -90,6 +90,37 @@ def test_an_encoder_that_keeps_nothing(perfect):
   assert found['constant/accuracy'] == perfect['constant/accuracy']
 
 
+class Counting:
+  """Every row is 0, 1, 2: where a token stands says all."""
+
+  batch_size, length, vocab_size = 64, L, V
+
+  def __init__(self, num_eval_batches=None):
+    self.num_eval_batches = num_eval_batches
+
+  def batch(self, k, rows=None):
+    del k
+    size = self.batch_size if rows is None else len(rows)
+    tokens = np.broadcast_to(np.arange(L, dtype=np.int32), (size, L))
+    return {'tokens': tokens, 'mask': np.ones([size, L], bool)}
+
+
+@pytest.mark.parametrize('injection', ['unroll', 'repeat'])
+def test_what_places_tell_is_not_credited_to_an_embedding(injection):
+  vector_E = np.random.default_rng(3).normal(size=8).astype(np.float32)
+  same = probing.Encoder(
+      lambda p, tokens, mask: jnp.broadcast_to(
+          vector_E[None], (tokens.shape[0], 8)
+      ),
+      {}, V,
+  )
+  found = probing.probe(
+      same, Counting(), Counting(4), probe_config(injection=injection)
+  )
+  assert found['cross_entropy'] < 0.05
+  assert found['recovered_bits'] == pytest.approx(0, abs=0.2)
+
+
 def test_padding_is_neither_read_nor_counted():
   """The last token of every other sequence is not there."""
   train, heldout = sources()
@@ -177,7 +208,7 @@ def test_program(tmp_path):
   done = probe()
   tree = json.loads((run / 'probe.json').read_text())
   assert tree['subject'] == {
-      'name': 'ae', 'family': 'autoencoder', 'length': 16,
+      'name': 'ae', 'family': 'autoencoder', 'step': 2, 'length': 16,
       'position': 'last_valid', 'vocab_size': 33,
   }
   assert tree['found']['tokens'] == 64 * 16

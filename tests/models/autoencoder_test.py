@@ -59,7 +59,9 @@ COMBINATIONS = [
 ]
 
 
-@pytest.mark.parametrize('cfg', COMBINATIONS, ids=['tt', 'mm', 'tr', 'tm', 'mt'])
+@pytest.mark.parametrize(
+    'cfg', COMBINATIONS, ids=['tt', 'mm', 'tr', 'tm', 'mt']
+)
 def test_decoder_sees_the_vector_alone(cfg):
   params = tiny_models.random_params(cfg)
   tokens = tiny_models.random_tokens(3, LENGTH)

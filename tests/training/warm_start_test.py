@@ -9,7 +9,7 @@ import pytest
 import tiny_families
 
 from iblm_jax import config as config_lib
-from iblm_jax.training import restoring, warm_start
+from iblm_jax.training import loop, restoring, warm_start
 
 
 def own():
@@ -124,8 +124,11 @@ def test_a_start_must_fit_before_anything_is_read(tmp_path):
   cfg = config_lib.from_dict(memory)
   source = config_lib.from_dict(tiny_families.small('autoencoder'))
   restoring.check_start(cfg, source)
+  begin = lambda donor: restoring.beginning(
+      cfg, tmp_path / 'new', lambda workdir: donor
+  )
   with pytest.raises(ValueError, match=f'{tmp_path} holds no checkpoint yet'):
-    restoring.beginning(cfg, source)
+    begin(source)
   wide = dataclasses.replace(source.model.encoder, mlp_width=48)
   other = dataclasses.replace(
       source, model=dataclasses.replace(source.model, encoder=wide)
@@ -136,12 +139,48 @@ def test_a_start_must_fit_before_anything_is_read(tmp_path):
       r" 'blocks/mlp/down/kernel' has shape \(1, 48, 16\) there and"
       r' \(1, 32, 16\) here',
   ):
-    restoring.beginning(cfg, other)
+    begin(other)
+  # Nothing is read for a run that goes on where it was, or starts afresh.
+  (tmp_path / 'new/checkpoints/5').mkdir(parents=True)
+  assert begin(source) is None
+  assert restoring.beginning(source, tmp_path / 'other', None) is None
+
+
+@pytest.mark.parametrize(
+    'field, value',
+    [('rotary_base', 500.0), ('norm_epsilon', 1e-3), ('activation', 'gelu')],
+)
+def test_parameters_must_mean_the_same(tmp_path, field, value):
+  """Shapes that fit are not enough."""
+  memory = tiny_families.small('memory')
+  memory.start.workdir = str(tmp_path)
+  donor = tiny_families.small('autoencoder')
+  for tree in (memory, donor):
+    tree.model.encoder.update(activation='relu2', mlp_width=32)
+  source = config_lib.from_dict(donor)
+  restoring.check_start(config_lib.from_dict(memory), source)
+  memory.model.encoder[field] = value
+  with pytest.raises(
+      ValueError, match=rf'start: model.encoder.{field} must be .* got'
+  ):
+    restoring.check_start(config_lib.from_dict(memory), source)
+  memory.start.parts = {'': ''}
+  whole = config_lib.from_dict(tiny_families.small('memory'))
+  with pytest.raises(ValueError, match=r'start: (model.encoder|the part)'):
+    restoring.check_start(config_lib.from_dict(memory), whole)
+
+
+def test_training_is_told_its_beginning(tmp_path):
+  memory = tiny_families.small('memory')
+  memory.start.workdir = str(tmp_path)
+  job = loop.prepare(config_lib.from_dict(memory), jax.devices()[:1])
+  with pytest.raises(ValueError, match='begins with parameters of'):
+    loop.train(job, tmp_path / 'new')
 
 
 def test_a_parameterisation_cannot_start_from_a_run():
   memory = tiny_families.small('memory')
   memory.start.workdir = 'runs/a'
   memory.parameterisation = dict(kind='subspace', dims=4)
-  with pytest.raises(ValueError, match="start is for .* got 'runs/a' with a"):
+  with pytest.raises(ValueError, match="start is for .*/runs/a' with a"):
     config_lib.from_dict(memory)
