@@ -1,9 +1,10 @@
 """What memories save: encoding chunks at once, and decoding with few of them.
 
-Three tables. Encoding: all chunks of a row at once against a Python loop over
+Four tables. Encoding: all chunks of a row at once against a Python loop over
 them. Decoding: milliseconds a token and bytes held, of a memory model and of a
-decoder of the whole row, both with a cache; first at the shape of --chunks and
---length, then for more and more chunks. Arithmetic: what the compiler counts,
+decoder of the whole row, both with a cache, at the shape of --chunks and
+--length. Chunks: training, reading and decoding with more and more of them.
+Arithmetic: what the compiler counts,
 beside the formulas. From the root of the project:
 
   python benchmarks/memory.py
@@ -37,6 +38,7 @@ from iblm_jax.models import (  # noqa: E402
   memory_decoding,
   open_window,
 )
+from iblm_jax.objectives import causal  # noqa: E402
 
 TABLES = ('encoding', 'decoding', 'chunks', 'arithmetic')
 
@@ -233,52 +235,81 @@ def decoding_table(args):
 # --- More and more chunks.
 
 
+def causal_loss(apply):
+  """Gradient of the next tokens' loss, of one of the two models."""
+
+  def loss(params, tokens_BxT):
+    logits_BxTxV = apply(params, tokens_BxT).logits_BxLxV
+    return jnp.mean(causal.token_nll(logits_BxTxV, tokens_BxT))
+
+  return jax.grad(loss)
+
+
+def of_rows(cfg, params):
+  """Training and reading of one row: by name, programs of both models."""
+  looped = _looped(cfg)  # compiles sooner
+  part, past = looped.decoder, (cfg.num_chunks - 1) * cfg.chunk_length
+  tokens_1xT = jnp.zeros([1, cfg.length], jnp.int32)
+  held = jnp.ones([1, cfg.num_chunks - 1, part.width])
+  last = jnp.int32(cfg.num_chunks - 1)
+  functions = {
+      'train': causal_loss(lambda p, t: memory.apply(p, t, looped)),
+      'train whole': causal_loss(
+          lambda p, t: decoder.apply(p['decoder'], t, part)
+      ),
+      'prefill': lambda p, t: memory_decoding.read(p, t, looped),
+      'cached': lambda p, t: open_window.enter(
+          p, held, last, t[:, past:], looped
+      ),
+      'prefill whole': lambda p, t: decoding.prefill(
+          p['decoder'], t, part, cfg.length
+      ),
+  }
+  return {
+      name: functools.partial(
+          compiled(function, params, tokens_1xT)[0], params, tokens_1xT
+      )
+      for name, function in functions.items()
+  }
+
+
 def chunks_table(args):
   print(f'Rows of C x {args.short} tokens, width {args.width}, {args.layers}'
-        ' layers: memories over whole row; prefill of 1 row, past encoded,'
-        f' decoding of {args.batch}')
-  print(f'{"C":>3} {"prefill":>8} {"whole":>8} {"ratio":>6} {"formula":>8}'
-        f' {"decode":>8} {"whole":>8} {"ratio":>6} {"formula":>8} {"cache":>6}')
+        ' layers: milliseconds with memories, over those of the whole row, and'
+        ' the same by formula')
+  print('train: 1 row, forward and backward; prefill: 1 row up to its last'
+        ' token, the past encoded; cached: its memories there already; decode:'
+        f' a token of {args.batch} rows')
+  parts = ('train', 'prefill', 'cached', 'decode')
+  print(f'{"C":>3}' + ''.join(f' {part:>9} {"ratio":>6} {"formula":>7}'
+                              for part in parts) + f' {"cache":>6}')
   crossing = None
   for chunks in args.counts:
     cfg = model(args, chunks, args.short)
     params = memory.init(jax.random.key(0), cfg)
-    tokens_1xT = jnp.zeros([1, cfg.length], jnp.int32)
-    looped = _looped(cfg)  # compiles sooner
-    prefill = {
-        'memories': lambda p, t, cfg=looped: memory_decoding.read(p, t, cfg),
-        'whole row': lambda p, t, cfg=looped: decoding.prefill(
-            p['decoder'], t, cfg.decoder, cfg.length
-        ),
-    }
-    ms = least(
-        {
-            name: functools.partial(
-                compiled(f, params, tokens_1xT)[0], params, tokens_1xT
-            )
-            for name, f in prefill.items()
-        },
-        args.repeats,
-    )
+    ms = least(of_rows(cfg, params), args.repeats)
+    ms['cached whole'] = ms['prefill whole']
     token = least(
         {
-            'memories': of_memories(cfg, params, args),
-            'whole row': of_whole_row(cfg, params, args),
+            'decode': of_memories(cfg, params, args),
+            'decode whole': of_whole_row(cfg, params, args),
         },
         args.repeats,
     )
-    read, one = (
-        memory_cost.forward_flops(cfg, mode, cached=mode == 'decode')
-        for mode in ('prefill', 'decode')
-    )
-    ratio = ms['memories'] / ms['whole row']
-    if crossing is None and ratio < 1:
+    ms |= {name: time_ / args.num_tokens for name, time_ in token.items()}
+    formula = {
+        'train': memory_cost.forward_flops(cfg, 'train'),
+        'prefill': memory_cost.forward_flops(cfg, 'prefill'),
+        'cached': memory_cost.forward_flops(cfg, 'prefill', cached=True),
+        'decode': memory_cost.forward_flops(cfg, 'decode', cached=True),
+    }
+    ratio = {part: ms[part] / ms[f'{part} whole'] for part in parts}
+    if crossing is None and ratio['prefill'] < 1:
       crossing = chunks
-    few, whole = (token[name] / args.num_tokens for name in token)
-    print(f'{chunks:3} {ms["memories"]:8.1f} {ms["whole row"]:8.1f}'
-          f' {ratio:6.2f} {read.ratio:8.2f} {few:8.1f} {whole:8.1f}'
-          f' {few / whole:6.2f} {one.ratio:8.2f}'
-          f' {cfg.window / cfg.length:6.1%}')
+    print(f'{chunks:3}' + ''.join(
+        f' {ms[part]:9.1f} {ratio[part]:6.2f} {formula[part].ratio:7.2f}'
+        for part in parts
+    ) + f' {cfg.window / cfg.length:6.1%}')
   by_formula = next(
       (c for c in range(2, 1000) if memory_cost.forward_flops(
           model(args, c, args.short), 'prefill').ratio < 1), None

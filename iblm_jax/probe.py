@@ -26,6 +26,7 @@ def main() -> None:
         FLAGS.workdir,
         gpt2=FLAGS.gpt2,
         text=FLAGS.text,
+        tokenizer=FLAGS.tokenizer,
         length=FLAGS.length,
         position=FLAGS.position,
         step=FLAGS.step,
@@ -86,6 +87,12 @@ def run() -> None:
       'gpt2', None, 'Weights of GPT-2 (model.safetensors, or its folder).'
   )
   flags.DEFINE_string('text', None, 'With --gpt2: text to read.')
+  flags.DEFINE_string(
+      'tokenizer',
+      None,
+      'With --gpt2: tokenizer.json, .model or "bytes"; by default the'
+      ' tokenizer.json beside the weights.',
+  )
   flags.DEFINE_integer(
       'length',
       None,

@@ -81,6 +81,7 @@ def test_runs_of_two_families(tmp_path):
       taken,
   )
   summary = json.loads((workdir / 'summary.json').read_text())
+  assert summary['start'] == {'workdir': str(donor), 'step': STEPS}
   assert summary['frozen'] == {
       'leaves': len(jax.tree.leaves(taken)), 'sha256': digest(taken)
   }
@@ -105,6 +106,14 @@ def test_runs_of_two_families(tmp_path):
   shutil.rmtree(again / 'checkpoints' / str(STEPS))
   stop_and_resume(again, args)
   assert_same_run(workdir, again, STEPS)
+
+  # So it does where an experiment makes the run again.
+  by_folder = tmp_path / 'by_folder'
+  shutil.copytree(workdir, by_folder)
+  (by_folder / 'summary.json').unlink()
+  shutil.rmtree(by_folder / 'checkpoints' / str(STEPS))
+  programs.run('experiments.train', f'--workdir={by_folder}')
+  assert_same_run(workdir, by_folder, STEPS)
 
   # What cannot begin so is refused, and nothing is written.
   for change, message in (

@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from iblm_jax.data import markov
 from iblm_jax.experiments import variants
 
 LENGTH = 16  # of what autoencoders and probes of causal models reconstruct
@@ -352,45 +349,30 @@ def methods(names: tuple[str, ...], smoke: bool = False) -> dict[str, Method]:
   """The methods of some families, by name, in order; for `smoke` a few.
 
   Raises:
-    ValueError: for an unknown family.
+    ValueError: for an unknown family, or one without a method for `smoke`.
   """
   strangers = sorted(set(names) - set(FAMILIES))
   if strangers or not names:
     raise ValueError(
         f'families must name some of {tuple(FAMILIES)}, got {names}.'
     )
-  return {
+  found = {
       name: method
       for family, members in FAMILIES.items()
       if family in names
       for name, method in members.items()
       if not smoke or name in _SMOKE
   }
+  if not found:
+    raise ValueError(
+        f'families {names} have nothing for smoke, whose methods are {_SMOKE}.'
+    )
+  return found
 
 
 def seeds(number: int) -> range:
   """Those of the runs: rates, updates and weights were chosen on seed 0."""
   return range(1, 1 + number)
-
-
-def best_loss(seed: int) -> float:
-  """Nats a held-out token of memory models, of the best prediction there is."""
-  options = markov.MarkovConfig(
-      **{**BASES['memory']['data']['markov'], 'seed': seed}
-  )
-  return float(markov.predictive_nll(options, _heldout(options)).mean())
-
-
-def text_bits(options: markov.MarkovConfig) -> float:
-  """Entropy of the language's held-out documents, in bits a document."""
-  documents = _heldout(options)[:, :-1]
-  return float(markov.document_nll(options, documents).mean() / np.log(2))
-
-
-def _heldout(options: markov.MarkovConfig) -> np.ndarray:
-  """Rows of the held-out set and the token after each, [B, L + 1]."""
-  batch = markov.MarkovSource(options, 'heldout', options.num_heldout).batch(0)
-  return np.concatenate([batch['tokens'], batch['targets'][:, -1:]], axis=1)
 
 
 def tree(method: Method, seed: int, text: str | None, smoke: bool):

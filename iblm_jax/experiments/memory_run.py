@@ -15,6 +15,7 @@ from iblm_jax import config
 from iblm_jax.data import sources
 from iblm_jax.experiments import (
   curricula,
+  memory_language,
   memory_methods,
   probing,
   side_by_side,
@@ -231,7 +232,7 @@ def _information(found, language) -> dict[str, float]:
   The information of an embedding e about a text x is H(x) - H(x | e), and no
   decoder of e has a cross-entropy below H(x | e).
   """
-  bits = memory_methods.text_bits(language)
+  bits = memory_language.text_bits(language)
   left = found['num_tokens'] * found['cross_entropy'] / math.log(2)
   return {'text_bits': bits, 'sure_bits': max(0.0, bits - left)}
 

@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from iblm_jax.experiments import memory_methods
+from iblm_jax.experiments import memory_language, memory_methods
 
 _BASELINE = 'memory:causal'
 
@@ -144,7 +144,7 @@ def compare(rows: list[dict[str, Any]]) -> None:
   These are `_BESIDE`, and 'excess', of the causal loss over that of the best
   prediction there is.
   """
-  best = functools.cache(memory_methods.best_loss)
+  best = functools.cache(memory_language.best_loss)
   by_name = {(row['method'], row['seed']): row for row in rows}
   for row in rows:
     method, seed = row['method'], row['seed']

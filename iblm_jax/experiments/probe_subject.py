@@ -6,10 +6,10 @@ from typing import Any
 from etils import epath
 
 from iblm_jax import config
-from iblm_jax.data import batches, packing, sources, tokenizers
+from iblm_jax.data import batches, packing, sources
 from iblm_jax.data import text as text_lib
-from iblm_jax.experiments import probing
-from iblm_jax.models import families, gpt2_weights
+from iblm_jax.experiments import gpt2_file, probing
+from iblm_jax.models import families
 from iblm_jax.training import restoring
 
 _LENGTH = 16  # of a decoder, which has no length of its own
@@ -57,6 +57,7 @@ def load(
     *,
     gpt2: str | None = None,
     text: str | None = None,
+    tokenizer: str | None = None,
     length: int | None = None,
     position: str | None = None,
     step: int | None = None,
@@ -67,6 +68,7 @@ def load(
     workdir: of the run.
     gpt2: weights to take instead of a run.
     text: file for these.
+    tokenizer: for these, see `gpt2_file.load`.
     length: tokens of a sequence; None for what the model encodes.
     position: see `probing.of_model`.
     step: of the checkpoint, in updates; None for the newest one.
@@ -87,7 +89,11 @@ def load(
   if gpt2 is not None and text is not None:
     if step is not None:
       raise ValueError(f'step must be None with gpt2, got {step}.')
-    return _gpt2(epath.Path(gpt2), text, length or _LENGTH, position)
+    return _gpt2(
+        epath.Path(gpt2), text, tokenizer, length or _LENGTH, position
+    )
+  if tokenizer is not None:
+    raise ValueError(f'tokenizer must be None without gpt2, got {tokenizer!r}.')
   run = config.read_run(workdir)
   families.encoder(run.model)
   own = families.measured_length(run.model)
@@ -123,29 +129,19 @@ def _check_length(length: int | None, most: int | None) -> None:
     )
 
 
-def _gpt2(path: epath.Path, text: str, length, position) -> Subject:
-  model, params = gpt2_weights.load_gpt2(path)
+def _gpt2(path: epath.Path, text: str, tokenizer, length, position) -> Subject:
+  name, model, params, loaded = gpt2_file.load(path, tokenizer)
   _check_length(length, model.max_length)
-  folder = path if path.is_dir() else path.parent
-  beside = folder / 'tokenizer.json'
-  if not beside.exists():
-    raise ValueError(f'{folder} must hold a tokenizer.json.')
-  tokenizer = tokenizers.load_tokenizer(str(beside))
-  if tokenizer.vocab_size > model.vocab_size:
-    raise ValueError(
-        f'{beside} must have at most {model.vocab_size} tokens, those of the'
-        f' model, got {tokenizer.vocab_size}.'
-    )
   documents = text_lib.read_documents(text_lib.TextConfig(paths=(text,)))
   sides = text_lib.split_documents(documents, _HOLDOUT)
   train, heldout = (
       packing.PackedText(
           packing.pack_tokens(
-              map(tokenizer.encode, side),
-              bos_id=tokenizer.bos_id,
-              eos_id=tokenizer.eos_id,
-              pad_id=tokenizer.pad_id,
-              vocab_size=tokenizer.vocab_size,
+              map(loaded.encode, side),
+              bos_id=loaded.bos_id,
+              eos_id=loaded.eos_id,
+              pad_id=loaded.pad_id,
+              vocab_size=loaded.vocab_size,
           ),
           seq_len=length,
           batch_size=64,
@@ -154,7 +150,7 @@ def _gpt2(path: epath.Path, text: str, length, position) -> Subject:
       for side, is_train in zip(sides, (True, False), strict=True)
   )
   return Subject(
-      folder.resolve().name,
+      name,
       'gpt2',
       probing.of_model(model, params, position),
       train,

@@ -12,9 +12,9 @@ from etils import epath
 from iblm_jax.data import batches as batches_lib
 from iblm_jax.data import multiplication, packing, sources, tokenizers
 from iblm_jax.data import text as text_lib
-from iblm_jax.experiments import profiles
+from iblm_jax.experiments import gpt2_file, profiles
 from iblm_jax.information import entropy
-from iblm_jax.models import decoder, families, gpt2_weights
+from iblm_jax.models import decoder, families
 
 # Most numbers of all layers' streams that are held at once.
 _MOST_HELD = 2**25
@@ -126,22 +126,11 @@ def _of_run(path, text, tokenizer, tokens) -> Subject:
 
 
 def _of_gpt2(path, text, tokenizer, tokens) -> Subject:
-  folder = path if path.is_dir() else path.parent
   if text is None:
     raise ValueError('text must be given: a GPT-2 file names no data.')
-  if tokenizer is None:
-    beside = folder / 'tokenizer.json'
-    if not beside.exists():
-      raise ValueError(
-          f'tokenizer must be given: there is no {beside} beside the weights.'
-      )
-    tokenizer = str(beside)
-  model, params = gpt2_weights.load_gpt2(path)
-  is_plain = path.is_dir() or path.name == 'model.safetensors'
-  name = folder.resolve().name if is_plain else path.stem
+  name, model, params, loaded = gpt2_file.load(path, tokenizer)
   subject = _of_text(
-      name, 0, model, params, text, tokenizers.load_tokenizer(tokenizer),
-      tokens, model.max_length,
+      name, 0, model, params, text, loaded, tokens, model.max_length,
       {'tokens': tokens, 'patch_size': model.entropy.patch_size},
   )
 
@@ -170,11 +159,7 @@ def _of_data(name, seed, model, params, data, tokens, settings) -> Subject:
 def _of_text(
     name, seed, model, params, text, tokenizer, tokens, length, settings
 ) -> Subject:
-  if tokenizer.vocab_size > model.vocab_size:
-    raise ValueError(
-        f'the tokenizer has {tokenizer.vocab_size} ids, the model takes'
-        f' {model.vocab_size}.'
-    )
+  gpt2_file.check_ids(tokenizer, model)
   rows = -(-tokens // length)
   documents = text_lib.read_documents(text_lib.TextConfig(paths=(text,)))
   corpus = packing.pack_tokens(

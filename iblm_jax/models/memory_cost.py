@@ -99,7 +99,7 @@ def cache_bytes(
     Bytes, in the compute dtype.
 
   Raises:
-    ValueError: for another kind.
+    ValueError: for another kind, or a decoder without a length.
 
   Example:
     >>> cfg = model_config.DecoderConfig(8, num_layers=2, width=16)
@@ -107,7 +107,8 @@ def cache_bytes(
     2560
   """
   if isinstance(cfg, model_config.DecoderConfig):
-    assert length is not None
+    if length is None:
+      raise ValueError('length must be given for a decoder, got None.')
     return batch_size * length * _bytes_per_position(cfg)
   _check(cfg)
   part = cfg.decoder

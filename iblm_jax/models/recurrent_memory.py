@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from iblm_jax.information import entropy
 from iblm_jax.models import (
   decoder,
   embeddings,
@@ -77,8 +78,23 @@ def apply(
             hidden_CxNxBxPxD.shape[1], -1, *hidden_CxNxBxPxD.shape[3:]
         )
     )
-  mean = lambda a: None if a is None else jnp.mean(a, axis=0)
-  collected = collected._replace(
-      entropy=mean(collected.entropy), log_norm=mean(collected.log_norm)
-  )
+  if collected.entropy is not None:
+    # A chunk counts as much as it has windows that were measured.
+    present_CxBxP = jnp.pad(
+        chunk(mask_BxT), ((0, 0), *ends), constant_values=True
+    )
+    windows = entropy.windows(
+        present_CxBxP.reshape(-1, present_CxBxP.shape[2]),
+        part.entropy.patch_size,
+    )
+    measured_C = jnp.sum(
+        (windows.sum(axis=-1) >= 2).reshape(present_CxBxP.shape[0], -1),
+        axis=1,
+        dtype=jnp.float32,
+    )
+    weight_C = measured_C / jnp.maximum(jnp.sum(measured_C), 1.0)
+    mean = lambda a_CxN: None if a_CxN is None else weight_C @ a_CxN
+    collected = collected._replace(
+        entropy=mean(collected.entropy), log_norm=mean(collected.log_norm)
+    )
   return outputs.Outputs(decoder.head(tree, y_BxTxD, part), *collected)

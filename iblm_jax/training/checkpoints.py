@@ -157,14 +157,14 @@ class Checkpoints:
 
     Args:
       abstract_state: tree of ShapeDtypeStruct with shardings.
-      only: step of the one checkpoint to look at; None looks at all.
+      only: step of the one checkpoint to look at, of `steps`; None looks at
+        all.
 
     Returns:
       (step, state, data), or None where there is no checkpoint at all.
 
     Raises:
-      CheckpointError: if there are checkpoints and none is intact, or `only` is
-        not among them.
+      CheckpointError: if there are checkpoints and none is intact.
     """
     # One process looks, so that all go on from the same step.
     step, damaged = None, {}
@@ -207,11 +207,7 @@ class Checkpoints:
   ) -> tuple[int | None, dict[int, str]]:
     """The newest intact step, and what is wrong with the newer ones."""
     steps, damaged = saved_steps(self._directory), {}
-    if only is not None:
-      if only not in steps:
-        return None, {only: f'not among those that are kept, {steps}'}
-      steps = [only]
-    for step in reversed(steps):
+    for step in reversed(steps if only is None else [only]):
       problem = find_damage(self._directory / str(step))
       if problem is None:
         return step, damaged

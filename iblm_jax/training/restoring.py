@@ -147,14 +147,19 @@ def restore_trained(
     The state's `params`, whatever mesh they were trained on.
 
   Raises:
-    ValueError: if there is no checkpoint yet.
+    ValueError: if there is no checkpoint yet, or none of that step.
     CheckpointError: if there are checkpoints and none is intact, or that of
-      `step` is damaged or not there.
+      `step` is damaged.
   """
   folder = epath.Path(workdir) / 'checkpoints'
   # On a folder that is not there, orbax fails with an error of its own.
-  if not checkpoints.saved_steps(folder):
+  steps = checkpoints.saved_steps(folder)
+  if not steps:
     raise ValueError(f'{folder} holds no checkpoint yet.')
+  if step is not None and step not in steps:
+    raise ValueError(
+        f'step must be that of a checkpoint in {folder}, {steps}, got {step}.'
+    )
   placed, devices = _placed(cfg, mesh)
   abstract = program_lib.abstract_state(
       placed, mesh_lib.make_mesh(placed.mesh, devices)

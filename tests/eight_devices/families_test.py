@@ -18,6 +18,10 @@ ALL = dict(data=2, fsdp=2, tensor=2)
 def train(name, variant, mesh, devices):
   c = tiny_families.small(name, variant)
   c.data.batch_size = 16
+  if variant == 'oracle':
+    c.frozen = ('^encoder/',)
+  if variant == 'gapt':
+    c.gate.update(patience_main=1, rtol_main=1.0)  # compresses at once
   c.mesh = mesh
   job = loop.prepare(config_lib.from_dict(c), jax.devices()[:devices])
   program, losses = job.program, []
@@ -27,6 +31,8 @@ def train(name, variant, mesh, devices):
       batch = mesh_lib.put_batch(job.source.batch(k), program.batch_sharding)
       state, metrics = program.train_step(state, batch)
       losses.append(float(metrics['train/cross_entropy']))
+  if variant == 'gapt':
+    assert metrics['gapt/phase'] == 2
   return losses, state
 
 
@@ -42,6 +48,10 @@ def on_one_device():
     [
         ('autoencoder', 'mixer', ALL),
         ('memory', 'smoke', ALL),
+        ('memory', 'mixer', ALL),
+        ('memory', 'recurrent', ALL),
+        ('memory', 'oracle', ALL),
+        ('memory', 'gapt', dict(data=8)),
     ],
     ids=str,
 )
@@ -59,6 +69,7 @@ def test_eight_devices_train_as_one(on_one_device, name, variant, mesh):
     np.testing.assert_allclose(
         leaf, other, rtol=0, atol=1e-4, err_msg=jax.tree_util.keystr(path)
     )
-  up = state.params['encoder']['blocks']['mlp']['up']['kernel'].sharding
+  stack = 'decoder' if variant == 'recurrent' else 'encoder'
+  up = state.params[stack]['blocks']['mlp']['up']['kernel'].sharding
   axes = [entry if entry in mesh else None for entry in up.spec]
   assert axes == [None, *(n if n in mesh else None for n in ('fsdp', 'tensor'))]

@@ -149,7 +149,9 @@ def test_program(tmp_path):
       params['copy'], other, {'encoder': 'encoder'}, ('^encoder/embed',)
   )
   assert changed == ['encoder/embed/tokens']
-  again = programs.run(*args)
+  # The same folder by another name.
+  other = f'--workdir={workdir}/../stages'
+  again = programs.run(*args[:2], other, *args[3:])
   assert again.stdout.count('finished at step 2') == 3
   done = programs.run(*args, '--config.copy.train.num_steps=9', status=2)
   assert 'train.num_steps' in done.stderr

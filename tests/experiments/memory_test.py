@@ -11,6 +11,7 @@ from etils import epath
 from iblm_jax.data import markov
 from iblm_jax.experiments import (
   memory,
+  memory_language,
   memory_methods,
   memory_run,
   memory_tables,
@@ -106,12 +107,14 @@ def test_best_loss_is_between_the_entropy_rate_and_guessing():
     rate = markov.entropy_rate(options)
     longest = memory_methods.CHUNKS * memory_methods.CHUNK_LENGTH
     most = rate + math.log(memory_methods.TOPICS) / longest
-    assert rate - 0.05 < memory_methods.best_loss(seed) < most + 0.05
+    assert rate - 0.05 < memory_language.best_loss(seed) < most + 0.05
 
 
 def test_unknown_family():
   with pytest.raises(ValueError, match=r"families must name .*'more'"):
     memory_methods.methods(('memory', 'more'))
+  with pytest.raises(ValueError, match='have nothing for smoke'):
+    memory_methods.methods(('needle',), smoke=True)
 
 
 def test_entropy_of_a_text_is_that_of_its_language():
@@ -120,7 +123,7 @@ def test_entropy_of_a_text_is_that_of_its_language():
       vocab_size=memory_methods.VOCAB, num_topics=memory_methods.TOPICS,
       length=16, seed=1,
   )
-  bits = memory_methods.text_bits(options)
+  bits = memory_language.text_bits(options)
   rate = markov.entropy_rate(options)
   least = (math.log(memory_methods.VOCAB) + 15 * rate) / math.log(2)
   assert least - 1 < bits < least + math.log2(memory_methods.TOPICS) + 1
@@ -157,7 +160,7 @@ def test_rows_are_compared_within_their_seed():
   assert rows[7]['causal_change'] == 25
   assert rows[8]['over_twice'] == 0.25
   for row in rows[:2]:
-    best = memory_methods.best_loss(row['seed'])
+    best = memory_language.best_loss(row['seed'])
     assert row['excess'] == 2 - best
 
 
@@ -201,15 +204,19 @@ def test_tables_and_figures(tmp_path):
 
 
 def test_program(tmp_path):
-  """One tiny autoencoder with its probe; then there is nothing left to do."""
+  """A tiny autoencoder, its probe, and stages on its encoder; then no more."""
   args = (
       'experiments.memory', f'--workdir={tmp_path}', '--smoke',
-      '--seeds=1', '--families=autoencoder',
+      '--seeds=1', '--families=autoencoder,curriculum',
   )
   programs.run(*args)
   tree = json.loads((tmp_path / 'results.json').read_text())
-  (row,) = tree['rows']
+  row, *stages = tree['rows']
   assert row['method'] == 'ae:8' and row['steps'] == 3
+  assert [(stage['method'], stage['seed']) for stage in stages] == [
+      ('frozen_ae:blank:50', 1), ('frozen_ae:staged:100', 1)
+  ]
+  assert all('blank_copy/accuracy' in stage for stage in stages)
   assert row['probe/num_tokens'] == memory_methods.CHUNK_LENGTH
   assert (tmp_path / 'information.png').exists()
   made = (tmp_path / 'runs/ae:8_seed_1/row.json').stat().st_mtime

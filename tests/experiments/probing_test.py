@@ -3,6 +3,7 @@
 import json
 import math
 
+import gpt2_files
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -213,7 +214,42 @@ def test_program(tmp_path):
   }
   assert tree['found']['tokens'] == 64 * 16
   assert f'{tree["found"]["recovered_bits"]:.1f} bits' in done.stdout
-  done = probe('--length=8', status=2)
-  assert 'length must be 16' in done.stderr
+  for flag, message in (
+      ('--length=8', 'length must be 16'),
+      ('--length=0', 'length must be at least 1, got 0'),
+      ('--step=1', 'step must be that of a checkpoint'),
+      ('--batch_size=65', 'batch_size must be at most 64, sequences of 16'),
+  ):
+    done = probe(flag, status=2)
+    assert message in done.stderr and 'Traceback' not in done.stderr
   missing = f'--workdir={tmp_path / "none"}'
   assert 'holds no run' in programs.run('probe', missing, status=2).stderr
+
+
+def test_gpt2(tmp_path):
+  """Weights and a text from files; the result goes to a folder of its own."""
+  folder = gpt2_files.write(tmp_path / 'tiny')
+  text = tmp_path / 'text.jsonl'
+  line = json.dumps({'text': 'forty-two bytes of a text for this small test.'})
+  text.write_text(40 * (line + '\n'))
+  out = tmp_path / 'out'
+  probe = lambda *more, **options: programs.run(
+      'probe', f'--gpt2={folder}', f'--text={text}', f'--workdir={out}',
+      '--steps=2', '--width=16', '--heads=2', '--layers=1', '--batch_size=8',
+      *more, **options
+  )
+  for flags, message in (
+      ([], 'tokenizer must be given: there is no'),
+      (['--tokenizer=bytes', '--length=33'], 'length must be at most 32'),
+      (['--tokenizer=bytes', '--step=3'], 'step must be None with gpt2'),
+  ):
+    refused = probe(*flags, status=2)
+    assert message in refused.stderr and 'Traceback' not in refused.stderr
+  assert not out.exists()
+  probe('--tokenizer=bytes', '--length=8', '--position=penultimate')
+  tree = json.loads((out / 'probe.json').read_text())
+  assert tree['subject'] == {
+      'name': 'tiny', 'family': 'gpt2', 'step': None, 'length': 8,
+      'position': 'penultimate', 'vocab_size': 259,
+  }
+  assert all(math.isfinite(value) for value in tree['found'].values())

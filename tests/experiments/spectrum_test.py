@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import gpt2_files
 import jax
 import numpy as np
 import programs
@@ -124,32 +125,6 @@ def test_rows_and_tables_fit_the_results_file(subject, found, tmp_path):
   assert set(tree['tables']) == {'windows_of_24', 'whole_rows'}
 
 
-def gpt2_file(folder):
-  """A GPT-2 of one layer for bytes, all weights small."""
-  safetensors = pytest.importorskip('safetensors.numpy')
-  rng = np.random.default_rng(0)
-  v, t, d = 259, 32, 16
-  shapes = {'wte.weight': (v, d), 'wpe.weight': (t, d)}
-  for norm in ('ln_f', 'h.0.ln_1', 'h.0.ln_2'):
-    shapes |= {f'{norm}.weight': (d,), f'{norm}.bias': (d,)}
-  for name, rows, columns in (
-      ('attn.c_attn', d, 3 * d), ('attn.c_proj', d, d),
-      ('mlp.c_fc', d, 4 * d), ('mlp.c_proj', 4 * d, d),
-  ):
-    shapes[f'h.0.{name}.weight'] = (rows, columns)
-    shapes[f'h.0.{name}.bias'] = (columns,)
-  folder.mkdir()
-  safetensors.save_file(
-      {
-          name: rng.normal(size=shape).astype(np.float16)
-          for name, shape in shapes.items()
-      },
-      folder / 'model.safetensors',
-  )
-  (folder / 'config.json').write_text(json.dumps({'n_head': 2}))
-  return folder
-
-
 @pytest.fixture
 def text(tmp_path):
   path = tmp_path / 'text.jsonl'
@@ -165,7 +140,7 @@ def make(path, **options):
 
 
 def test_a_gpt2_and_a_text(tmp_path, text):
-  folder = gpt2_file(tmp_path / 'tiny')
+  folder = gpt2_files.write(tmp_path / 'tiny')
   subject = make(folder, text=str(text), tokenizer='bytes')
   assert (subject.name, subject.length, subject.num_batches) == ('tiny', 32, 1)
   batch = subject.read(0)
@@ -182,7 +157,7 @@ def test_what_cannot_be_read_is_refused(tmp_path, text):
     make(tmp_path / 'nowhere')
   with pytest.raises(ValueError, match='must be the folder of a run'):
     make(text)
-  folder = gpt2_file(tmp_path / 'tiny')
+  folder = gpt2_files.write(tmp_path / 'tiny')
   with pytest.raises(ValueError, match='text must be given'):
     make(folder)
   with pytest.raises(ValueError, match='no .*tokenizer.json beside'):

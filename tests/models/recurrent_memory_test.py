@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_models
 
+from iblm_jax.information import entropy
 from iblm_jax.models import decoder, memory, stack
 
 CHUNKS, LENGTH = 3, 4
@@ -102,6 +104,33 @@ def test_a_chunk_of_padding_hands_the_memory_on():
       found[mask],
       apply(params, tiny_models.other(tokens, ~mask), cfg, mask)[0][mask],
   )
+
+
+def test_entropy_is_that_of_all_windows_with_something_in_them():
+  """Not a mean over chunks, some of which are padding."""
+  part = entropy.EntropyConfig(patch_size=3)
+  cfg = tiny_models.memory('recurrent')
+  cfg = dataclasses.replace(
+      cfg, decoder=dataclasses.replace(cfg.decoder, entropy=part)
+  )
+  params = tiny_models.random_params(cfg)
+  tokens = tiny_models.random_tokens(2, TOTAL)
+  mask = np.ones(tokens.shape, bool)
+  mask[0, 3:], mask[1, 9:] = False, False
+  hidden = apply(params, tokens, cfg, mask)[1]
+  ends = ((0, 0), (1, 1))
+  present = np.pad(mask.reshape(-1, LENGTH), ends, constant_values=True)
+  found = _apply(params, tokens, cfg, mask=mask, collect='entropy').entropy
+  expected = [
+      entropy.patch_entropy(x, patch_size=3, mask=jnp.asarray(present))
+      for x in hidden
+  ]
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+  # A batch that has nothing to measure says 0.
+  nothing = _apply(
+      params, tokens, cfg, mask=np.zeros_like(mask), collect='entropy'
+  )
+  np.testing.assert_array_equal(nothing.entropy, np.zeros(len(expected)))
 
 
 def test_gradients_pass_through_all_chunks():

@@ -208,6 +208,63 @@ def test_what_is_frozen_needs_less(frozen, passes):
   assert 0.9 < report['flops']['compiler'] / step < 1.6
 
 
+def test_padding_biases_no_mean():
+  """Rows and chunks of padding count nothing, in training and evaluation."""
+  c = tiny_families.small('memory')
+  c.task.update(copy_weight=0.25, also_measure=())
+  job = loop.prepare(config_lib.from_dict(c), jax.devices()[:1])
+  batch, rng = job.source.batch(0), np.random.default_rng(0)
+  shape = batch['tokens'].shape
+
+  def kept(keep_BxT):
+    """What is not kept is padding, and holds anything."""
+    noise = rng.integers(0, 15, shape, dtype=np.int32)
+    asked = np.pad(keep_BxT[:, 1:], ((0, 0), (0, 1)), constant_values=True)
+    return {
+        **batch,
+        'tokens': np.where(keep_BxT, batch['tokens'], noise),
+        'targets': np.where(asked, batch['targets'], noise),
+        'mask': batch['mask'] & keep_BxT,
+        'segment_ids': batch['segment_ids'] * keep_BxT,
+        'loss_mask': batch['loss_mask'] & asked & keep_BxT.any(1)[:, None],
+    }
+
+  everything = np.ones(shape, bool)
+  upper = everything & (np.arange(8) < 4)[:, None]
+  hole = everything.copy()
+  hole[0, 8:16] = False  # chunk 1 of the first row
+  with jax.set_mesh(job.program.mesh):
+    state = tiny_families.random_state(job)
+    measure = lambda keep: jax.device_get(
+        job.program.eval_step(state.params, kept(keep))
+    )
+    whole, first, second = map(measure, (everything, upper, ~upper))
+    jax.tree.map(
+        lambda a, b, c: np.testing.assert_allclose(a + b, c, rtol=1e-5),
+        (first.first, first.others),
+        (second.first, second.others),
+        (whole.first, whole.others),
+    )
+    one, other = measure(hole), measure(hole)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert one.first.tokens == whole.first.tokens - 8
+    assert np.isfinite(one.first.nll)
+    nothing = measure(~everything)
+    assert nothing.first.tokens == nothing.first.nll == 0
+    _, metrics = job.program.train_step(state, kept(upper))
+    mean = lambda sums: sums.nll / sums.tokens
+    np.testing.assert_allclose(
+        metrics['train/cross_entropy'],
+        mean(first.first) + 0.25 * mean(first.others['blank_copy']),
+        rtol=1e-5,
+    )
+    state = tiny_families.random_state(job)
+    state, metrics = job.program.train_step(state, kept(~everything))
+    assert metrics['train/cross_entropy'] == 0
+    for leaf in jax.tree.leaves(state.params):
+      assert np.isfinite(leaf).all()
+
+
 def test_frozen_leaves_stay_and_have_no_state():
   c = tiny_families.small('autoencoder')
   c.frozen = ('^encoder/', 'unroll')
