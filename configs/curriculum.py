@@ -4,7 +4,7 @@
 
 autoencoder (one vector a chunk), blank (its encoder is frozen; the decoder
 learns to read memories: it copies from blanks), copy (the same with the tokens
-in sight), combined (next tokens as well). Variants: markov (the default) and
+in sight), combined (next tokens, and copying from blanks). Variants: markov (the default) and
 smoke. Fields of a stage are flags: --config.blank.train.num_steps=500.
 """
 
@@ -94,14 +94,17 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
       steps=1500,
       peak=1e-2,
   )
-  for name, task, after, taken in (
-      ('blank', dict(kind='blank_copy'), 'autoencoder',
+  for name, task, steps, peak, after, taken in (
+      ('blank', dict(kind='blank_copy'), 500, 5e-3, 'autoencoder',
        {'encoder': 'encoder'}),
-      ('copy', dict(kind='copy'), 'blank', {'': ''}),
-      ('combined', dict(kind='combined', copying='copy'), 'copy', {'': ''}),
+      ('copy', dict(kind='copy'), 500, 5e-3, 'blank', {'': ''}),
+      # Next tokens are all new. With the tokens in sight nothing would tell a
+      # copy from a text, and the causal loss would pay for that.
+      ('combined', dict(kind='combined', copying='blank_copy'), 1000, 1e-2,
+       'copy', {'': ''}),
   ):
     c[name] = stage(
-        memory, dict(task, also_measure=views), chunks * length, 500, 5e-3,
+        memory, dict(task, also_measure=views), chunks * length, steps, peak,
         after, taken,
     )
   return c

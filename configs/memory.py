@@ -2,10 +2,10 @@
 
   python -m iblm_jax.main --config=configs/memory.py --workdir=runs/memory
 
-Half of every step's rows ask for the next token, half ask for the first half of
-the row again, which only memories can tell: without the second, memories hold
-next to nothing (docs/memory.md). The encoder of a trained autoencoder may be
-taken, and kept as it is:
+Half of the rows of a step ask for the next token, half for the first half of the
+row again, which only memories can tell: without these, memories hold little of
+their chunks (docs/results/memory.md). The encoder of a trained autoencoder may be
+taken, and kept as it is (several patterns: --config.frozen="('^encoder/', '^slot')"):
 
   ... --config.start.workdir=runs/ae --config.frozen=^encoder/
 
