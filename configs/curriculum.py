@@ -4,8 +4,9 @@
 
 autoencoder (one vector a chunk), blank (its encoder is frozen; the decoder
 learns to read memories: it copies from blanks), copy (the same with the tokens
-in sight), combined (next tokens, and copying from blanks). Variants: markov (the default) and
-smoke. Fields of a stage are flags: --config.blank.train.num_steps=500.
+in sight), combined (next tokens, and copying from blanks). Variants: markov
+(the default) and smoke. Fields of a stage are flags:
+--config.blank.train.num_steps=500.
 """
 
 import ml_collections

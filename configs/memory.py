@@ -2,12 +2,14 @@
 
   python -m iblm_jax.main --config=configs/memory.py --workdir=runs/memory
 
-Half of the rows of a step ask for the next token, half for the first half of the
-row again, which only memories can tell: without these, memories hold little of
-their chunks (docs/results/memory.md). The encoder of a trained autoencoder may be
-taken, and kept as it is (several patterns: --config.frozen="('^encoder/', '^slot')"):
+Half of the rows of a step ask for the next token, half for the first half of
+the row again, which only memories can tell: without these, memories hold little
+of their chunks (docs/results/memory.md). The encoder of a trained autoencoder
+may be taken, and kept as it is:
 
   ... --config.start.workdir=runs/ae --config.frozen=^encoder/
+
+(several patterns: --config.frozen="('^encoder/', '^slot')").
 
 Variants: combined (the default), causal (next tokens alone), blank (copying
 from blanks alone), no_memory, recurrent, oracle (a vector of the whole row),
