@@ -42,9 +42,12 @@ _BESIDE = {
     'times_causal': Beside('probe/recovered_bits', operator.truediv, {
         **dict.fromkeys(_AUTOENCODERS, 'causal:4x'), 'bytes:ae': 'bytes:causal'
     }),
+    # Of the same network, with another training or none.
+    'times_alike': Beside('probe/recovered_bits', operator.truediv, {
+        'ae': 'causal:mixer', 'ae:attention': 'causal:4x'
+    }),
     'times_untrained': Beside('probe/recovered_bits', operator.truediv, {
-        **dict.fromkeys(_AUTOENCODERS, 'untrained'),
-        'bytes:ae': 'bytes:untrained',
+        'ae': 'untrained:mixer', 'ae:attention': 'untrained'
     }),
     'causal_change': Beside(
         'causal/cross_entropy', _percent,
@@ -98,7 +101,8 @@ _TABLES: dict[str, tuple[tuple[str, ...], list[list[Any]]]] = {
         ['probe/accuracy', 'by the common probe', 3],
         *_PROBED[:2],
         ['times_causal', 'times those of causal:4x', 1],
-        ['times_untrained', 'of untrained', 1],
+        ['times_alike', 'of a causal model of the same blocks', 1],
+        ['times_untrained', 'of random blocks', 1],
         _PROBED[-1],
     ]),
     'memory': (('memory',), [*_COPIED, *_HELD]),
