@@ -10,8 +10,8 @@ Families of methods, in the order of their runs:
   causal       language models by length of training, size and kind of mixing:
                what their embeddings hold
   autoencoder  by length, bottleneck and kind of mixing; on uniform tokens too
-  memory       memory models by objective, without memories, and a decoder of
-               the whole row
+  memory       memory models by objective, without memories, recurrent, and a
+               decoder of the whole row
   curriculum   a frozen encoder: copying at once, in two stages of the same,
                from blanks, from blanks first; the frozen encoder of a causal
                model; no memories

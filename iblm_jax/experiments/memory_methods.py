@@ -250,6 +250,9 @@ _MEMORY = {
     'memory:untrained': Method('memory', _UNTRAINED, probe=True),
     'memory:causal': Method('memory', probe=True),
     'memory:none': Method('memory', {'model.kind': 'none'}),
+    'memory:recurrent': Method(
+        'memory', {'model.kind': 'recurrent', 'model.decoder': _READER}
+    ),
     'full_context': Method('decoder', {
         f'model.{name}': _READER[name] for name in ('num_heads', 'mlp_width')
     }),
@@ -261,6 +264,7 @@ _MEMORY = {
         'memory', {}, 'ae:8', {'encoder': 'encoder'}, probe=True
     ),
     'combined:0.25': Method('memory', _combined(0.25), probe=True),
+    'combined:0.5': Method('memory', _combined(0.5), probe=True),
     'combined:1': Method('memory', _combined(1.0), probe=True),
     'combined:ae': Method(
         'memory', _combined(0.25), 'ae:8', {'encoder': 'encoder'}, probe=True

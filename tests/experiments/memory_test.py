@@ -41,8 +41,8 @@ def test_all_runs_are_what_they_say(tmp_path):
       assert cfg.start.workdir == str(tmp_path / f'{donor.name}_seed_3')
       learns = run.name in ('combined:ae', 'memory:causal_ae')
       assert cfg.frozen == (() if learns else ('^encoder/',))
-  weights = [runs[f'combined:{w}'].cfg.task for w in ('0.25', '1')]
-  assert [task.copy_weight for task in weights] == [0.25, 1.0]
+  weights = [runs[f'combined:{w}'].cfg.task for w in ('0.25', '0.5', '1')]
+  assert [task.copy_weight for task in weights] == [0.25, 0.5, 1.0]
   assert {task.kind for task in weights} == {'combined'}
   assert runs['causal:w128'].cfg.model.width == 128
   assert runs['ae:r4'].cfg.model.compression == 4
