@@ -151,15 +151,14 @@ def train_run(
   begin = restoring.beginning(cfg, folder, lambda _: donor)
   summary = loop.train(loop.prepare(cfg), folder, report=report, begin=begin)
   if donor is not None and cfg.frozen and cfg.start is not None:
-    _check_frozen(folder, cfg, donor)
+    _check_frozen(folder, cfg, donor, summary.get('start', {}).get('step'))
   return summary
 
 
-def _check_frozen(folder, cfg, donor) -> None:
+def _check_frozen(folder, cfg, donor, step) -> None:
   """Frozen leaves that came from another run are the same there and here."""
-  origin = json.loads((folder / 'summary.json').read_text())['start']
   there = restoring.restore_params(
-      donor, cfg.start.workdir, step=origin['step']
+      donor, cfg.start.workdir, step=step
   ).params
   here = restoring.restore_params(cfg, folder).params
   changed = warm_start.changed(here, there, cfg.start.parts, cfg.frozen)

@@ -39,6 +39,7 @@ def load(path: epath.Path, tokenizer: str | None) -> GPT2:
     ValueError: for files that are missing or no GPT-2, or more ids than the
       model takes.
   """
+  model, params = gpt2_weights.load_gpt2(path)
   folder = path if path.is_dir() else path.parent
   if tokenizer is None:
     beside = folder / 'tokenizer.json'
@@ -47,7 +48,6 @@ def load(path: epath.Path, tokenizer: str | None) -> GPT2:
           f'tokenizer must be given: there is no {beside} beside the weights.'
       )
     tokenizer = str(beside)
-  model, params = gpt2_weights.load_gpt2(path)
   loaded = tokenizers.load_tokenizer(tokenizer)
   check_ids(loaded, model)
   is_plain = path.is_dir() or path.name == 'model.safetensors'

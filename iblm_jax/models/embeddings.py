@@ -96,26 +96,22 @@ class Passage:
     return min(self.width_in // self.compression, self.width_out)
 
 
-def narrowed(params: Any, e_BxE: jax.Array, passage: Passage) -> jax.Array:
-  """The numbers that pass a bottleneck; all of [B, E] where there is none.
-
-  A map into a narrower model is one as well.
+def narrowed(params: Any, e_BxE: jax.Array) -> jax.Array:
+  """Vectors where they are narrowest on their way, [B, num_numbers].
 
   Args:
-    params: of `Pass`.
+    params: of `Pass`; none where it does nothing.
     e_BxE: vectors.
-    passage: their way.
   """
-  if passage.compression > 1:
-    way = params['down']
-  elif passage.width_out < passage.width_in:
-    way = params['bridge']
-  else:
-    return e_BxE
-  narrow_BxN = e_BxE @ way['kernel'].astype(e_BxE.dtype)
-  if 'bias' in way:
-    narrow_BxN = narrow_BxN + way['bias'].astype(e_BxE.dtype)[None]
-  return narrow_BxN
+  narrowest = e_BxE
+  for name in ('down', 'up', 'bridge'):
+    if name in params:
+      e_BxE = e_BxE @ params[name]['kernel'].astype(e_BxE.dtype)
+      if 'bias' in params[name]:
+        e_BxE = e_BxE + params[name]['bias'].astype(e_BxE.dtype)[None]
+      if e_BxE.shape[1] < narrowest.shape[1]:
+        narrowest = e_BxE
+  return narrowest
 
 
 class Pass(nn.Module):

@@ -179,7 +179,5 @@ def narrowed(
   """
   if isinstance(cfg, DecoderConfig):
     return e_BxE
-  if isinstance(cfg, MemoryConfig):
-    return embeddings.narrowed(params['passage'], e_BxE, cfg.passage)
-  way = params['decoder']['inject'].get('passage', {})
-  return embeddings.narrowed(way, e_BxE, cfg.reconstruction.passage)
+  way = params if isinstance(cfg, MemoryConfig) else params['decoder']['inject']
+  return embeddings.narrowed(way.get('passage', {}), e_BxE)

@@ -4,6 +4,8 @@ The compiler's own count sees a scanned body once, so it cannot be used for a
 model that loops over layers.
 """
 
+from typing import Any
+
 from iblm_jax.models import config as model_config
 from iblm_jax.models import families
 
@@ -31,32 +33,38 @@ def forward_flops_per_token(
     >>> round(forward_flops_per_token(cfg, 1024) / 1e6)
     266
   """
-  return sum(_of_stacks(cfg, length).values())
+  return sum(_of_stacks(cfg, length).values()) + _of_ends(cfg)
 
 
-def _of_stacks(cfg: families.ModelConfig, length: int) -> dict[str, float]:
-  """The same of each stack of `families.stacks`, heads with theirs."""
-  head = lambda stack: 2 * stack.width * stack.vocab_size
+def _of_ends(cfg: families.ModelConfig) -> float:
+  """Of the head, and of what a vector is unrolled by."""
   if isinstance(cfg, families.DecoderConfig):
-    return {'': blocks_flops_per_token(cfg, length) + head(cfg)}
+    return 2 * cfg.width * cfg.vocab_size
+  head = 2 * cfg.decoder.width * cfg.decoder.vocab_size
+  unrolls = getattr(cfg, 'injection', None) == 'unroll'
+  return head + (cfg.decoder.width**2 if unrolls else 0)
+
+
+def _of_stacks(
+    cfg: families.ModelConfig, length: int, of_blocks: Any = None
+) -> dict[str, float]:
+  """Of the blocks of each stack of `families.stacks`, or of a part of them."""
+  of_blocks = of_blocks or blocks_flops_per_token
+  if isinstance(cfg, families.DecoderConfig):
+    return {'': of_blocks(cfg, length)}
   if isinstance(cfg, families.AutoencoderConfig):
-    injected = cfg.decoder.width if cfg.injection == 'unroll' else 0
-    decoder = blocks_flops_per_token(cfg.decoder, length) + head(cfg.decoder)
     return {
-        'encoder': blocks_flops_per_token(cfg.encoder, length),
-        'decoder': decoder + injected * cfg.decoder.width,
+        name: of_blocks(stack, length)
+        for name, stack in families.stacks(cfg).items()
     }
   windows = 1 if cfg.is_oracle else cfg.num_chunks
   read = windows * cfg.window / length  # positions of the decoder for a token
-  blocks = read * blocks_flops_per_token(cfg.decoder, cfg.window)
-  found = {'decoder': blocks + head(cfg.decoder)}
+  found = {'decoder': read * of_blocks(cfg.decoder, cfg.window)}
   if cfg.is_oracle:
-    found['encoder'] = blocks_flops_per_token(cfg.encoder, length)
+    found['encoder'] = of_blocks(cfg.encoder, length)
   elif cfg.has_encoder:  # all chunks but the last
     share = (cfg.num_chunks - 1) / cfg.num_chunks
-    found['encoder'] = share * blocks_flops_per_token(
-        cfg.encoder, cfg.chunk_length
-    )
+    found['encoder'] = share * of_blocks(cfg.encoder, cfg.chunk_length)
   return found
 
 
@@ -75,10 +83,19 @@ def blocks_flops_per_token(
     if cfg.mixer.num_heads > 1:
       mixing += 2 * 2 * d * d
     return n * (mlp + mixing)
+  return n * (mlp + 2 * 4 * d * d) + _attention_flops_per_token(cfg, length)
+
+
+def _attention_flops_per_token(
+    cfg: model_config.DecoderConfig, length: int
+) -> float:
+  """Of the products of queries, keys and values, which no weight is part of."""
+  if cfg.mixer is not None:
+    return 0.0
   window = length if cfg.window is None else min(cfg.window, length)
   # Query t sees min(t + 1, window) keys.
   keys = (window * (window + 1) / 2 + (length - window) * window) / length
-  return n * (mlp + 2 * 4 * d * d + 2 * 2 * d * keys)
+  return cfg.num_layers * 2 * 2 * cfg.width * keys
 
 
 def training_flops_per_token(
@@ -92,7 +109,7 @@ def training_flops_per_token(
     cfg: the model.
     length: L, tokens in a row.
     frozen: stacks of `families.stacks` of which no parameter is trained. A
-      frozen encoder has no backward pass; a frozen decoder takes no gradient of
+      frozen encoder has no backward pass; a frozen decoder has no gradients of
       its weights, but hands the one of its inputs on.
 
   Returns:
@@ -103,8 +120,11 @@ def training_flops_per_token(
     >>> round(training_flops_per_token(cfg, 1024) / 1e6)
     798
   """
-  passes = {'encoder': 1, 'decoder': 2}
-  return sum(
-      (passes[name] if name in frozen else 3) * forward
-      for name, forward in _of_stacks(cfg, length).items()
-  )
+  stacks = _of_stacks(cfg, length)
+  total = 3 * (sum(stacks.values()) + _of_ends(cfg))
+  if 'encoder' in frozen:
+    total -= 2 * stacks['encoder']
+  if 'decoder' in frozen:
+    attention = _of_stacks(cfg, length, _attention_flops_per_token)
+    total -= stacks['decoder'] - attention['decoder'] + _of_ends(cfg)
+  return total

@@ -93,8 +93,10 @@ def apply(
         dtype=jnp.float32,
     )
     weight_C = measured_C / jnp.maximum(jnp.sum(measured_C), 1.0)
-    mean = lambda a_CxN: None if a_CxN is None else weight_C @ a_CxN
     collected = collected._replace(
-        entropy=mean(collected.entropy), log_norm=mean(collected.log_norm)
+        entropy=jnp.sum(weight_C[:, None] * collected.entropy, axis=0)
     )
+  if collected.log_norm is not None:
+    log_norm_N = jnp.mean(collected.log_norm, axis=0)
+    collected = collected._replace(log_norm=log_norm_N)
   return outputs.Outputs(decoder.head(tree, y_BxTxD, part), *collected)

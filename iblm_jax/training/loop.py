@@ -110,13 +110,13 @@ def train(
     restored = store.restore(program.abstract_state)
     if restored is None:
       first, data = 0, {'next_index': 0}
+      if cfg.start is not None and begin is None:
+        raise ValueError(
+            f'start: the run begins with parameters of {cfg.start.workdir};'
+            ' begin must give them, got None.'
+        )
       state = program.init(jax.random.key(cfg.train.seed))
-      if cfg.start is not None:
-        if begin is None:
-          raise ValueError(
-              f'start: the run begins with parameters of {cfg.start.workdir};'
-              ' begin must give them, got None.'
-          )
+      if begin is not None:
         params, origin = begin(state.params)
         state = state._replace(params=params)
         if jax.process_index() == 0:
@@ -172,7 +172,7 @@ def train(
       resumed_from=None if restored is None else first,
   )
   if jax.process_index() == 0:
-    if cfg.start is not None:
+    if (workdir / _ORIGIN).exists():
       summary['start'] = json.loads((workdir / _ORIGIN).read_text())
     text = json.dumps(summary, indent=2)
     (workdir / 'summary.json').write_text(f'{text}\n')

@@ -1,7 +1,7 @@
 """Parameters of a finished or running run, for programs that only read it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -38,8 +38,8 @@ def restore_params(
     The model's parameters, whatever was trained of them.
 
   Raises:
-    ValueError: if there is no checkpoint yet.
-    CheckpointError: if there are checkpoints and none is intact.
+    ValueError: see `restore_trained`.
+    CheckpointError: likewise.
   """
   found = restore_trained(cfg, workdir, mesh, step)
   if cfg.parameterisation is None:
@@ -86,12 +86,12 @@ def beginning(
   return begin
 
 
-# Of a stack: what tokens see is the run's to choose, and no parameter depends
-# on how it is computed; ends are compared by their shapes.
+# Of a stack: what tokens see is the run's to choose, no parameter depends on
+# how it is computed, and sizes are compared by shapes.
 _FREE = frozenset({
     'attention', 'document_mask', 'dtype', 'entropy', 'logit_softcap',
-    'max_length', 'remat', 'scan_layers', 'tie_embeddings', 'vocab_size',
-    'window', 'zero_init_outputs',
+    'max_length', 'mlp_width', 'num_layers', 'remat', 'scan_layers',
+    'tie_embeddings', 'vocab_size', 'width', 'window', 'zero_init_outputs',
 })
 
 
@@ -103,29 +103,45 @@ def check_start(cfg: options.RunConfig, donor: options.RunConfig) -> None:
     donor: of the run that they come from.
 
   Raises:
-    ValueError: where shapes differ, or what a stack computes from them.
+    ValueError: where shapes differ, or what a stack computes from them. The
+      rotary base of a stack that goes on learning may be another.
   """
   assert cfg.start is not None
-  parts = cfg.start.parts
-  warm_start.check(
-      families.shapes(cfg.model), families.shapes(donor.model), parts
-  )
+  shapes = families.shapes(cfg.model)
+  warm_start.check(shapes, families.shapes(donor.model), cfg.start.parts)
+  frozen = program_lib.frozen_stacks(cfg, shapes)
   there, here = families.stacks(donor.model), families.stacks(cfg.model)
-  pairs = {(s.strip('/'), t.strip('/')) for s, t in parts.items()}
-  if ('', '') in pairs:
-    pairs |= {(name, name) for name in there.keys() & here.keys()}
-  for source, target in sorted(pairs):
-    if source not in there or target not in here:
-      continue
-    for field in dataclasses.fields(here[target]):
-      old = getattr(there[source], field.name)
-      new = getattr(here[target], field.name)
-      if field.name not in _FREE and old != new:
-        path = '.'.join(['model', *filter(None, [target]), field.name])
-        raise ValueError(
-            f'start: {path} must be {old!r}, which the parameters of'
-            f' {cfg.start.workdir} were trained with, got {new!r}.'
-        )
+  for source, target in cfg.start.parts.items():
+    sources, targets = _within(source, there), _within(target, here)
+    pairs = [(name, name) for name in sources if name in targets]
+    if len(sources) == len(targets) == 1:
+      pairs = [(sources[0], targets[0])]
+    for source_stack, stack in pairs:
+      old, new = there[source_stack], here[stack]
+      free = set(_FREE)
+      if new.mixer is not None:  # it has heads of its own, and no positions
+        free |= {'num_heads', 'rotary_base'}
+      if new.positions != 'rotary' or stack not in frozen:
+        free |= {'rotary_base'}
+      for field in dataclasses.fields(new):
+        name = field.name
+        if name not in free and getattr(old, name) != getattr(new, name):
+          path = '.'.join(['model', *filter(None, [stack]), name])
+          raise ValueError(
+              f'start: {path} must be {getattr(old, name)!r}, which the'
+              f' parameters of {cfg.start.workdir} were trained with, got'
+              f' {getattr(new, name)!r}.'
+          )
+
+
+def _within(path: str, stacks: Mapping[str, Any]) -> list[str]:
+  """Names of the stacks that a path of parameters is in, or has in it."""
+  path = path.strip('/')
+  return [
+      name
+      for name in stacks
+      if not path or not name or f'{path}/'.startswith(f'{name}/')
+  ]
 
 
 def restore_trained(

@@ -34,8 +34,10 @@ class StartConfig:
   def __post_init__(self):
     if not self.workdir:
       raise ValueError('workdir must name the folder of a run, got none.')
-    if '://' not in self.workdir:  # the same wherever a run is resumed from
-      object.__setattr__(self, 'workdir', os.path.abspath(self.workdir))
+    workdir = os.fspath(self.workdir)
+    if '://' not in workdir:  # the same wherever a run is resumed from
+      workdir = os.path.abspath(workdir)
+    object.__setattr__(self, 'workdir', workdir)
     texts = (*self.parts, *self.parts.values())
     if not self.parts or not all(isinstance(text, str) for text in texts):
       raise ValueError(

@@ -72,7 +72,7 @@ def test_parts_that_do_not_fit(tmp_path):
 
 
 def test_killed_before_the_first_checkpoint(tmp_path, monkeypatch):
-  """The run begins again with what it is to begin with."""
+  """A run that has a folder, but no checkpoint, is told its beginning."""
   folder = epath.Path(tmp_path)
   stages = curricula.make(load_config(), folder)
   (folder / 'blank/checkpoints').mkdir(parents=True)

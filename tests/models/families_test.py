@@ -10,7 +10,9 @@ from iblm_jax.information import entropy
 from iblm_jax.models import (
   autoencoder,
   decoder,
+  embeddings,
   families,
+  layers,
   memory,
   memory_config,
 )
@@ -211,3 +213,37 @@ def test_encode_reads_the_encoder_of_a_model(name):
     np.testing.assert_allclose(
         found[row, there] @ table['tokens'].T, logits[0], rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    'cfg, numbers',
+    [
+        (autoencode('transformer'), 8),
+        (autoencode('transformer', compression=4), 2),
+        (tiny_models.memory(compression=2), 4),
+        (tiny_models.memory('oracle_embedding', compression=2), 4),
+        (tiny_models.memory(encoder=dict(width=16)), 8),
+        (tiny_models.memory(encoder=dict(width=32), compression=2), 8),
+        (tiny_models.memory(encoder=dict(width=16), compression=4), 4),
+        (tiny_models.transformer(), 8),
+    ],
+)
+def test_what_is_kept_of_a_vector_is_all_that_goes_on(cfg, numbers):
+  """What is read of it on the other side is a linear map of what is kept."""
+  params = tiny_models.random_params(cfg)
+  width = families.encoder(cfg).width
+  e = np.random.default_rng(1).normal(size=(64, width)).astype(np.float32)
+  kept = np.asarray(families.narrowed(params, e, cfg))
+  assert kept.shape == (64, numbers)
+  if isinstance(cfg, families.DecoderConfig):
+    np.testing.assert_array_equal(kept, e)
+    return
+  is_memory = isinstance(cfg, families.MemoryConfig)
+  way = cfg.passage if is_memory else cfg.reconstruction.passage
+  tree = params if is_memory else params['decoder']['inject']
+  read = layers.call(
+      embeddings.Pass(cfg.decoder, way), tree.get('passage', {}), e
+  )
+  _, residual, rank, _ = np.linalg.lstsq(kept, np.asarray(read), rcond=None)
+  assert rank == numbers
+  np.testing.assert_allclose(residual, 0, atol=1e-6)
