@@ -176,7 +176,7 @@ _NEEDLE = {
         },
     },
     'task.also_measure': ('blank_copy',),
-    **_steps(600),
+    **_steps(1500),
 }
 
 
@@ -319,11 +319,9 @@ _BYTES = {
     'bytes:ae': Method('autoencoder', probe=True),
     'bytes:untrained': Method('decoder', _UNTRAINED, probe=True),
     'bytes:causal': Method('decoder', _steps(800), probe=True),
-    'bytes:none': Method('memory', _steps(500) | {'model.kind': 'none'}),
-    'bytes:memory': Method('memory', _steps(500), probe=True),
-    'bytes:combined': Method(
-        'memory', _steps(500) | _combined(1.0), probe=True
-    ),
+    'bytes:none': Method('memory', {'model.kind': 'none'}),
+    'bytes:memory': Method('memory', probe=True),
+    'bytes:combined': Method('memory', _combined(1.0), probe=True),
 }
 
 FAMILIES: dict[str, dict[str, Method]] = {
