@@ -59,6 +59,10 @@ _BESIDE = {
         'causal/cross_entropy', _percent,
         _all_beside('memory:causal_2x', 'memory', 'compressed'),
     ),
+    'causal_change_ae': Beside(
+        'causal/cross_entropy', _percent,
+        _all_beside('memory:causal_ae', 'memory'),
+    ),
     'over_direct': Beside('copy/accuracy', operator.sub, {
         staged: f'frozen_ae:direct:{n}' for n, staged in _STAGED.items()
     }),
@@ -109,6 +113,7 @@ _TABLES: dict[str, tuple[tuple[str, ...], list[list[Any]]]] = {
     'causal_loss': (('memory',), [
         ['causal_change', 'against memory:causal, %', 1],
         ['causal_change_2x', 'against memory:causal_2x, %', 1],
+        ['causal_change_ae', 'against memory:causal_ae, %', 1],
     ]),
     'curriculum': (('curriculum',), [*_COPIED[2:], _COPIED[0]]),
     'stages': (('curriculum',), [
