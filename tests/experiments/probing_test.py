@@ -230,8 +230,8 @@ def test_gpt2(tmp_path):
   """Weights and a text from files; the result goes to a folder of its own."""
   folder = gpt2_files.write(tmp_path / 'tiny')
   text = tmp_path / 'text.jsonl'
-  lines = [json.dumps({'text': f'text {i} of a small test'}) for i in range(200)]
-  text.write_text('\n'.join(lines))
+  documents = ({'text': f'text {i} of a small test'} for i in range(200))
+  text.write_text('\n'.join(map(json.dumps, documents)))
   out = tmp_path / 'out'
   probe = lambda *more, **options: programs.run(
       'probe', f'--gpt2={folder}', f'--text={text}', f'--workdir={out}',
