@@ -6,6 +6,7 @@ For a run on multiplication, the prompt is a question such as 12x34=. A memory
 model has room for its own number of tokens, the prompt's among them.
 """
 
+import math
 import types
 
 import jax
@@ -21,6 +22,7 @@ from iblm_jax.training import options, restoring
 
 FLAGS = flags.FLAGS
 
+_MAX_TOKENS = 200
 # Kinds of data whose tokens are text.
 _TEXTS = ('multiplication', 'text', 'shards')
 
@@ -73,10 +75,14 @@ def main() -> None:
     prompt_T = np.concatenate(
         [[tokenizer.bos_id], tokenizer.encode(FLAGS.prompt)]
     ).astype(np.int32)
+    num_tokens = FLAGS.max_tokens
+    if num_tokens is None:
+      longest = families.longest(cfg.model) or math.inf
+      num_tokens = max(1, min(_MAX_TOKENS, longest - prompt_T.size))
     samples.check_sampling(
         cfg.model,
         prompt_T.size,
-        FLAGS.max_tokens,
+        num_tokens,
         temperature=FLAGS.temperature,
         top_k=FLAGS.top_k,
     )
@@ -91,7 +97,7 @@ def main() -> None:
       jnp.asarray(prompt_T)[None],
       cfg.model,
       jax.random.key(FLAGS.seed),
-      num_tokens=FLAGS.max_tokens,
+      num_tokens=num_tokens,
       temperature=FLAGS.temperature,
       top_k=FLAGS.top_k,
       allowed_V=tokens_of_text(cfg, tokenizer.vocab_size),
@@ -106,7 +112,12 @@ def run() -> None:
   """Entry point."""
   flags.DEFINE_string('workdir', None, 'Folder of the run.')
   flags.DEFINE_string('prompt', '', 'Text to continue.')
-  flags.DEFINE_integer('max_tokens', 200, 'Most tokens to add.')
+  flags.DEFINE_integer(
+      'max_tokens',
+      None,
+      f'Most tokens to add; by default {_MAX_TOKENS}, or as many as the model'
+      ' has room for.',
+  )
   flags.DEFINE_float('temperature', 0.0, '0 takes the most likely token.')
   flags.DEFINE_integer(
       'top_k', None, 'Sample among the k most likely tokens only.'

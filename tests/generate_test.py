@@ -48,7 +48,10 @@ def test_continues_a_prompt_over_chunks(finished):
 def test_says_what_room_there_is(finished):
   # A token that begins the text, 2 of the prompt, 62: one more than 4 x 16.
   args = [f'--workdir={finished}', '--prompt=ab']
-  run('generate', *args, '--max_tokens=61')
+  # As many as there are where nothing is said.
+  assert run('generate', *args).stdout == run(
+      'generate', *args, '--max_tokens=61'
+  ).stdout
   done = run('generate', *args, '--max_tokens=62', status=2)
   assert '4 x 16 tokens' in done.stderr and 'got 65' in done.stderr
   assert 'Traceback' not in done.stderr
