@@ -4,8 +4,8 @@ Four tables. Encoding: all chunks of a row at once against a Python loop over
 them. Decoding: milliseconds a token and bytes held, of a memory model and of a
 decoder of the whole row, both with a cache, at the shape of --chunks and
 --length. Chunks: training, reading and decoding with more and more of them.
-Arithmetic: what the compiler counts,
-beside the formulas. From the root of the project:
+Arithmetic: what the compiler counts, beside the formulas. From the root of the
+project:
 
   python benchmarks/memory.py
   python benchmarks/memory.py --tables=decoding --repeats=9
@@ -235,7 +235,7 @@ def decoding_table(args):
 # --- More and more chunks.
 
 
-def causal_loss(apply):
+def causal_gradient(apply):
   """Gradient of the next tokens' loss, of one of the two models."""
 
   def loss(params, tokens_BxT):
@@ -253,8 +253,8 @@ def of_rows(cfg, params):
   held = jnp.ones([1, cfg.num_chunks - 1, part.width])
   last = jnp.int32(cfg.num_chunks - 1)
   functions = {
-      'train': causal_loss(lambda p, t: memory.apply(p, t, looped)),
-      'train whole': causal_loss(
+      'train': causal_gradient(lambda p, t: memory.apply(p, t, looped)),
+      'train whole': causal_gradient(
           lambda p, t: decoder.apply(p['decoder'], t, part)
       ),
       'prefill': lambda p, t: memory_decoding.read(p, t, looped),

@@ -90,16 +90,12 @@ _COPIED = [
     ['copy/accuracy', 'copy accuracy', 3],
     ['blank_copy/accuracy', 'blank copy accuracy', 3],
 ]
-_HELD = [
-    ['probe/recovered_bits', 'bits, position by position', 1],
-    ['probe/sure_bits', 'of the text, at least', 1],
-    ['probe/mbe', 'entropy of memories', 2],
-]
-# Tables of the page: methods of which families, and columns. What no row of a
+_HELD = [*_PROBED[:2], ['probe/mbe', 'entropy of memories', 2]]
+# Tables of the page: methods of which family, and columns. What no row of a
 # table has is left out of it.
-_TABLES: dict[str, tuple[tuple[str, ...], list[list[Any]]]] = {
-    'causal': (('causal',), [*_PROBED, ['cross_entropy', 'own loss', 3]]),
-    'autoencoder': (('autoencoder',), [
+_TABLES: dict[str, tuple[str, list[list[Any]]]] = {
+    'causal': ('causal', [*_PROBED, ['cross_entropy', 'own loss', 3]]),
+    'autoencoder': ('autoencoder', [
         ['accuracy', 'tokens recovered', 3],
         ['cross_entropy', 'own loss', 3],
         ['probe/accuracy', 'by the common probe', 3],
@@ -109,32 +105,32 @@ _TABLES: dict[str, tuple[tuple[str, ...], list[list[Any]]]] = {
         ['times_untrained', 'of random blocks', 1],
         _PROBED[-1],
     ]),
-    'memory': (('memory',), [*_COPIED, *_HELD]),
-    'causal_loss': (('memory',), [
+    'memory': ('memory', [*_COPIED, *_HELD]),
+    'causal_loss': ('memory', [
         ['causal_change', 'against memory:causal, %', 1],
         ['causal_change_2x', 'against memory:causal_2x, %', 1],
         ['causal_change_ae', 'against memory:causal_ae, %', 1],
     ]),
-    'curriculum': (('curriculum',), [*_COPIED[2:], _COPIED[0]]),
-    'stages': (('curriculum',), [
+    'curriculum': ('curriculum', [*_COPIED[2:], _COPIED[0]]),
+    'stages': ('curriculum', [
         ['over_direct', 'copy accuracy over direct', 3],
         ['over_twice', 'over direct in two stages', 3],
     ]),
-    'compressed': (('compressed',), [*_COPIED, *_HELD]),
-    'compression': (('compressed',), [
+    'compressed': ('compressed', [*_COPIED, *_HELD]),
+    'compression': ('compressed', [
         ['phases/share_compression', 'share of updates that compress', 2],
         ['mbe_change', 'entropy of memories over combined:1', 2],
         ['bits_change', 'bits', 1],
         ['blank_change', 'blank copy accuracy', 3],
     ]),
-    'needle': (('needle',), [
+    'needle': ('needle', [
         ['chunk_0/accuracy', 'values of chunk 0', 3],
         ['chunk_1/accuracy', 'of chunk 1', 3],
         ['chunk_2/accuracy', 'of chunk 2', 3],
         ['over_causal', 'chunk 0 over needle:causal', 3],
         ['blank_copy/accuracy', 'blank copy accuracy', 3],
     ]),
-    'bytes': (('bytes',), [
+    'bytes': ('bytes', [
         ['cross_entropy', 'own loss', 3],
         ['accuracy', 'own accuracy', 3],
         ['causal_change', 'causal loss over bytes:memory, %', 1],
@@ -170,8 +166,8 @@ def compare(rows: list[dict[str, Any]]) -> None:
 def make_tables(rows: list[dict[str, Any]]) -> dict[str, Any]:
   """The tables of `_TABLES`, of the rows and columns that have something."""
   tables = {}
-  for name, (families, columns) in _TABLES.items():
-    members = [n for f in families for n in memory_methods.FAMILIES[f]]
+  for name, (family, columns) in _TABLES.items():
+    members = memory_methods.FAMILIES[family]
     shown = [row for row in rows if row['method'] in members]
     kept = [c for c in columns if any(c[0] in row for row in shown)]
     methods = dict.fromkeys(

@@ -104,9 +104,8 @@ def load(
   names = sources.split_names(run.data)
   if len(names) < 2:
     raise ValueError('the data of the run must hold something out.')
+  _check_length(length, families.longest(families.encoder(run.model)))
   splits = sources.make_sources(run.data)
-  most = families.longest(families.encoder(run.model))
-  _check_length(length, most)
   restored = restoring.restore_params(run, workdir, step=step)
   encoder = probing.of_model(run.model, restored.params, position)
   return Subject(

@@ -4,7 +4,7 @@ The compiler's own count sees a scanned body once, so it cannot be used for a
 model that loops over layers.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 from iblm_jax.models import config as model_config
 from iblm_jax.models import families
@@ -33,7 +33,8 @@ def forward_flops_per_token(
     >>> round(forward_flops_per_token(cfg, 1024) / 1e6)
     266
   """
-  return sum(_of_stacks(cfg, length).values()) + _of_ends(cfg)
+  stacks = _of_stacks(cfg, length, blocks_flops_per_token)
+  return sum(stacks.values()) + _of_ends(cfg)
 
 
 def _of_ends(cfg: families.ModelConfig) -> float:
@@ -46,10 +47,11 @@ def _of_ends(cfg: families.ModelConfig) -> float:
 
 
 def _of_stacks(
-    cfg: families.ModelConfig, length: int, of_blocks: Any = None
+    cfg: families.ModelConfig,
+    length: int,
+    of_blocks: Callable[[model_config.DecoderConfig, int], float],
 ) -> dict[str, float]:
   """Of the blocks of each stack of `families.stacks`, or of a part of them."""
-  of_blocks = of_blocks or blocks_flops_per_token
   if isinstance(cfg, families.DecoderConfig):
     return {'': of_blocks(cfg, length)}
   if isinstance(cfg, families.AutoencoderConfig):
@@ -120,8 +122,8 @@ def training_flops_per_token(
     >>> round(training_flops_per_token(cfg, 1024) / 1e6)
     798
   """
-  stacks = _of_stacks(cfg, length)
-  total = 3 * (sum(stacks.values()) + _of_ends(cfg))
+  total = 3 * forward_flops_per_token(cfg, length)
+  stacks = _of_stacks(cfg, length, blocks_flops_per_token)
   if 'encoder' in frozen:
     total -= 2 * stacks['encoder']
   if 'decoder' in frozen:

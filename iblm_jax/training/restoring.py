@@ -119,10 +119,10 @@ def check_start(cfg: options.RunConfig, donor: options.RunConfig) -> None:
     for source_stack, stack in pairs:
       old, new = there[source_stack], here[stack]
       free = set(_FREE)
-      if new.mixer is not None:  # it has heads of its own, and no positions
-        free |= {'num_heads', 'rotary_base'}
+      if new.mixer is not None:  # it has heads of its own
+        free.add('num_heads')
       if new.positions != 'rotary' or stack not in frozen:
-        free |= {'rotary_base'}
+        free.add('rotary_base')
       for field in dataclasses.fields(new):
         name = field.name
         if name not in free and getattr(old, name) != getattr(new, name):
