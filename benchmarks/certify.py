@@ -32,12 +32,13 @@ from absl import app, flags
 
 from iblm_jax import bounds, config
 from iblm_jax.bounds import options, range_code
+from iblm_jax.certification import document_losses
 from iblm_jax.data import documents as documents_lib
-from iblm_jax.data import pages, topics, wordlist
-from iblm_jax.experiments import document_losses
+from iblm_jax.data.sources import pages, topics
+from iblm_jax.data.sources import words as wordlist
 from iblm_jax.models import decoder, flops
-from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import program as program_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 _REPEATS = flags.DEFINE_integer('repeats', 15, 'Rounds.', lower_bound=1)
 _PARTS = flags.DEFINE_multi_enum(

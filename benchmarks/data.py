@@ -21,7 +21,7 @@ import numpy as np
 from absl import app, flags
 
 from iblm_jax import data
-from iblm_jax.data import shard_files
+from iblm_jax.data.shards import files as shard_files
 
 _TEXT = flags.DEFINE_multi_string(
     'text', [], 'Files or folders of text; none leaves text out.'

@@ -20,12 +20,14 @@ import stepping
 import timing
 
 from iblm_jax.data import sources
-from iblm_jax.models import attention, flops
 from iblm_jax.models import config as model_config
+from iblm_jax.models import flops
+from iblm_jax.models.nn import attention
 from iblm_jax.objectives import iblm
 from iblm_jax.optim import optimizers, schedules
-from iblm_jax.training import hardware, options
+from iblm_jax.training import options
 from iblm_jax.training import program as program_lib
+from iblm_jax.training.scale import hardware
 
 # Name of a step: method and phase.
 _STEPS = {

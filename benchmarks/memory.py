@@ -25,19 +25,13 @@ import timing
 
 # Run as a program, the folder on the path is this file's.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from iblm_jax.models import (  # noqa: E402
-  config,
-  decoder,
-  decoding,
-  flops,
-  kv_cache,
-  memories,
-  memory,
-  memory_config,
-  memory_cost,
-  memory_decoding,
-  open_window,
-)
+from iblm_jax.models import config, decoder, flops
+from iblm_jax.models.generation import decoding, kv_cache, memory_decoding
+from iblm_jax.models.generation import incremental as open_window
+from iblm_jax.models.memory import config as memory_config
+from iblm_jax.models.memory import cost as memory_cost
+from iblm_jax.models.memory import layout as memories
+from iblm_jax.models.memory import model as memory
 from iblm_jax.objectives import causal  # noqa: E402
 
 TABLES = ('encoding', 'decoding', 'chunks', 'arithmetic')

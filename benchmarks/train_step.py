@@ -24,8 +24,8 @@ from iblm_jax.models import flops
 from iblm_jax.objectives import iblm
 from iblm_jax.optim import optimizers, schedules
 from iblm_jax.training import alignment, options
-from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import program as program_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 _REPEATS = flags.DEFINE_integer('repeats', 20, 'Rounds.', lower_bound=1)
 _BATCH = flags.DEFINE_integer('batch', 16, 'Rows.', lower_bound=1)

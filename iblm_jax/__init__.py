@@ -5,4 +5,8 @@ Nothing heavy is imported here: import the package you need, for example
 `from iblm_jax import information` (jax only).
 """
 
+from iblm_jax import _moved
+
 __version__ = '0.1.0'
+
+_moved.install()

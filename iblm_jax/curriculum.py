@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from iblm_jax import cli
-from iblm_jax.experiments import curricula
+from iblm_jax.training import curriculum as curricula
 
 FLAGS = flags.FLAGS
 

@@ -16,7 +16,8 @@ from absl import flags
 
 from iblm_jax import cli, config
 from iblm_jax.data import sources
-from iblm_jax.models import decoding, families, memory_decoding
+from iblm_jax.models import families
+from iblm_jax.models.generation import decoding, memory_decoding
 from iblm_jax.objectives import tasks
 from iblm_jax.training import options, restoring
 
@@ -35,7 +36,7 @@ def sampler(model: families.ModelConfig) -> types.ModuleType:
 
   Example:
     >>> sampler(families.DecoderConfig(8)).__name__
-    'iblm_jax.models.decoding'
+    'iblm_jax.models.generation.decoding'
   """
   samplers = {'decoder': decoding, 'memory': memory_decoding}
   family = families.name(model)

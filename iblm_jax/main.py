@@ -14,14 +14,9 @@ from ml_collections import config_flags
 from iblm_jax import cli
 from iblm_jax import config as config_lib
 from iblm_jax.data import sources
-from iblm_jax.training import (
-    compile_report,
-    distributed,
-    loop,
-    restoring,
-    topology,
-)
+from iblm_jax.training import loop, restoring
 from iblm_jax.training import program as program_lib
+from iblm_jax.training.scale import compile_report, distributed, topology
 
 FLAGS = flags.FLAGS
 

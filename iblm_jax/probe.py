@@ -13,7 +13,9 @@ from absl import flags
 from etils import epath
 
 from iblm_jax import cli
-from iblm_jax.experiments import probe_subject, probing, workdirs
+from iblm_jax.experiments._harness import workdirs
+from iblm_jax.probing import decoder_probe as probing
+from iblm_jax.probing import subject as probe_subject
 
 FLAGS = flags.FLAGS
 

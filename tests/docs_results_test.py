@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from iblm_jax.experiments import results
+from iblm_jax.experiments._harness import results
 from iblm_jax.reports import tables
 
 ROOT = pathlib.Path(__file__).parent.parent

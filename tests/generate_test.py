@@ -8,8 +8,9 @@ import pytest
 from programs import run
 
 from iblm_jax import config, generate
-from iblm_jax.models import autoencoder, memory_config
+from iblm_jax.models import autoencoder
 from iblm_jax.models import config as model_config
+from iblm_jax.models.memory import config as memory_config
 
 TEXT = 'the cat sat on the mat and the dog sat on the log. ' * 40
 TINY = [

@@ -8,7 +8,7 @@ import pathlib
 from absl import flags
 
 from iblm_jax import cli
-from iblm_jax.experiments import results
+from iblm_jax.experiments._harness import results
 from iblm_jax.reports import tables
 from iblm_jax.training import errors
 

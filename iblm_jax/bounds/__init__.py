@@ -5,6 +5,7 @@ float64; what training and evaluation need (`smoothed_nll_bits`, `doc_losses`,
 `rank_of_target`, `top_k_errors`, `ste_quantize`) runs inside `jax.jit`.
 """
 
+from iblm_jax.bounds.betting import logistic_grid
 from iblm_jax.bounds.bound import Bound
 from iblm_jax.bounds.code_length import (
     SCHEMES,
@@ -51,7 +52,6 @@ from iblm_jax.bounds.smoothing import (
 )
 from iblm_jax.bounds.straight_through import ste_quantize
 from iblm_jax.bounds.top_k import rank_of_target, top_k_errors
-from iblm_jax.bounds.wealth import logistic_grid
 
 __all__ = [
     'ALPHAS',

@@ -28,7 +28,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iblm_jax.bounds import _checks, wealth
+from iblm_jax.bounds import _checks
+from iblm_jax.bounds import betting as wealth
 from iblm_jax.bounds.bound import Bound, code_penalty
 
 # 33 first shares from 0.0003 to 0.9997; price ln 33 = 3.50 nats. A coarser grid

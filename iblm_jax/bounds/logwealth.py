@@ -27,7 +27,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from iblm_jax.bounds import _checks, occam, wealth
+from iblm_jax.bounds import _checks, occam
+from iblm_jax.bounds import betting as wealth
 from iblm_jax.bounds.bound import Bound, code_penalty, draw_penalty
 
 # 57 values from 0.0009 to 0.9991; price ln 57 = 4.04 nats, under 1 % of any

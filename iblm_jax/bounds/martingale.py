@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from iblm_jax.bounds import _checks, logwealth, wealth
+from iblm_jax.bounds import _checks, logwealth
+from iblm_jax.bounds import betting as wealth
 from iblm_jax.bounds.bound import Bound, code_penalty
 
 # Guesses of the width, in bits, four to an octave; see azuma_tokens.

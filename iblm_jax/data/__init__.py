@@ -3,26 +3,30 @@
 from typing import TYPE_CHECKING, Any
 
 from iblm_jax.data.batches import Batch, Source, process_rows
-from iblm_jax.data.multiplication import (
-    MultiplicationConfig,
-    MultiplicationSource,
-)
-from iblm_jax.data.packing import PackedText, PackedTokens, pack_tokens
-from iblm_jax.data.shards import ShardsConfig, ShardSource
+from iblm_jax.data.shards.source import ShardsConfig, ShardSource
 from iblm_jax.data.sources import (
-    DataConfig,
-    eval_sets,
-    make_source,
-    make_sources,
-    make_tokenizer,
-    split_names,
+  DataConfig,
+  eval_sets,
+  make_source,
+  make_sources,
+  make_tokenizer,
+  split_names,
 )
-from iblm_jax.data.text import TextConfig, read_documents, split_documents
-from iblm_jax.data.tokenizers import (
-    ByteTokenizer,
-    DigitTokenizer,
-    Tokenizer,
-    load_tokenizer,
+from iblm_jax.data.sources.multiplication import (
+  MultiplicationConfig,
+  MultiplicationSource,
+)
+from iblm_jax.data.text.files import (
+  TextConfig,
+  read_documents,
+  split_documents,
+)
+from iblm_jax.data.text.packing import PackedText, PackedTokens, pack_tokens
+from iblm_jax.data.text.tokenizers import (
+  ByteTokenizer,
+  DigitTokenizer,
+  Tokenizer,
+  load_tokenizer,
 )
 
 if TYPE_CHECKING:

@@ -18,8 +18,11 @@ from collections.abc import Callable, Iterable, Sequence
 from absl import flags
 
 from iblm_jax import cli
-from iblm_jax.data import _checks, shard_writer, text, tokenising
-from iblm_jax.data import tokenizers as tokenizers_lib
+from iblm_jax.data import _checks
+from iblm_jax.data.shards import writer as shard_writer
+from iblm_jax.data.text import files as text
+from iblm_jax.data.text import tokenising
+from iblm_jax.data.text import tokenizers as tokenizers_lib
 
 FLAGS = flags.FLAGS
 

@@ -13,7 +13,8 @@ from absl import flags
 from etils import epath
 
 from iblm_jax import cli
-from iblm_jax.experiments import certificates_run, program, results
+from iblm_jax.experiments._harness import program, results
+from iblm_jax.experiments.certificates import rows as certificates_run
 
 FLAGS = flags.FLAGS
 

@@ -20,14 +20,10 @@ from absl import flags
 from etils import epath
 
 from iblm_jax import cli
-from iblm_jax.experiments import (
-    multiplication,
-    program,
-    results,
-    variants,
-    workdirs,
-)
-from iblm_jax.information import alignment, series
+from iblm_jax.analysis import series
+from iblm_jax.experiments import multiplication
+from iblm_jax.experiments._harness import program, results, variants, workdirs
+from iblm_jax.information import alignment
 from iblm_jax.reports import cycle_figures, experiment_figures
 from iblm_jax.training import metrics
 

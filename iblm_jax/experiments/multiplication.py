@@ -17,7 +17,7 @@ from absl import flags
 from etils import epath
 
 from iblm_jax import cli
-from iblm_jax.experiments import program, results, variants
+from iblm_jax.experiments._harness import program, results, variants
 from iblm_jax.reports import experiment_figures
 
 FLAGS = flags.FLAGS

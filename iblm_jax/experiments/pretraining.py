@@ -24,18 +24,13 @@ from etils import epath
 
 from iblm_jax import cli
 from iblm_jax.data import prepare as prepare_lib
-from iblm_jax.data import tokenising
-from iblm_jax.experiments import (
-    multiplication,
-    program,
-    results,
-    variants,
-    workdirs,
-)
+from iblm_jax.data.text import tokenising
+from iblm_jax.experiments import multiplication
+from iblm_jax.experiments._harness import program, results, variants, workdirs
 from iblm_jax.models import config as model_config
 from iblm_jax.reports import experiment_figures
 from iblm_jax.training import loop, metrics
-from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 FLAGS = flags.FLAGS
 

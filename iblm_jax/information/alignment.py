@@ -2,7 +2,7 @@
 
 Everything is sums of products of leaves, so on a mesh only scalars (and one
 number per layer) move between devices, and one pass over both trees serves
-every granularity. `iblm_jax.information.series` asks of a series of cosines
+every granularity. `iblm_jax.analysis.series` asks of a series of cosines
 what is more than noise.
 """
 

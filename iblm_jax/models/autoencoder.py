@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from iblm_jax.models import boxed, decoder, embeddings, outputs, reconstruction
 from iblm_jax.models import config as model_config
+from iblm_jax.models import decoder, outputs, reconstruction
+from iblm_jax.models.nn import embeddings
+from iblm_jax.models.nn import partition_specs as boxed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from iblm_jax.models import blocks, boxed, ends, layers, outputs, stack
 from iblm_jax.models import config as model_config
+from iblm_jax.models import outputs
+from iblm_jax.models.nn import blocks, layers, stack
+from iblm_jax.models.nn import embedding_head as ends
+from iblm_jax.models.nn import partition_specs as boxed
 
 Params = dict[str, Any]
 DecoderConfig = model_config.DecoderConfig

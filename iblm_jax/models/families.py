@@ -7,17 +7,12 @@ from typing import Any
 
 import jax
 
-from iblm_jax.models import (
-  attention,
-  autoencoder,
-  boxed,
-  decoder,
-  embeddings,
-  memory,
-  memory_config,
-  outputs,
-)
+from iblm_jax.models import autoencoder, decoder, outputs
 from iblm_jax.models import config as model_config
+from iblm_jax.models.memory import config as memory_config
+from iblm_jax.models.memory import model as memory
+from iblm_jax.models.nn import attention, embeddings
+from iblm_jax.models.nn import partition_specs as boxed
 
 DecoderConfig = model_config.DecoderConfig
 AutoencoderConfig = autoencoder.AutoencoderConfig

@@ -14,7 +14,8 @@ import numpy as np
 from flax import linen as nn
 
 from iblm_jax.models import config as model_config
-from iblm_jax.models import decoder, embeddings, layers, stack
+from iblm_jax.models import decoder
+from iblm_jax.models.nn import embeddings, layers, stack
 
 INJECTIONS = ('unroll', 'repeat')
 

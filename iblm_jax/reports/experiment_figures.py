@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from iblm_jax.experiments import statistics
+from iblm_jax.analysis import statistics
 from iblm_jax.reports import annotations, figures
 
 _MARKERS = 'osD^vPX*'

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iblm_jax.sublora import draws
-from iblm_jax.sublora import plan as plan_lib
+from iblm_jax.sublora import layout as plan_lib
+from iblm_jax.sublora import prng as draws
 
 
 @functools.cache

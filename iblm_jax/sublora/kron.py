@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from iblm_jax.sublora import draws
-from iblm_jax.sublora import plan as plan_lib
+from iblm_jax.sublora import layout as plan_lib
+from iblm_jax.sublora import prng as draws
 
 # Reading a number of a factor takes about as long as this many FLOP.
 _FLOPS_PER_NUMBER = 20

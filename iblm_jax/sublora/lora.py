@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iblm_jax.sublora import draws, paths
+from iblm_jax.sublora import paths
+from iblm_jax.sublora import prng as draws
 
 QUERY_VALUE = ('attention/query/kernel$', 'attention/value/kernel$')
 HEAD = ('^head/kernel$',)

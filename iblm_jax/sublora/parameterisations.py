@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iblm_jax.sublora import draws, paths, projectors
 from iblm_jax.sublora import lora as lora_lib
+from iblm_jax.sublora import paths, projectors
+from iblm_jax.sublora import prng as draws
 
 KINDS = ('subspace', 'sublora', 'lora', 'full')
 

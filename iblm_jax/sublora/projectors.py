@@ -15,16 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iblm_jax.sublora import (
-    dense,
-    draws,
-    fastfood,
-    kron,
-    paths,
-    rdkronqr,
-    sparse,
-)
-from iblm_jax.sublora import plan as plan_lib
+from iblm_jax.sublora import dense, fastfood, kron, paths, rdkronqr, sparse
+from iblm_jax.sublora import layout as plan_lib
+from iblm_jax.sublora import prng as draws
 
 KINDS = {
     'kron': kron.KIND,

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iblm_jax.sublora import draws, kron
-from iblm_jax.sublora import plan as plan_lib
+from iblm_jax.sublora import kron
+from iblm_jax.sublora import layout as plan_lib
+from iblm_jax.sublora import prng as draws
 
 
 def _sizes(plan):

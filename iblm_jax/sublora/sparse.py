@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from iblm_jax.sublora import draws
-from iblm_jax.sublora import plan as plan_lib
+from iblm_jax.sublora import layout as plan_lib
+from iblm_jax.sublora import prng as draws
 
 
 def _request(leaf):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from iblm_jax.data import batches, pipeline
 from iblm_jax.objectives import causal, iblm, tasks
-from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import step as step_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 
 class Sums(NamedTuple):

@@ -17,15 +17,15 @@ from iblm_jax.training import (
   checkpoints,
   errors,
   evaluation,
-  hardware,
   options,
   progress,
   signals,
 )
-from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import metrics as metrics_lib
 from iblm_jax.training import program as program_lib
 from iblm_jax.training import summary as summary_lib
+from iblm_jax.training.scale import hardware
+from iblm_jax.training.scale import mesh as mesh_lib
 
 # Of a run that starts from another: which one, and after how many updates.
 _ORIGIN = 'start.json'

@@ -12,8 +12,8 @@ from iblm_jax.optim import gate as gate_lib
 from iblm_jax.optim import optimizers
 from iblm_jax.sublora import parameterisations, paths
 from iblm_jax.training import alignment as alignment_lib
-from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import warm_start
+from iblm_jax.training.scale import mesh as mesh_lib
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,12 @@ from flax import linen as nn
 
 from iblm_jax.models import families, parameter_groups
 from iblm_jax.optim import freezing, optimizers, schedules
-from iblm_jax.sublora import draws, parameterisations, paths
+from iblm_jax.sublora import parameterisations, paths
+from iblm_jax.sublora import prng as draws
 from iblm_jax.training import evaluation, options
-from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import state as state_lib
 from iblm_jax.training import step as step_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 
 class Program:

@@ -9,8 +9,8 @@ from etils import epath
 
 from iblm_jax.models import families
 from iblm_jax.training import checkpoints, options, warm_start
-from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import program as program_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 
 class Restored(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from iblm_jax import bounds
-from iblm_jax.bounds import wealth
+from iblm_jax.bounds import betting as wealth
 
 RNG = np.random.default_rng(0)
 LOSSES = RNG.uniform(2.0, 5.0, 400)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from iblm_jax import bounds
-from iblm_jax.bounds import wealth
+from iblm_jax.bounds import betting as wealth
 
 LOSSES = np.array([0.2] * 50 + [0.4] * 30 + [0.9] * 20)
 GRID = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iblm_jax.data import documents, hashing, pages, wordlist
+from iblm_jax.data import documents, hashing
+from iblm_jax.data.sources import pages
+from iblm_jax.data.sources import words as wordlist
 
 PAGES = {
     'ls.md': ['list', 'liste les fichiers', 'lista'],

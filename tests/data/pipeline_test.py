@@ -11,16 +11,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from iblm_jax.data import (
-    batches,
-    markov,
-    multiplication,
-    needle,
-    packing,
-    pipeline,
-    sources,
-    text,
-)
+from iblm_jax.data import batches, pipeline, sources
+from iblm_jax.data.sources import markov, multiplication, needle
+from iblm_jax.data.text import files as text
+from iblm_jax.data.text import packing
 
 
 def arithmetic(split='train', batch_size=8, **options):

@@ -16,15 +16,12 @@ import types
 import numpy as np
 import pytest
 
-from iblm_jax.data import (
-    prepare,
-    shard_files,
-    shard_writer,
-    shards,
-    sources,
-    text,
-    tokenising,
-)
+from iblm_jax.data import prepare, sources
+from iblm_jax.data.shards import files as shard_files
+from iblm_jax.data.shards import source as shards
+from iblm_jax.data.shards import writer as shard_writer
+from iblm_jax.data.text import files as text
+from iblm_jax.data.text import tokenising
 
 ROOT = pathlib.Path(__file__).parents[2]
 BOS = 256

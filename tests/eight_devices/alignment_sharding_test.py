@@ -7,7 +7,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from iblm_jax import information
-from iblm_jax.training import collectives
+from iblm_jax.training.scale import collectives
 
 SPECS = {
     'blocks': {'kernel': P(None, 'data', 'model'), 'scale': P(None, 'data')},

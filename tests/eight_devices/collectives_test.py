@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from iblm_jax.training import collectives
+from iblm_jax.training.scale import collectives
 
 ROUNDS = 5
 

@@ -7,8 +7,9 @@ import jax
 import pytest
 
 from iblm_jax import config as config_lib
-from iblm_jax.training import compile_report, options
+from iblm_jax.training import options
 from iblm_jax.training import program as program_lib
+from iblm_jax.training.scale import compile_report
 
 MESHES = {
     'fsdp': dict(data=1, fsdp=8),

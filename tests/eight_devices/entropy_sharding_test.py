@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from iblm_jax import information
-from iblm_jax.training import collectives
+from iblm_jax.training.scale import collectives
 
 _COLLECTIVES = re.compile(
     r'= \S+ (all-gather|all-to-all|collective-permute|reduce-scatter|'

@@ -9,7 +9,7 @@ import tiny_families
 
 from iblm_jax import config as config_lib
 from iblm_jax.training import loop
-from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 STEPS = 3
 ALL = dict(data=2, fsdp=2, tensor=2)

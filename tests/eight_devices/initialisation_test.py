@@ -8,8 +8,8 @@ from jax.sharding import PartitionSpec as P
 
 from iblm_jax.data import batches
 from iblm_jax.optim import inspection
-from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import program as program_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 
 def num_bytes(tree):

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from iblm_jax import sublora
 from iblm_jax.sublora import kron
-from iblm_jax.training import collectives
+from iblm_jax.training.scale import collectives
 
 KEY = jax.random.key(137)
 DIMS = (4, 6)

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from iblm_jax import config as config_lib
 from iblm_jax.training import loop
-from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
 

@@ -10,14 +10,12 @@ import pytest
 
 from iblm_jax import config
 from iblm_jax.bounds import options
-from iblm_jax.experiments import (
-    budget,
-    certificates,
-    certificates_figures,
-    certificates_run,
-    document_losses,
-    results,
-)
+from iblm_jax.certification import document_losses
+from iblm_jax.experiments import budget
+from iblm_jax.experiments._harness import results
+from iblm_jax.experiments.certificates import figures as certificates_figures
+from iblm_jax.experiments.certificates import program as certificates
+from iblm_jax.experiments.certificates import rows as certificates_run
 
 
 def make_runs(seeds=range(2)):

@@ -9,14 +9,12 @@ import numpy as np
 import programs
 import pytest
 
-from iblm_jax.experiments import (
-    conflict_models,
-    conflict_run,
-    conflict_settings,
-    conflict_tasks,
-    conflict_training,
-    workdirs,
-)
+from iblm_jax.experiments._harness import workdirs
+from iblm_jax.experiments.conflict import models as conflict_models
+from iblm_jax.experiments.conflict import rows as conflict_run
+from iblm_jax.experiments.conflict import settings as conflict_settings
+from iblm_jax.experiments.conflict import tasks as conflict_tasks
+from iblm_jax.experiments.conflict import training as conflict_training
 from iblm_jax.information import entropy
 from iblm_jax.objectives import iblm
 from iblm_jax.optim import gate

@@ -8,15 +8,13 @@ import programs
 import pytest
 from etils import epath
 
-from iblm_jax.data import markov
-from iblm_jax.experiments import (
-  memory,
-  memory_language,
-  memory_methods,
-  memory_run,
-  memory_tables,
-  results,
-)
+from iblm_jax.data.sources import markov
+from iblm_jax.experiments._harness import results
+from iblm_jax.experiments.memory import language as memory_language
+from iblm_jax.experiments.memory import methods as memory_methods
+from iblm_jax.experiments.memory import program as memory
+from iblm_jax.experiments.memory import rows as memory_run
+from iblm_jax.experiments.memory import tables as memory_tables
 
 METHODS = memory_methods.methods(tuple(memory_methods.FAMILIES))
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iblm_jax.experiments import results
+from iblm_jax.experiments._harness import results
 
 ROWS = [
     {'method': 'ce', 'seed': 1, 'loss': 4.0, 'entropy': 2.0, 'set': 'a'},

@@ -11,9 +11,10 @@ import programs
 import pytest
 
 from iblm_jax import information
-from iblm_jax.experiments import results, spectrum_rows, workdirs
-from iblm_jax.experiments import spectrum_measure as measure_lib
-from iblm_jax.experiments import spectrum_subject as subject_lib
+from iblm_jax.analysis import layer_spectra as measure_lib
+from iblm_jax.analysis import subject as subject_lib
+from iblm_jax.experiments._harness import results, workdirs
+from iblm_jax.experiments.spectrum import rows as spectrum_rows
 from iblm_jax.models import decoder
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

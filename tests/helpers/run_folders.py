@@ -5,8 +5,8 @@ import numpy as np
 
 from iblm_jax import config
 from iblm_jax.training import checkpoints, metrics
-from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import program as program_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 
 def rows(workdir):

@@ -7,7 +7,8 @@ import numpy as np
 
 from iblm_jax.information import entropy
 from iblm_jax.models import config as model_config
-from iblm_jax.models import families, memory_config
+from iblm_jax.models import families
+from iblm_jax.models.memory import config as memory_config
 
 VOCAB = 11
 _SIZES = dict(

@@ -9,8 +9,10 @@ import numpy_decoder
 import pytest
 
 from iblm_jax.information import entropy
-from iblm_jax.models import attention, decoder, decoding, families, flops
 from iblm_jax.models import config as model_config
+from iblm_jax.models import decoder, families, flops
+from iblm_jax.models.generation import decoding
+from iblm_jax.models.nn import attention
 
 # Compiled as a whole: one by one, operations compile for longer than they run.
 apply = jax.jit(decoder.apply, static_argnames=('cfg', 'collect'))

@@ -7,15 +7,10 @@ import pytest
 import tiny_models
 
 from iblm_jax.information import entropy
-from iblm_jax.models import (
-  autoencoder,
-  decoder,
-  embeddings,
-  families,
-  layers,
-  memory,
-  memory_config,
-)
+from iblm_jax.models import autoencoder, decoder, families
+from iblm_jax.models.memory import config as memory_config
+from iblm_jax.models.memory import model as memory
+from iblm_jax.models.nn import embeddings, layers
 
 ROWS, LENGTH = 2, 12  # 3 chunks of 4 in memory models
 

@@ -8,7 +8,8 @@ import tiny_models
 from jaxprs import dot_flops
 
 from iblm_jax.models import config as model_config
-from iblm_jax.models import decoder, decoding, families, flops, mixer
+from iblm_jax.models import decoder, families, flops, mixer
+from iblm_jax.models.generation import decoding
 
 LENGTH = 6
 VARIANTS = {

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import tiny_models
 
-from iblm_jax.models import decoder, layers, reconstruction
+from iblm_jax.models import decoder, reconstruction
+from iblm_jax.models.nn import layers
 
 
 def make(length=5, width_in=8, **rest):

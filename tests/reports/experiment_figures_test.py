@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from iblm_jax.experiments import results as results_lib
+from iblm_jax.experiments._harness import results as results_lib
 from iblm_jax.reports import cycle_figures, experiment_figures
 
 pytest.importorskip('matplotlib')

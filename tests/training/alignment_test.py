@@ -10,7 +10,7 @@ from iblm_jax import information
 from iblm_jax.models import decoder
 from iblm_jax.objectives import causal
 from iblm_jax.training import gradients, loop, metrics
-from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 MEASURE = dict(every=1, matrices=True, halves=True, norm_control=True)
 

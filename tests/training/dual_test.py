@@ -4,7 +4,7 @@ import pytest
 
 from iblm_jax import config as config_lib
 from iblm_jax.training import loop
-from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 
 def run_steps(tiny, num_steps):

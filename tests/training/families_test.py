@@ -10,14 +10,16 @@ import pytest
 import tiny_families
 
 from iblm_jax import config as config_lib
-from iblm_jax.models import autoencoder, memory
+from iblm_jax.models import autoencoder
 from iblm_jax.models import config as model_config
+from iblm_jax.models.memory import model as memory
 from iblm_jax.objectives import causal
 from iblm_jax.optim import gate
-from iblm_jax.training import compile_report, loop
-from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training import loop
 from iblm_jax.training import program as program_lib
 from iblm_jax.training import state as state_lib
+from iblm_jax.training.scale import compile_report
+from iblm_jax.training.scale import mesh as mesh_lib
 
 VARIANTS = {
     'autoencoder': ('markov', 'mixer', 'text', 'smoke'),

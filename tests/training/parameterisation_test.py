@@ -11,9 +11,9 @@ from iblm_jax import config as config_lib
 from iblm_jax.models import decoder
 from iblm_jax.objectives import causal
 from iblm_jax.training import loop
-from iblm_jax.training import mesh as mesh_lib
 from iblm_jax.training import program as program_lib
 from iblm_jax.training import state as state_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 LORA = dict(
     patterns=['query/kernel$', '^head/kernel$'], rank=2, alpha_scale=6.0

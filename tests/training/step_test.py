@@ -11,7 +11,7 @@ from iblm_jax.models import decoder
 from iblm_jax.objectives import causal
 from iblm_jax.optim import gate, inspection
 from iblm_jax.training import loop
-from iblm_jax.training import mesh as mesh_lib
+from iblm_jax.training.scale import mesh as mesh_lib
 
 
 def run_steps(tiny, num_steps, batches=None, **changes):

@@ -1,0 +1,1 @@
+"""What a model does: layer profiles, spectra, attribution, time series."""

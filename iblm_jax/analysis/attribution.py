@@ -1,0 +1,239 @@
+"""Which tokens a memory helps with, and what each token adds to a text.
+
+Models are callables here, so that any of them can be asked.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from iblm_jax.analysis import retrieval
+from iblm_jax.objectives import causal
+
+METRICS = ('l1', 'cosine', 'nll')
+
+
+def occlusion(
+    with_BxLxV: jax.Array,
+    without_BxLxV: jax.Array,
+    targets_BxL: jax.Array,
+    mask_BxL: jax.Array,
+    metric: str = 'l1',
+) -> jax.Array:
+  """Difference that a memory makes to the prediction of every token.
+
+  Without a memory means that it is 0 and that nothing attends to it. Logits
+  are compared as they are: adding one number to all V of them changes 'l1' and
+  'cosine', though not the prediction. 'nll' sees predictions only.
+
+  Args:
+    with_BxLxV: floating [B, L, V], logits of the model with its memory, without
+      the output of the memory's own slot.
+    without_BxLxV: floating [B, L, V], logits of the same model without it.
+    targets_BxL: int [B, L] in [0, V), what is predicted; for 'nll'.
+    mask_BxL: bool [B, L], which targets count.
+    metric: 'l1', the sum over V of |difference of logits|; 'cosine', 1 - cosine
+      of the logits, as half the squared distance of the unit vectors, which
+      loses no digits where they nearly agree (a row of V zeros has distance 0
+      to another and 1/2 to anything else); 'nll', |difference of the negative
+      log-likelihoods|, nats.
+
+  Returns:
+    float32 [B, L] >= 0; 0 where masked out.
+
+  Raises:
+    ValueError: for an unknown metric or logits of different shapes.
+
+  Example:
+    >>> with_BxLxV = jnp.array([[[1.0, 0.0], [2.0, 2.0]]])
+    >>> print(occlusion(with_BxLxV, jnp.zeros([1, 2, 2]),
+    ...                 jnp.zeros([1, 2], int), jnp.ones([1, 2], bool)))
+    [[1. 4.]]
+
+  References:
+    arXiv 2602.13466; arXiv 2511.10618.
+  """
+  if metric not in METRICS:
+    raise ValueError(f'metric must be one of {METRICS}, got {metric!r}.')
+  if with_BxLxV.shape != without_BxLxV.shape or with_BxLxV.ndim != 3:
+    raise ValueError(
+        'with_BxLxV and without_BxLxV must have one shape [B, L, V], got'
+        f' {with_BxLxV.shape} and {without_BxLxV.shape}.'
+    )
+  if metric == 'nll':
+    score_BxL = jnp.abs(
+        causal.token_nll(with_BxLxV, targets_BxL)
+        - causal.token_nll(without_BxLxV, targets_BxL)
+    )
+  elif metric == 'cosine':
+    difference_BxLxV = retrieval.unit_vectors(
+        with_BxLxV
+    ) - retrieval.unit_vectors(without_BxLxV)
+    score_BxL = jnp.sum(difference_BxLxV**2, axis=-1) / 2
+  else:
+    difference_BxLxV = with_BxLxV.astype(jnp.float32) - without_BxLxV.astype(
+        jnp.float32
+    )
+    score_BxL = jnp.sum(jnp.abs(difference_BxLxV), axis=-1)
+  return jnp.where(mask_BxL, score_BxL, 0.0)
+
+
+def scale_scores(score_BxL: jax.Array, mask_BxL: jax.Array) -> jax.Array:
+  """Scales the scores of every row to [0, 1], for display.
+
+  (score - min) / (max - min) over the counted tokens of the row. One plot of
+  the public code divides by the maximum instead of the range, so that its
+  largest score is below 1 wherever the smallest is above 0.
+
+  Args:
+    score_BxL: floating [B, L].
+    mask_BxL: bool [B, L], which tokens count.
+
+  Returns:
+    float32 [B, L] in [0, 1]; 0 where masked out, and in rows whose counted
+    scores are all the same.
+
+  Raises:
+    ValueError: for arrays that do not have one shape [B, L].
+
+  Example:
+    >>> print(scale_scores(jnp.array([[2.0, 3.0, 4.0, -9.0]]),
+    ...                    jnp.array([[True, True, True, False]])))
+    [[0.  0.5 1.  0. ]]
+
+  References:
+    arXiv 2602.13466.
+  """
+  _check_rows('score_BxL', score_BxL, mask_BxL)
+  score_BxL = score_BxL.astype(jnp.float32)
+  low_Bx1, high_Bx1 = (
+      reduce(jnp.where(mask_BxL, score_BxL, fill), axis=-1, keepdims=True)
+      for reduce, fill in ((jnp.min, jnp.inf), (jnp.max, -jnp.inf))
+  )
+  range_Bx1 = high_Bx1 - low_Bx1
+  flat_Bx1 = range_Bx1 <= 0  # `range > 0` would hide NaN; -inf: none counts.
+  scaled_BxL = (score_BxL - low_Bx1) / jnp.where(flat_Bx1, 1.0, range_Bx1)
+  return jnp.where(mask_BxL & ~flat_Bx1, scaled_BxL, 0.0)
+
+
+def shift_entropy(
+    nll_of: Callable[[jax.Array, jax.Array], jax.Array],
+    tokens_BxL: jax.Array,
+    mask_BxL: jax.Array,
+    *,
+    pad_id: int = 0,
+) -> jax.Array:
+  """What each token adds to the code length of the text that ends with it.
+
+  Let S_k be the summed nll of a row moved k places to the right: its last k
+  tokens fall off, k places of padding come in at the left. The token at
+  position p (from 0) is the last one of S_k for k = L - 1 - p and fell off in
+  the next, and its score is
+
+      H_p = S_(L-1-p) - S_(L-p),    S_k = 0 where no valid token is left.
+
+  So the scores of a row that is padded at the left or not at all add up to S_0.
+  For a causal model that does not read absolute positions, H_p is the nll of
+  that token. A model that sees the whole text in a memory has no such nll: H_p
+  is how much more the text costs with the token than without, the memory made
+  anew, and can be negative.
+
+  L forward passes, one after the other, and memory for one. The public code
+  runs two for each k, and counts padding among the targets.
+
+  Args:
+    nll_of: from tokens int [B, L] and their mask bool [B, L] to the summed nll
+      of the valid tokens, floating [B], nats. Traced once, under `jax.lax.map`.
+    tokens_BxL: int [B, L].
+    mask_BxL: bool [B, L], which tokens are valid: any pattern. Rows padded at
+      the left and at the right get the same scores if `nll_of` does not look at
+      masked tokens.
+    pad_id: token put where the row moved away; its mask is False.
+
+  Returns:
+    float32 [B, L], nats; 0 where masked out. Differences of sums: beyond 8192
+    nats a row, float32 has steps of 0.001.
+
+  Raises:
+    ValueError: for arrays that do not have one shape [B, L], or an `nll_of`
+      that returns another shape than [B].
+
+  Example:
+    >>> tokens_BxL = jnp.array([[3, 1, 2]])
+    >>> nll_of = lambda tokens, mask: jnp.sum(tokens * mask, axis=-1) ** 2.0
+    >>> print(shift_entropy(nll_of, tokens_BxL, tokens_BxL > 0))
+    [[ 9.  7. 20.]]
+
+  References:
+    arXiv 2511.10618 and the public code of arXiv 2602.13466.
+  """
+  _check_rows('tokens_BxL', tokens_BxL, mask_BxL)
+  batch, length = tokens_BxL.shape
+  mask_BxL = mask_BxL.astype(bool)
+  place_L = jnp.arange(length)
+
+  def total_nll(shift):
+    kept_1xL = (place_L >= shift)[None, :]
+    moved_BxL = jnp.where(kept_1xL, jnp.roll(tokens_BxL, shift, 1), pad_id)
+    valid_BxL = kept_1xL & jnp.roll(mask_BxL, shift, 1)
+    nll_B = nll_of(moved_BxL, valid_BxL)
+    if nll_B.shape != (batch,):
+      raise ValueError(
+          f'nll_of must return shape {(batch,)}, got {nll_B.shape}.'
+      )
+    # Of nothing a model may return anything, NaN included.
+    return jnp.where(jnp.any(valid_BxL, axis=-1), nll_B, 0.0).astype(
+        jnp.float32
+    )
+
+  total_LxB = jax.lax.map(total_nll, place_L)
+  next_LxB = jnp.concatenate([total_LxB[1:], jnp.zeros((1, batch))])
+  entropy_BxL = (total_LxB - next_LxB)[::-1].T
+  return jnp.where(mask_BxL, entropy_BxL, 0.0)
+
+
+def gradient_times_input(
+    nll_of_memory: Callable[[jax.Array], jax.Array], memory_BxD: jax.Array
+) -> jax.Array:
+  """First-order estimate of what a memory does to the nll of every token.
+
+  Σ_d m_d ∂nll_t / ∂m_d, which is the derivative of nll_t along m. One forward
+  pass with tangents gives it for all tokens; the public code runs a backward
+  pass for each. Removing the memory changes nll_t by about minus the score.
+
+  Args:
+    nll_of_memory: from memories [B, D] to nll [B, L], nats, each row from its
+      own memory alone. It needs forward-mode derivatives by the memory, which
+      functions with a `jax.custom_vjp`, such as fused attention, do not have.
+    memory_BxD: floating [B, D]; further axes, such as slots, are summed over as
+      well.
+
+  Returns:
+    float32 [B, L], nats; negative where the memory lowers the nll.
+
+  Raises:
+    ValueError: for memories that are not floating.
+
+  Example:
+    >>> nll_of_memory = lambda m_BxD: m_BxD**2 @ jnp.array([[1.0], [10.0]])
+    >>> print(gradient_times_input(nll_of_memory, jnp.array([[3.0, 1.0]])))
+    [[38.]]
+
+  References:
+    arXiv 2602.13466.
+  """
+  if not jnp.issubdtype(memory_BxD.dtype, jnp.floating):
+    raise ValueError(
+        f'memory_BxD must be floating, got dtype {memory_BxD.dtype}.'
+    )
+  _, change_BxL = jax.jvp(nll_of_memory, (memory_BxD,), (memory_BxD,))
+  return change_BxL.astype(jnp.float32)
+
+
+def _check_rows(name, x_BxL, mask_BxL):
+  if x_BxL.ndim != 2 or x_BxL.shape[1] < 1 or mask_BxL.shape != x_BxL.shape:
+    raise ValueError(
+        f'{name} and mask_BxL must have one shape [B, L] with L >= 1, got'
+        f' {x_BxL.shape} and {mask_BxL.shape}.'
+    )

@@ -1,0 +1,215 @@
+"""What the spectrum program looks at: a model and rows of tokens for it."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from iblm_jax.analysis import profiles
+from iblm_jax.data import batches as batches_lib
+from iblm_jax.data import sources
+from iblm_jax.data.sources import multiplication
+from iblm_jax.data.text import files as text_lib
+from iblm_jax.data.text import packing, tokenizers
+from iblm_jax.information import entropy
+from iblm_jax.models import decoder, families
+from iblm_jax.models.pretrained import gpt2_file
+
+# Most numbers of all layers' streams that are held at once.
+_MOST_HELD = 2**25
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """A model and what it reads.
+
+  Attributes:
+    name: of the checkpoint.
+    seed: of its training; 0 where it is not known.
+    model: its config.
+    params: on the host or one device.
+    read: k -> batch; the last rows may be padding.
+    num_batches: how many there are to read.
+    length: L, tokens of a row.
+    settings: what the numbers depend on, for the results file.
+  """
+
+  name: str
+  seed: int
+  model: decoder.DecoderConfig
+  params: Any
+  read: Callable[[int], batches_lib.Batch]
+  num_batches: int
+  length: int
+  settings: dict[str, Any]
+
+
+def make(
+    checkpoint: str, *, text: str | None, tokenizer: str | None, tokens: int
+) -> Subject:
+  """Reads a checkpoint and opens its text.
+
+  Args:
+    checkpoint: folder of a run of ours; or a GPT-2 `model.safetensors` or its
+      folder.
+    text: file or folder as of `TextConfig.paths`; None for the first evaluation
+      set of a run's own data.
+    tokenizer: as of `tokenizers.load_tokenizer`; None for the run's own, or a
+      `tokenizer.json` beside the GPT-2.
+    tokens: to read, rounded up to whole batches; fewer where there are fewer.
+
+  Returns:
+    The subject.
+
+  Raises:
+    ValueError: for a file that is missing or is something else.
+    CheckpointError: if none of a run's checkpoints is intact.
+  """
+  path = epath.Path(checkpoint)
+  if not path.exists():
+    raise ValueError(f'checkpoint {checkpoint!r} does not exist.')
+  if (path / 'config.json').exists() and (path / 'checkpoints').exists():
+    return _of_run(path, text, tokenizer, tokens)
+  if path.suffix == '.safetensors' or (path / 'model.safetensors').exists():
+    return _of_gpt2(path, text, tokenizer, tokens)
+  raise ValueError(
+      'checkpoint must be the folder of a run (with config.json and'
+      ' checkpoints), or a model.safetensors of GPT-2 or its folder, got'
+      f' {checkpoint!r}.'
+  )
+
+
+def make_smoke() -> Subject:
+  """A tiny untrained decoder on multiplication; needs no file."""
+  # Rotations, for matrices up to 16 x 16, would take seconds to compile.
+  model = decoder.DecoderConfig(
+      vocab_size=15,
+      num_layers=3,
+      width=24,
+      num_heads=2,
+      entropy=entropy.EntropyConfig(patch_size=24),
+  )
+  init = jax.jit(
+      decoder.init,
+      static_argnums=1,
+      compiler_options={'xla_backend_optimization_level': 0},
+  )
+  params = init(jax.random.key(0), model)
+  data = sources.DataConfig(
+      multiplication=multiplication.MultiplicationConfig(length_multiple=48)
+  )
+  return _of_data('untrained', 0, model, params, data, tokens=512, settings={})
+
+
+def _of_run(path, text, tokenizer, tokens) -> Subject:
+  cfg, params = profiles.load_params(path)
+  name, seed = path.resolve().name, cfg.train.seed
+  model = families.the_decoder(cfg.model, 'a spectrum')
+  settings = {'tokens': tokens, 'patch_size': model.entropy.patch_size}
+  if text is None:
+    if tokenizer is not None:
+      raise ValueError(
+          f'tokenizer {tokenizer!r} is of no use without text: the run reads'
+          ' its own data.'
+      )
+    return _of_data(name, seed, model, params, cfg.data, tokens, settings)
+  loaded = (
+      sources.make_tokenizer(cfg.data)
+      if tokenizer is None
+      else tokenizers.load_tokenizer(tokenizer)
+  )
+  return _of_text(
+      name, seed, model, params, text, loaded, tokens,
+      sources.row_length(cfg.data), settings,
+  )
+
+
+def _of_gpt2(path, text, tokenizer, tokens) -> Subject:
+  if text is None:
+    raise ValueError('text must be given: a GPT-2 file names no data.')
+  name, model, params, loaded = gpt2_file.load(path, tokenizer)
+  subject = _of_text(
+      name, 0, model, params, text, loaded, tokens, model.max_length,
+      {'tokens': tokens, 'patch_size': model.entropy.patch_size},
+  )
+
+  def read(k):
+    # GPT-2 counted positions from the start of the row, not of a document.
+    batch = subject.read(k)
+    count_L = np.arange(subject.length, dtype=np.int32)
+    return batch | {
+        'positions': np.broadcast_to(count_L, batch['tokens'].shape)
+    }
+
+  return dataclasses.replace(subject, read=read)
+
+
+def _of_data(name, seed, model, params, data, tokens, settings) -> Subject:
+  length = sources.row_length(data)
+  rows = -(-tokens // length)
+  size = _batch_size(model, length, rows)
+  source = profiles.eval_source(dataclasses.replace(data, batch_size=size))
+  return _subject(
+      name, seed, model, params, source, rows,
+      settings | {'data': sources.split_names(data)[1]},
+  )
+
+
+def _of_text(
+    name, seed, model, params, text, tokenizer, tokens, length, settings
+) -> Subject:
+  gpt2_file.check_ids(tokenizer, model)
+  rows = -(-tokens // length)
+  documents = text_lib.read_documents(text_lib.TextConfig(paths=(text,)))
+  corpus = packing.pack_tokens(
+      _enough(map(tokenizer.encode, documents), rows * length),
+      bos_id=tokenizer.bos_id,
+      eos_id=tokenizer.eos_id,
+      pad_id=tokenizer.pad_id,
+      vocab_size=tokenizer.vocab_size,
+  )
+  source = packing.PackedText(
+      corpus,
+      seq_len=length,
+      batch_size=_batch_size(model, length, rows),
+      train=False,
+      eval_rows=rows,
+  )
+  settings = settings | {'data': epath.Path(text).name}
+  return _subject(name, seed, model, params, source, rows, settings)
+
+
+def _subject(name, seed, model, params, source, rows, settings) -> Subject:
+  count = min(source.num_eval_batches, -(-rows // source.batch_size))
+  return Subject(
+      name, seed, model, params, source.batch, count, source.length,
+      settings | {'checkpoint': name, 'parameters_sha256': _digest(params)},
+  )
+
+
+def _enough(
+    documents: Iterator[np.ndarray], positions: int
+) -> Iterator[np.ndarray]:
+  """The first documents that fill so many positions."""
+  for document in documents:
+    yield document
+    positions -= document.size + 1
+    if positions <= 0:
+      return
+
+
+def _batch_size(model: decoder.DecoderConfig, length: int, rows: int) -> int:
+  row = model.num_layers * model.width * length
+  return max(1, min(rows, _MOST_HELD // row))
+
+
+def _digest(params: Any) -> str:
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()[:16]

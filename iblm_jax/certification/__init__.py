@@ -1,0 +1,1 @@
+"""Certificates: quantise, code, score, bound, verify."""

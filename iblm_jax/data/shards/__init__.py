@@ -1,0 +1,1 @@
+"""Token shards: reading and writing."""

@@ -1,0 +1,300 @@
+"""Rows of token ids from files that were tokenised before.
+
+See `shard_files` for the files and `prepare` for the program that writes them.
+A row is read from one file; rows of a file do not overlap. Training orders the
+rows of all files anew in every epoch and begins the rows of each file at a
+random offset, below 2 L, so that they are cut elsewhere each time. Neither the
+order nor the tokens are ever held in memory.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from iblm_jax.data import _checks, batches, hashing
+from iblm_jax.data.shards import files as shard_files
+from iblm_jax.data.text import tokenizers
+
+# Names of the two draws of an epoch.
+_ROW_ORDER, _OFFSET = 0, 1
+# Rows whose places are found at once, because of the cost of a call in NumPy;
+# how many changes the speed only.
+_BLOCK_ROWS = 4096
+_CACHED_BLOCKS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardsConfig:
+  """Options of tokenised files.
+
+  Attributes:
+    train: Paths or globs of `.bin` or `.array_record` files; a single string
+      is split at its commas.
+    validation: The same; empty means no validation set.
+    seq_len: Tokens of a row, L, 1..2**24.
+    eot_id: Token that begins a document, 0..vocab_size-1; also fills up rows.
+    vocab_size: Tokens are in 0..vocab_size-1; 1..65536.
+    eval_rows: Rows of the validation pass; None is all of them.
+
+  Raises:
+    ValueError: An option is out of its range.
+
+  >>> ShardsConfig(train='a_*.bin,b.bin').train
+  ('a_*.bin', 'b.bin')
+  """
+
+  train: tuple[str, ...]
+  validation: tuple[str, ...] = ()
+  seq_len: int = 1024
+  eot_id: int = 50256
+  vocab_size: int = 50257
+  eval_rows: int | None = None
+
+  def __post_init__(self):
+    """Checks the options."""
+    for name in ('train', 'validation'):
+      object.__setattr__(self, name, _paths(name, getattr(self, name)))
+    if not self.train:
+      raise ValueError(f'train must name at least one file, got {self.train}.')
+    _checks.check_int('seq_len', self.seq_len, 1, 2**24)
+    _checks.check_int('vocab_size', self.vocab_size, 1, 2**16)
+    _checks.check_int('eot_id', self.eot_id, 0, self.vocab_size - 1)
+    if self.eval_rows is not None:
+      _checks.check_int('eval_rows', self.eval_rows, 1)
+
+
+def _paths(name: str, value: Any) -> tuple[str, ...]:
+  paths = value.split(',') if isinstance(value, str) else value
+  is_list = isinstance(paths, tuple | list)
+  if is_list and list(paths) == ['']:
+    return ()  # What an empty flag gives.
+  if not is_list or not all(isinstance(path, str) and path for path in paths):
+    raise ValueError(f'{name} must be paths or globs of files, got {value!r}.')
+  return tuple(paths)
+
+
+def open_shards(config: ShardsConfig) -> dict[str, list[shard_files.Shard]]:
+  """Opens the files of both splits, in the order of their names.
+
+  Args:
+    config: Options of the files.
+
+  Returns:
+    The shards of 'train' and of 'validation'.
+
+  Raises:
+    ValueError: A pattern matches nothing, a file is damaged, or a file is in
+      both splits; see `shard_files`.
+  """
+  files = {
+      name: shard_files.find_shards(name, getattr(config, name))
+      for name in ('train', 'validation')
+  }
+  shared = sorted(set(files['train']) & set(files['validation']))
+  if shared:
+    raise ValueError(
+        f'validation must have no file of train, got {shared[0]!r} in both.'
+    )
+  return {
+      name: [shard_files.open_shard(path) for path in paths]
+      for name, paths in files.items()
+  }
+
+
+def make_tokenizer(config: ShardsConfig) -> tokenizers.Tokenizer:
+  """Tokenizer that the `index.json` beside the first training file names.
+
+  Args:
+    config: Options of the files.
+
+  Returns:
+    The tokenizer.
+
+  Raises:
+    ValueError: There is no readable index, it names no tokenizer, or the
+      tokenizer cannot be loaded.
+  """
+  first = shard_files.find_shards('train', config.train)[0]
+  path = epath.Path(first).parent / shard_files.INDEX
+  if not path.exists():
+    raise ValueError(
+        f'shard {first!r} does not say how its text was tokenised: put an'
+        f" {shard_files.INDEX} beside it that holds {{'tokenizer': NAME}}, NAME"
+        " being 'bytes' or a .json or .model file in that folder, as"
+        ' iblm_jax.data.prepare does.'
+    )
+  try:
+    name = json.loads(path.read_text())['tokenizer']
+  except (ValueError, KeyError, TypeError) as e:
+    raise ValueError(
+        f'file {str(path)!r} must be a JSON object with a field'
+        f" 'tokenizer': {e!r}."
+    ) from e
+  beside = path.parent / str(name)
+  return tokenizers.load_tokenizer(
+      str(beside) if beside.exists() else str(name)
+  )
+
+
+class ShardSource:
+  """Random access to rows of tokenised files; see `batches.Source`.
+
+  Row r of batch k is row k * batch_size + r of an endless sequence of epochs,
+  or of one pass in order, in which the last row of each file is filled up.
+  Every target counts in the loss; the last one of a document is the
+  end-of-text token of the next. Safe to read from several threads.
+
+  Args:
+    shards: The open files, at least one.
+    seq_len: Tokens of a row, L, at least 1.
+    eot_id: Token that begins a document, 0..vocab_size-1; also fills up rows.
+    vocab_size: Tokens are in 0..vocab_size-1; 1..65536.
+    batch_size: Rows of a global batch, at least 1.
+    seed: Of the shuffling, 0..2**63-1.
+    train: Endless and shuffled if True, else one pass in order.
+    eval_rows: With `train` False, at most so many rows; None is all of them.
+
+  Raises:
+    ValueError: An argument is out of its range, or a file is too short for one
+      row: `seq_len` + 1 tokens for training, 2 else.
+  """
+
+  num_eval_batches: int | None
+
+  def __init__(
+      self,
+      shards: Sequence[shard_files.Shard],
+      *,
+      seq_len: int,
+      eot_id: int,
+      vocab_size: int,
+      batch_size: int,
+      seed: int = 0,
+      train: bool = True,
+      eval_rows: int | None = None,
+  ):
+    """See the class."""
+    if not shards:
+      raise ValueError('shards must hold at least one file, got none.')
+    self.shards = tuple(shards)
+    self.length = _checks.check_int('seq_len', seq_len, 1)
+    self.vocab_size = _checks.check_int('vocab_size', vocab_size, 1, 2**16)
+    self.batch_size = _checks.check_int('batch_size', batch_size, 1)
+    self._eot_id = _checks.check_int('eot_id', eot_id, 0, vocab_size - 1)
+    self._seed = _checks.check_int('seed', seed, 0, 2**63 - 1)
+    self._train = train
+    least = self.length + 1 if train else 2
+    for shard in shards:
+      if shard.num_tokens < least:
+        raise ValueError(
+            f'shard {shard.path!r} must hold at least {least} tokens for one'
+            f' row with {seq_len=}, got {shard.num_tokens}.'
+        )
+    self._positions_S = np.array([s.num_tokens - 1 for s in shards], np.int64)
+    if train:
+      # As many rows as any offset below L leaves, so that all epochs have the
+      # same number; a file too short for that has one row.
+      rows_S = np.maximum((self._positions_S + 1) // self.length - 1, 1)
+      self.num_rows = int(rows_S.sum())
+      self.num_eval_batches = None
+    else:
+      rows_S = -(-self._positions_S // self.length)
+      self.num_rows = int(rows_S.sum())
+      if eval_rows is not None:
+        eval_rows = _checks.check_int('eval_rows', eval_rows, 1)
+        self.num_rows = min(self.num_rows, eval_rows)
+      self.num_eval_batches = -(-self.num_rows // self.batch_size)
+    self._ends_S = np.cumsum(rows_S)
+    self._starts_S = self._ends_S - rows_S
+    # Of all offsets that leave room for the rows, so that no part of a file is
+    # left out in every epoch.
+    self._offsets_S = self._positions_S + 1 - rows_S * self.length
+    self._block = functools.lru_cache(_CACHED_BLOCKS)(self._places_of_block)
+
+  def batch(
+      self, k: int, rows: Sequence[int] | None = None
+  ) -> batches.Batch:
+    """Rows of global batch `k`, a function of (seed, k); all by default.
+
+    Raises:
+      ValueError: `k` or a row is out of its range, or a file is damaged or
+        holds a token outside of the vocabulary.
+    """
+    number_b = batches.row_numbers(
+        k, rows, batch_size=self.batch_size, num_batches=self.num_eval_batches
+    )
+    sequence = np.empty((number_b.size, self.length + 1), np.uint16)
+    count_b = np.zeros(number_b.size, np.int64)
+    places = self._places(number_b)
+    for row, (shard, begin, count) in enumerate(places):
+      count_b[row] = count
+      if count:
+        count += 1  # The target of the last position.
+        sequence[row, :count] = self.shards[shard].read(begin, begin + count)
+      sequence[row, count:] = self._eot_id
+    if sequence.max() >= self.vocab_size:
+      row = int(sequence.max(axis=1).argmax())
+      raise ValueError(
+          f'shard {self.shards[places[row][0]].path!r} must hold tokens between'
+          f' 0 and {self.vocab_size - 1}, got {sequence[row].max()}.'
+      )
+    return self._render(sequence, count_b)
+
+  def _render(
+      self, sequence: np.ndarray, count_b: np.ndarray
+  ) -> batches.Batch:
+    """The batch of rows of L + 1 tokens, of which `count_b` + 1 are there."""
+    starts = sequence[:, :-1] == self._eot_id
+    starts[:, 0] = True  # The rest of a document is a piece as well.
+    t = np.arange(self.length, dtype=np.int32)
+    segment_ids = np.cumsum(starts, axis=1, dtype=np.int32)
+    begins = np.maximum.accumulate(np.where(starts, t, np.int32(0)), axis=1)
+    positions = np.subtract(t, begins, out=begins)
+    tokens = sequence[:, :-1].astype(np.int32)
+    mask = np.ones(starts.shape, bool)
+    if count_b.min() < self.length:
+      mask = t < count_b[:, None]
+      segment_ids *= mask
+      positions *= mask
+      tokens[~mask] = self._eot_id
+    return {
+        'tokens': tokens,
+        'targets': sequence[:, 1:].astype(np.int32),
+        'loss_mask': mask.copy(),
+        'mask': mask,
+        'segment_ids': segment_ids,
+        'positions': positions,
+    }
+
+  def _places(self, number_b: np.ndarray) -> list[tuple[int, int, int]]:
+    """Shard, first token and length of rows; a length of 0 is padding."""
+    places = []
+    for number in number_b.tolist():
+      block, row = divmod(number, _BLOCK_ROWS)
+      places.append(self._block(block)[row])
+    return places
+
+  def _places_of_block(self, block: int) -> list[tuple[int, int, int]]:
+    number_b = block * _BLOCK_ROWS + np.arange(_BLOCK_ROWS)
+    epoch_b, row_b = np.divmod(number_b, self.num_rows)
+    key_b = hashing.fold(self._seed, epoch_b)
+    if self._train:
+      row_b = hashing.shuffled(
+          hashing.fold(key_b, _ROW_ORDER), row_b, self.num_rows
+      )
+    shard_b = np.searchsorted(self._ends_S, row_b, side='right')
+    begin_b = (row_b - self._starts_S[shard_b]) * self.length
+    if self._train:
+      offset_key_b = hashing.fold(hashing.fold(key_b, _OFFSET), shard_b)
+      begin_b += hashing.below(offset_key_b, self._offsets_S[shard_b])
+    count_b = np.minimum(self._positions_S[shard_b] - begin_b, self.length)
+    if not self._train:
+      count_b[epoch_b > 0] = 0  # Beyond the pass there is nothing.
+    return list(
+        zip(shard_b.tolist(), begin_b.tolist(), count_b.tolist(), strict=True)
+    )

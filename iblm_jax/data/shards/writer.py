@@ -1,0 +1,290 @@
+"""Writes token shards so that a killed program goes on where it was.
+
+`index.json` is what counts: it lists the finished files and, until all is done,
+how many chunks of the sources are written and how far each unfinished file is.
+It is replaced in one step, and a file gets its last name only once the index
+lists it. Whatever was written after the last index is cut off when the program
+starts again.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from iblm_jax.data.shards import files as shard_files
+
+_INDEX = shard_files.INDEX
+_INDEX_TMP = _INDEX + '.tmp'
+
+
+@dataclasses.dataclass
+class _Part:
+  """The file of a split that is being written."""
+
+  split: str
+  number: int
+  file: BinaryIO
+  tokens: int = 0
+  documents: int = 0
+
+
+class ShardWriter:
+  """Writes the shards of a folder; see the module.
+
+  Attributes:
+    index: What `index.json` holds.
+
+  Args:
+    folder: Where the files go; made if missing.
+    settings: What determines the files, a dictionary for JSON with at least
+      `format` and `shard_tokens`.
+
+  Raises:
+    ValueError: The folder holds other files, or shards of other settings, or
+      its files do not agree with its index, or another program writes to it.
+  """
+
+  def __init__(self, folder: str, settings: dict[str, Any]):
+    """Opens the folder and goes back to the last index."""
+    self._folder = folder
+    self._suffix = '.' + settings['format']
+    self._shard_tokens = settings['shard_tokens']
+    self._parts: dict[str, _Part] = {}
+    os.makedirs(folder, exist_ok=True)
+    # Ends with this process, however that ends.
+    self._lock = os.open(folder, os.O_RDONLY)
+    try:
+      self._hold()
+      self.index = self._read_index(settings)
+      if not self.index['finished']:
+        self._go_back()
+    except BaseException:
+      self.close()
+      raise
+
+  @property
+  def finished(self) -> bool:
+    """Whether all is written."""
+    return self.index['finished']
+
+  @property
+  def chunks(self) -> int:
+    """Chunks of the sources that are written already."""
+    return self.index['progress']['chunks']
+
+  def documents(self, split: str) -> int:
+    """Documents written so far."""
+    return self._total(split, 'documents')
+
+  def tokens(self, split: str) -> int:
+    """Tokens written so far."""
+    return self._total(split, 'tokens')
+
+  def add(self, split: str, tokens: np.ndarray, lengths: np.ndarray) -> bool:
+    """Appends documents.
+
+    Args:
+      split: 'train' or 'validation'.
+      tokens: uint16 array of shape [N], the documents one after the other.
+      lengths: int64 array, the lengths of the documents.
+
+    Returns:
+      Whether a shard became full, so that `commit` should follow.
+    """
+    ends = np.cumsum(lengths)
+    done = done_tokens = 0
+    became_full = False
+    while done < lengths.size:
+      part = self._parts.get(split) or self._new_part(split)
+      room = self._shard_tokens - part.tokens
+      # Up to the first document with which the shard is full.
+      stop = int(np.searchsorted(ends, done_tokens + room)) + 1
+      stop = min(stop, lengths.size)
+      stop_tokens = int(ends[stop - 1])
+      piece = tokens[done_tokens:stop_tokens]
+      part.file.write(piece.astype(shard_files.TOKEN).tobytes())
+      part.tokens += piece.size
+      part.documents += stop - done
+      done, done_tokens = stop, stop_tokens
+      if part.tokens >= self._shard_tokens:
+        self._close_part(split)
+        became_full = True
+    return became_full
+
+  def commit(self, chunks: int) -> None:
+    """Makes what was added last, as the first `chunks` chunks."""
+    for part in self._parts.values():
+      _sync(part.file)
+    self.index['progress'] = {
+        'chunks': chunks,
+        'partial': {
+            split: {
+                'number': part.number,
+                'tokens': part.tokens,
+                'documents': part.documents,
+            }
+            for split, part in sorted(self._parts.items())
+        },
+    }
+    self._write_index()
+
+  def finish(self) -> None:
+    """Finishes the last files; `add` may not be called any more."""
+    for split in sorted(self._parts):
+      self._close_part(split)
+    self.index['shards'].sort(key=lambda shard: shard['name'])
+    del self.index['progress']
+    self.index['finished'] = True
+    self._write_index()
+
+  def close(self) -> None:
+    """Lets go of the folder."""
+    for part in self._parts.values():
+      part.file.close()
+    os.close(self._lock)
+
+  def _hold(self) -> None:
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+      raise ValueError(
+          f'folder {self._folder!r} is being written by another program.'
+      ) from e
+
+  def _path(self, name: str) -> str:
+    return os.path.join(self._folder, name)
+
+  def _total(self, split: str, what: str) -> int:
+    shards = [s[what] for s in self.index['shards'] if s['split'] == split]
+    part = self._parts.get(split)
+    return sum(shards) + (getattr(part, what) if part else 0)
+
+  def _read_index(self, settings: dict[str, Any]) -> dict[str, Any]:
+    path = self._path(_INDEX)
+    if not os.path.exists(path):
+      others = sorted(set(os.listdir(self._folder)) - {_INDEX_TMP})
+      if others:
+        raise ValueError(
+            f'folder {self._folder!r} must be empty or hold shards with their'
+            f' {_INDEX}, found {others[0]!r}.'
+        )
+      self.index = {
+          **settings,
+          'shards': [],
+          'finished': False,
+          'progress': {'chunks': 0, 'partial': {}},
+      }
+      self._write_index()
+      return self.index
+    try:
+      with open(path, encoding='utf-8') as file:
+        index = json.load(file)
+      found = {name: index[name] for name in settings}
+      _ = index['shards'], index['finished'] or index['progress']['partial']
+    except (ValueError, KeyError, TypeError) as e:
+      raise ValueError(f'file {path!r} is no index of shards: {e!r}.') from e
+    differing = [name for name in settings if found[name] != settings[name]]
+    if differing:
+      name = differing[0]
+      raise ValueError(
+          f'folder {self._folder!r} holds shards of other settings, {name}='
+          f'{found[name]!r:.200}, got {settings[name]!r:.200}: nothing was'
+          ' written.'
+      )
+    return index
+
+  def _go_back(self) -> None:
+    """Makes the files agree with the index."""
+    for shard in self.index['shards']:
+      self._rename(shard['name'])
+      opened = shard_files.open_shard(self._path(shard['name']))
+      if opened.num_tokens != shard['tokens']:
+        raise ValueError(
+            f'shard {opened.path!r} must hold {shard["tokens"]} tokens as'
+            f' {_INDEX} says, got {opened.num_tokens}.'
+        )
+    # Files that the index does not name are left as they are: they get written
+    # anew under the same names.
+    for split, state in self.index['progress']['partial'].items():
+      path = self._path(_partial_name(split, state['number']))
+      size = shard_files.HEADER_BYTES
+      size += state['tokens'] * shard_files.TOKEN.itemsize
+      if not os.path.exists(path) or os.path.getsize(path) < size:
+        raise ValueError(f'file {path!r} must have at least {size} bytes.')
+      file = open(path, 'r+b')
+      file.truncate(size)
+      file.seek(size)
+      self._parts[split] = _Part(split, file=file, **state)
+
+  def _rename(self, name: str) -> None:
+    """Gives a listed shard its last name, if it has not got it."""
+    stem, suffix = os.path.splitext(name)
+    partial = self._path(stem + '.partial')
+    written = partial if suffix == '.bin' else self._path(name + '.tmp')
+    if os.path.exists(written):
+      os.replace(written, self._path(name))
+    if not os.path.exists(self._path(name)):
+      raise ValueError(
+          f'folder {self._folder!r} must hold {name!r}, which {_INDEX} lists.'
+      )
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(partial)
+
+  def _new_part(self, split: str) -> _Part:
+    number = sum(shard['split'] == split for shard in self.index['shards'])
+    file = open(self._path(_partial_name(split, number)), 'wb')
+    # The header is known at the end only.
+    file.write(bytes(shard_files.HEADER_BYTES))
+    self._parts[split] = part = _Part(split, number, file)
+    return part
+
+  def _close_part(self, split: str) -> None:
+    """Finishes a file and lists it; it is renamed with the next index."""
+    part = self._parts.pop(split)
+    path = self._path(_partial_name(split, part.number))
+    with part.file as file:
+      file.seek(0)
+      file.write(shard_files.header(part.tokens))
+      _sync(file)
+    name = f'{split}_{part.number:06d}{self._suffix}'
+    if self._suffix != '.bin':
+      tokens = np.memmap(
+          path, shard_files.TOKEN, 'r', shard_files.HEADER_BYTES
+      )
+      path = self._path(name + '.tmp')
+      shard_files.write_array_record(path, tokens)
+    with open(path, 'rb') as file:
+      digest = hashlib.file_digest(file, 'sha256').hexdigest()
+      os.fsync(file.fileno())
+    self.index['shards'].append({
+        'name': name,
+        'split': split,
+        'tokens': part.tokens,
+        'documents': part.documents,
+        'sha256': digest,
+    })
+
+  def _write_index(self) -> None:
+    path = self._path(_INDEX_TMP)
+    with open(path, 'wb') as file:
+      file.write(json.dumps(self.index, indent=2).encode() + b'\n')
+      _sync(file)
+    os.replace(path, self._path(_INDEX))
+    os.fsync(self._lock)  # The folder itself.
+    for shard in self.index['shards']:
+      self._rename(shard['name'])
+
+
+def _partial_name(split: str, number: int) -> str:
+  return f'{split}_{number:06d}.partial'
+
+
+def _sync(file: BinaryIO) -> None:
+  file.flush()
+  os.fsync(file.fileno())

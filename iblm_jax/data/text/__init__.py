@@ -1,0 +1,1 @@
+"""Documents of text: files, tokenizers, packing into rows."""

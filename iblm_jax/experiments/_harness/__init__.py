@@ -1,0 +1,1 @@
+"""What experiments share: flags, schedule of runs, rows and results."""

@@ -1,0 +1,289 @@
+"""What makes a certificate tight?
+
+  python -m iblm_jax.experiments.certificates --workdir=DIR
+
+Certificates for models of documents whose distribution is known, against the
+number of coded numbers, the width of the model, the number of documents and the
+parameterisation; shuffled and random text as controls; and all bounds on one
+model side by side. Each seed is a language of its own, with its own documents.
+The base is certified on 20 of them at least, to see whether its bound, which
+holds with probability 0.95, ever fails.
+
+Methods are `base` and changes of it in one respect:
+
+  d:N        coded numbers
+  width:N    width of the model
+  m:N        documents of the training set: those that training draws from and
+             those that the bound counts, so that a small m may be overfitted
+  kind:NAME  parameterisation
+  shuffle:N  characters permuted within windows of N
+  random     uniform characters: nothing can be learnt, so no valid bound may
+             be below log2 27 = 4.755 bits (but with probability 0.05)
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+from etils import epath
+
+from iblm_jax import cli
+from iblm_jax import config as config_lib
+from iblm_jax.bounds import options as bound_options
+from iblm_jax.certification import pipeline as certification
+from iblm_jax.data.sources import topics
+from iblm_jax.experiments._harness import processes as side_by_side
+from iblm_jax.experiments._harness import program, results, variants, workdirs
+from iblm_jax.experiments.certificates import figures as draw
+from iblm_jax.experiments.certificates import rows as certificates_run
+
+FLAGS = flags.FLAGS
+
+_CLAIM = (
+    'A language model that is trained in a random subspace and coded is'
+    ' certified to do better on new documents than guessing, and larger models'
+    ' get better certificates (arXiv 2312.17173).'
+)
+_BASE_SEEDS = 20
+# At most so many documents are scored all, for the bounds that need them.
+_SCORED = 100_000
+
+BASE: dict[str, Any] = {
+    'model': {
+        'vocab_size': topics.VOCAB_SIZE,
+        'num_layers': 2,
+        'width': 64,
+        'num_heads': 2,
+        'activation': 'relu2',
+        'positions': 'rotary',
+        'tie_embeddings': False,
+        'document_mask': False,
+        'scan_layers': False,
+    },
+    'data': {
+        'kind': 'topics',
+        'batch_size': 64,
+        'topics': {
+            'num_train': 1_000_000, 'num_heldout': 10_000, 'length': 64
+        },
+        'eval_units': 1024,
+    },
+    'objective': {
+        'method': 'ce', 'measure_entropy': False, 'skip_first': 0,
+        'skip_last': 0,
+    },
+    'optimizer': {
+        'name': 'adamw',
+        'weight_decay': 0.0,
+        'clip_norm': 1.0,
+        'schedule': {'name': 'cosine', 'peak': 0.08, 'warmup_steps': 40},
+    },
+    'parameterisation': {'kind': 'subspace', 'dims': (32, 32)},
+    'train': {
+        'num_steps': 400, 'log_every': 50, 'eval_every': 0,
+        'checkpoint_every': 200,
+    },
+}
+_CERTIFICATE: dict[str, Any] = {
+    'levels': (15,),
+    'codebook': 'kmeans',
+    'scheme': 'kt',
+    'tuning_steps': 100,
+    'tuning_rate': 0.02,
+    'sample': 10_000,
+    'heldout': 4_000,
+    # The methods below, of which a reader may pick the best.
+    'search_bits': 5.0,
+}
+_SMOKE = {
+    'model.num_layers': 1,
+    'model.width': 16,
+    'data.batch_size': 8,
+    'data.topics.num_train': 2000,
+    'data.topics.num_heldout': 100,
+    'data.topics.length': 16,
+    'data.eval_units': 16,
+    'optimizer.schedule.warmup_steps': 2,
+    'parameterisation.dims': (4, 4),
+    'train.num_steps': 6,
+    'train.log_every': 3,
+    'train.checkpoint_every': 3,
+}
+_SMOKE_CERTIFICATE = {
+    'levels': (5,), 'tuning_steps': 2, 'sample': 100, 'heldout': 50,
+    'max_tokens': 160,  # all evaluations are of one shape then
+}
+
+_ADAPTERS = {'parameterisation.lora': {'rank': 4}}
+METHODS: dict[str, variants.Overrides] = {
+    'base': {},
+    'd:64': {'parameterisation.dims': (8, 8)},
+    'd:256': {'parameterisation.dims': (16, 16)},
+    'd:4096': {'parameterisation.dims': (64, 64)},
+    'width:16': {'model.width': 16},
+    'width:32': {'model.width': 32},
+    'width:128': {'model.width': 128},
+    'm:10000': {'data.topics.num_train': 10_000},
+    'm:100000': {'data.topics.num_train': _SCORED},
+    'kind:sublora': {'parameterisation.kind': 'sublora', **_ADAPTERS},
+    'kind:lora': {
+        'parameterisation': {'kind': 'lora'}, **_ADAPTERS,
+        'optimizer.schedule.peak': 5e-3,
+    },
+    'kind:full': {
+        'parameterisation': {'kind': 'full'}, 'optimizer.schedule.peak': 5e-3
+    },
+    'shuffle:4': {'data.topics.shuffle_window': 4},
+    'shuffle:16': {'data.topics.shuffle_window': 16},
+    'shuffle:64': {'data.topics.shuffle_window': 64},
+    'random': {'data.topics.kind': 'uniform'},
+}
+
+
+def main() -> None:
+  """Makes the certificates that are left, writes results and figures."""
+  program.check_figures()
+  workdir = epath.Path(FLAGS.workdir)
+  with cli.refusing():
+    base, methods, certificate, seeds = _plan()
+    settings = {
+        'base': base, 'methods': methods, 'certificate': certificate,
+        'seeds': len(seeds),
+    }
+    workdirs.check_settings(settings, workdir)
+    more = 0 if FLAGS.smoke else _BASE_SEEDS
+    runs = make_runs(base, methods, certificate, seeds, more)
+    for run in runs:
+      folder = certificates_run.folder_of(workdir / 'runs', run)
+      config_lib.check_workdir(run.cfg.run, folder)
+    certification.check_coder()
+  workdir.mkdir(parents=True, exist_ok=True)
+  workdirs.write_json(workdir / 'settings.json', settings)
+  with program.stopwatch(workdir) as seconds:
+    rows = certificates_run.make_rows(
+        runs,
+        workdir / 'runs',
+        cli.report,
+        processes=side_by_side.count(alone=FLAGS.smoke),
+    )
+    tree = results.write(
+        workdir / 'results.json',
+        experiment='certificates',
+        claim=_CLAIM,
+        command=program.command('certificates'),
+        settings=settings,
+        rows=rows,
+        baseline='base',
+        tables=make_tables(methods),
+        wall_seconds=seconds(),
+    )
+    for name, figure in draw.make(tree).items():
+      program.save_figure(figure, workdir / f'{name}.png')
+    cli.report(certificates_run.held_line(rows))
+    program.done(workdir, seconds())
+
+
+def make_runs(
+    base: Mapping[str, Any],
+    methods: Mapping[str, variants.Overrides],
+    certificate: Mapping[str, Any],
+    seeds: range,
+    base_seeds: int = 0,
+) -> list[certificates_run.Run]:
+  """Every method on every seed; seeds come first in the order of work.
+
+  `base` is made on `base_seeds` seeds if these are more.
+
+  A seed decides the language, its documents, the initial parameters, the
+  subspace and the order of training.
+  """
+  options = config_lib.build(
+      bound_options.CertificateConfig,
+      {name: _listed(value) for name, value in certificate.items()},
+      'certificate',
+  )
+  runs = []
+  for seed in range(max(len(seeds), base_seeds)):
+    for method, overrides in methods.items():
+      if method != 'base' and seed not in seeds:
+        continue
+      changes = {**overrides, 'data.topics.seed': seed}
+      cfg = variants.make_config(base, changes, seed=seed)
+      assert cfg.data.topics is not None
+      runs.append(
+          certificates_run.Run(
+              method,
+              seed,
+              certification.CertifyConfig(cfg, options),
+              score_all=cfg.data.topics.num_train <= _SCORED,
+          )
+      )
+  return runs
+
+
+def make_tables(methods: Mapping[str, Any]) -> dict[str, Any]:
+  """Tables for the page; a family of methods each, with what it is next to."""
+  main_columns = [
+      ['bound/log_wealth', 'log-wealth bound', 3],
+      ['bound/hoeffding', 'Hoeffding bound', 3],
+      ['heldout', 'held out', 3],
+      ['heldout/unsmoothed', 'held out, before coding', 3],
+      ['code_bits', 'bits of code', 0],
+      ['bits_per_number', 'bits a number', 2],
+      ['top_1/bound', 'bound on top-1 error', 3],
+      ['seconds', 'seconds', 0],
+  ]
+  tables = {}
+  for family, base_label in draw.FAMILIES.items():
+    members = [name for name in methods if name.startswith(f'{family}:')]
+    if family == 'shuffle':
+      members += [name for name in methods if name == 'random']
+    if not members:
+      continue
+    shown = draw.ordered(members)
+    tables[family] = {
+        'methods': shown,
+        'labels': {'base': base_label},
+        'columns': main_columns,
+        'paired': False,
+    }
+  scored = [name for name in ('m:10000', 'm:100000', 'm:1000')
+            if name in methods]
+  tables['all_bounds'] = {
+      'methods': scored,
+      'columns': [
+          [f'all/{kind}', label, 3] for kind, label in draw.KINDS.items()
+      ] + [
+          ['bound/hoeffding', 'Hoeffding, sample', 3],
+          ['bound/reference', 'reference formula, sample', 3],
+          ['bound/log_wealth', 'log-wealth, sample', 3],
+          ['heldout', 'held out', 3],
+          ['seconds/all', 'seconds, all', 1],
+          ['seconds/sample', 'seconds, sample', 2],
+      ],
+      'paired': False,
+  }
+  return tables
+
+
+def _plan() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], range]:
+  """Base, methods, certificate and seeds, as the flags say."""
+  if not FLAGS.smoke:
+    return BASE, METHODS, _CERTIFICATE, range(FLAGS.seeds)
+  base = variants.change(BASE, _SMOKE)
+  methods = {'base': {}, 'm:1000': {'data.topics.num_train': 1000}}
+  return base, methods, {**_CERTIFICATE, **_SMOKE_CERTIFICATE}, range(1)
+
+
+def _listed(value):
+  return list(value) if isinstance(value, tuple) else value
+
+
+def run() -> None:
+  """Entry point."""
+  program.define_flags(seeds=5)
+  cli.run(main)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,271 @@
+"""From a config to a row: one certificate of the experiment `certificates`."""
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from iblm_jax import bounds
+from iblm_jax import config as config_lib
+from iblm_jax.bounds import claims as claims_lib
+from iblm_jax.certification import document_losses, quantisation
+from iblm_jax.certification import pipeline as certification
+from iblm_jax.data import sources
+from iblm_jax.experiments._harness import processes as side_by_side
+from iblm_jax.experiments._harness import workdirs
+from iblm_jax.training import loop, progress
+
+
+class Run(NamedTuple):
+  """One certificate to be made.
+
+  Attributes:
+    method: name of the method.
+    seed: of the run.
+    cfg: of run and certificate.
+    score_all: score all units of the training set too, for the bounds that
+      need them and for the time it takes.
+  """
+
+  method: str
+  seed: int
+  cfg: certification.CertifyConfig
+  score_all: bool = False
+
+
+def folder_of(folder: epath.Path, run: Run) -> epath.Path:
+  """Where a run lies among the others."""
+  return folder / f'{run.method}_seed_{run.seed}'
+
+
+def make_rows(
+    runs: Sequence[Run],
+    folder: epath.Path,
+    report: Callable[[str], None],
+    processes: int = 1,
+) -> list[dict[str, Any]]:
+  """Makes what is left of the certificates; each is kept with its row.
+
+  Args:
+    runs: whose folders hold them or nothing.
+    folder: of all runs.
+    report: told what a person wants to read, a line at a time.
+    processes: certificates that are made side by side, a core each.
+
+  Returns:
+    A row for each run, in their order, see `make_row`.
+  """
+  path = lambda run: folder_of(folder, run) / 'row.json'
+  left = [run for run in runs if not path(run).exists()]
+  if left and len(left) < len(runs):
+    report(f'{len(runs) - len(left)} of {len(runs)} certificates are there')
+  started = time.monotonic()
+  made = side_by_side.each(
+      left, Maker, os.fspath(folder), min(processes, len(left))
+  )
+  for done, (run, row) in enumerate(made, 1):
+    to_go = (time.monotonic() - started) / done * (len(left) - done)
+    report(
+        f'{done}/{len(left)} certificates | {run.method}, seed {run.seed}: at'
+        f' most {row["bound/log_wealth"]:.3f} bits, {row["heldout"]:.3f} held'
+        f' out | {progress.clock(to_go)} left'
+    )
+  return [
+      {'method': run.method, 'seed': run.seed}
+      | json.loads(path(run).read_text())
+      for run in runs
+  ]
+
+
+class Maker:
+  """Makes certificates in one process.
+
+  Args:
+    folder: of all runs.
+  """
+
+  def __init__(self, folder: str):
+    self._folder = epath.Path(folder)
+    side_by_side.compile_once(self._folder / 'compiled')
+
+  def __call__(self, run: Run) -> dict[str, Any]:
+    """Trains where that is left to do, certifies, and keeps the row."""
+    workdir = folder_of(self._folder, run)
+    config_lib.claim_workdir(run.cfg.run, workdir)
+    with (workdir / 'log.txt').open('a') as log:
+      report = lambda line: print(line, file=log, flush=True)
+      tree = certification.certify(run.cfg, workdir, report)
+    row = make_row(tree)
+    if run.score_all:
+      row |= score_all(run.cfg, workdir / 'certificate')
+    workdirs.write_json(workdir / 'row.json', row)
+    return row
+
+
+def make_row(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """What the experiment reports of a certificate.
+
+  Args:
+    tree: of `certification.certify`.
+
+  Returns:
+    Bits per token: 'bound/KIND' for every kind of bound, and 'unseen/KIND'
+    where all units of a finite list's training set were scored; 'empirical'
+    (the scored units, at the smoothing that is best for log-wealth); 'heldout'
+    (the same model on documents that training never saw), 'heldout/unsmoothed'
+    (before quantisation and smoothing) and 'margin', log-wealth bound minus
+    'heldout'; 'term/NAME', addends of the log-wealth bound. Shares:
+    'top_1/bound', 'top_1/heldout'. Bits: 'code_bits', 'bits_per_number'. And
+    'unigram' (the best model without context, in bits per token), the
+    'numbers' that were coded, 'parameters' of the model, 'units' m, 'alpha'
+    of the smoothing and 'seconds'.
+  """
+  row: dict[str, Any] = {}
+  for claim in tree['claims']:
+    if claim['loss'] == claims_lib.BITS:
+      row[f'bound/{claim["kind"]}'] = claim['value']
+      if 'unseen' in claim:
+        row[f'unseen/{claim["kind"]}'] = claim['unseen']
+  name = f'{claims_lib.BITS}, log_wealth'
+  best = _claim(tree, claims_lib.BITS)
+  terms = tree['terms'][name]['sum']
+  heldout = tree['heldout'][name]
+  return row | {
+      'empirical': best['empirical'],
+      'heldout': heldout,
+      'heldout/unsmoothed': tree['made']['heldout_before_quantisation'],
+      'margin': best['value'] - heldout,
+      **{f'term/{term}': value for term, value in terms.items()},
+      'top_1/bound': _claim(tree, 'top-1 error')['value'],
+      'top_1/heldout': tree['heldout']['top-1 error'],
+      'code_bits': tree['code']['total'],
+      'bits_per_number': tree['code']['bits_per_number'],
+      'numbers': tree['code']['numbers'],
+      'parameters': tree['model']['parameters'],
+      'units': tree['population']['m'],
+      'alpha': best['alpha'],
+      'unigram': tree['population']['unigram'],
+      'seconds': tree['made']['seconds'],
+  }
+
+
+def held_line(rows: Sequence[Mapping[str, Any]]) -> str:
+  """How many certificates were not contradicted by held-out documents."""
+  margins = [row['margin'] for row in rows]
+  held = sum(margin >= 0 for margin in margins)
+  return (
+      f'held-out risk at most the log-wealth bound in {held} of {len(rows)}'
+      f' certificates, by {min(margins):.4f} bits or more'
+  )
+
+
+def score_all(
+    cfg: certification.CertifyConfig, folder: epath.Path
+) -> dict[str, Any]:
+  """Bounds from all units of the training set, and what scoring them takes.
+
+  Args:
+    cfg: of run and certificate.
+    folder: of the certificate.
+
+  Returns:
+    'all/KIND', see `all_bounds`; 'seconds/all' and 'seconds/sample', of
+    scoring with everything compiled.
+  """
+  options = dataclasses.replace(cfg.certificate, sample=None)
+  held = json.loads((folder / 'certificate.json').read_text())
+  code = (folder / 'code.bin').read_bytes()
+  job = loop.prepare(cfg.run, jax.devices()[:1])
+  documents = sources.make_documents(cfg.run.data)
+  _, params = quantisation.rebuild(
+      quantisation.Code(code, held['code']['levels']), job, options
+  )
+
+  def timed(indices):
+    started = time.perf_counter()
+    losses = document_losses.measure(
+        params,
+        cfg.run.model,
+        documents,
+        'train',
+        indices,
+        alphas=options.alphas,
+        top_k=options.top_k,
+        max_tokens=options.max_tokens,
+    )
+    return losses, time.perf_counter() - started
+
+  drawn = certification.sample(
+      code, documents.num_train, cfg.certificate.sample
+  )
+  timed(drawn)  # Nothing is compiled while the clock runs.
+  _, sample_seconds = timed(drawn)
+  found, all_seconds = timed(np.arange(documents.num_train))
+  return {
+      **all_bounds(
+          found,
+          vocab_size=documents.vocab_size,
+          total_bits=held['code']['total'],
+          options=options,
+      ),
+      'seconds/all': all_seconds,
+      'seconds/sample': sample_seconds,
+  }
+
+
+def all_bounds(found, *, vocab_size, total_bits, options) -> dict[str, float]:
+  """Every bound on the bits per token of one model, from all m units.
+
+  Args:
+    found: `DocumentLosses` of all units of the training set.
+    vocab_size: of the smoothing.
+    total_bits: length of the model's code.
+    options: `CertificateConfig` with `sample=None`.
+
+  Returns:
+    'all/KIND' for 'hoeffding', 'kl' (also Catoni's at its best), 'freedman',
+    'log_wealth', and 'azuma_tokens', which is about the tokens of the training
+    documents in their contexts and not about new documents.
+  """
+  m, num = found.losses.shape[1], len(options.alphas)
+  claims = claims_lib.make_claims(
+      found.losses,
+      found.errors,
+      vocab_size=vocab_size,
+      total_bits=total_bits,
+      m=m,
+      population=None,
+      cfg=options,
+      tokens=found.tokens,
+      token_losses_A=found.token_losses,
+  )
+  values = {
+      f'all/{claim["kind"]}': claim['value']
+      for claim in claims
+      if claim['loss'] == claims_lib.BITS
+  }
+  kl = []
+  for alpha, row_N in zip(options.alphas, found.losses, strict=True):
+    lo, _, width = bounds.smooth_range(alpha, vocab_size)
+    mean = math.fsum(row_N) / m
+    share = bounds.occam_kl(
+        (mean - lo) / width, total_bits, m, options.delta, n_alpha=num
+    )
+    kl.append(lo + width * share)
+  return values | {'all/kl': float(min(kl))}
+
+
+def _claim(tree, loss) -> Mapping[str, Any]:
+  (claim,) = (
+      claim
+      for claim in tree['claims']
+      if claim['loss'] == loss and claim['kind'] == 'log_wealth'
+  )
+  return claim

@@ -1,0 +1,419 @@
+"""Methods of the experiment on memory: runs, their beginnings, probes."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from iblm_jax.experiments._harness import variants
+
+LENGTH = 16  # of what autoencoders and probes of causal models reconstruct
+CHUNKS, CHUNK_LENGTH = 4, 8
+VOCAB, TOPICS = 32, 4
+
+_STACK: dict[str, Any] = {
+    'vocab_size': VOCAB + 1,  # the last token is the blank
+    'num_layers': 2,
+    'width': 64,
+    'num_heads': 4,
+    'norm': 'rms',
+    'positions': 'rotary',
+    'activation': 'swiglu',
+    'mlp_width': 256,
+    'document_mask': False,
+    'scan_layers': False,
+}
+_MIXER = {
+    **_STACK,
+    'width': 128,
+    'num_heads': 1,
+    'norm': 'layer',
+    'positions': 'none',
+    'activation': 'gelu',
+    'biases': True,
+    'mixer': {'length': LENGTH, 'num_heads': 4},
+}
+_ENCODER = {**_STACK, 'tie_embeddings': True}
+# It takes more to read a chunk out of one vector than to write it.
+_READER = {**_STACK, 'num_heads': 8, 'mlp_width': 512}
+
+
+def _adamw(peak: float) -> dict[str, Any]:
+  return {
+      'name': 'adamw',
+      'weight_decay': 0.0,
+      'clip_norm': 1.0,
+      'schedule': {'name': 'cosine', 'peak': peak, 'warmup_steps': 100},
+  }
+
+
+_TRAIN: dict[str, Any] = {
+    'objective': {
+        'method': 'ce', 'measure_entropy': False, 'skip_first': 0,
+        'skip_last': 0,
+    },
+    'optimizer': _adamw(1e-2),
+    'train': {
+        'num_steps': 1000, 'log_every': 100, 'eval_every': 0,
+        'checkpoint_every': 500,
+    },
+}
+_VIEWS = ('causal', 'copy', 'blank_copy')
+
+
+def _markov(length: int) -> dict[str, Any]:
+  return {
+      'kind': 'markov',
+      'batch_size': 32,
+      'markov': {
+          'vocab_size': VOCAB, 'num_topics': TOPICS, 'length': length
+      },
+  }
+
+
+BASES: dict[str, dict[str, Any]] = {
+    'autoencoder': {
+        'model': {
+            'family': 'autoencoder',
+            'encoder': {**_MIXER, 'tie_embeddings': True},
+            'decoder': _MIXER,
+            'length': LENGTH,
+            'injection': 'repeat',
+        },
+        'task': {'kind': 'regeneration'},
+        'data': {**_markov(LENGTH), 'batch_size': 64},
+        **_TRAIN,
+        'optimizer': _adamw(4e-3),
+        'train': {**_TRAIN['train'], 'num_steps': 800},
+    },
+    'decoder': {
+        'model': _STACK,
+        'task': {'kind': 'causal'},
+        'data': _markov(CHUNKS * CHUNK_LENGTH),
+        **_TRAIN,
+    },
+    'memory': {
+        'model': {
+            'family': 'memory', 'encoder': _ENCODER,
+            # Of places in a window: blanks are told apart by nothing else.
+            'decoder': {
+                **_READER, 'positions': 'learned',
+                'max_length': CHUNKS + CHUNK_LENGTH,
+            },
+            'num_chunks': CHUNKS, 'chunk_length': CHUNK_LENGTH,
+            'layout': 'recent',
+        },
+        'task': {'kind': 'causal', 'also_measure': _VIEWS},
+        'data': _markov(CHUNKS * CHUNK_LENGTH),
+        **_TRAIN,
+    },
+}
+
+
+class Method(NamedTuple):
+  """A run, and what is asked of it afterwards.
+
+  Attributes:
+    base: key of `BASES`.
+    changes: of the base, by dotted path.
+    after: method whose parameters it starts from; None begins afresh.
+    parts: which of these it takes, see `StartConfig`.
+    frozen: patterns of paths that do not change.
+    probe: whether the embeddings of its encoder are probed.
+  """
+
+  base: str
+  changes: Mapping[str, Any] = {}
+  after: str | None = None
+  parts: Mapping[str, str] = {}
+  frozen: tuple[str, ...] = ()
+  probe: bool = False
+
+
+def _steps(n: int) -> dict[str, Any]:
+  return {'train.num_steps': n}
+
+
+def _widths(n: int) -> dict[str, Any]:
+  return {'model.width': n, 'model.mlp_width': 4 * n}
+
+
+def _length(n: int) -> dict[str, Any]:
+  return {
+      'model.length': n, 'data.markov.length': n,
+      'model.encoder.mixer.length': n, 'model.decoder.mixer.length': n,
+      'data.batch_size': 64 * LENGTH // n,  # as many tokens an update
+  }
+
+
+def _combined(weight: float, copying: str = 'blank_copy') -> dict[str, Any]:
+  return {
+      'task.kind': 'combined',
+      'task.copying': copying,
+      'task.copy_weight': weight,
+      'train.accumulation': 2,  # the same, but faster
+  }
+
+
+# With entropy in the loss, of the encoder's layers.
+_GAPT = {
+    'objective.method': 'gapt',
+    'objective.weight': 0.1,
+    'gate': {
+        'patience_main': 60, 'patience_aux': 30, 'spike': 0.1, 'ema': 0.98,
+        'reset_aux_best': True,
+    },
+}
+_MBE = {'objective.method': 'mbe', 'objective.weight': 0.1}
+# Updates of the decoder in all, whatever the stages.
+BUDGETS = (100, 200, 400)
+LAST = BUDGETS[-1]
+_NEEDLE = {
+    'data': {
+        'kind': 'needle',
+        'batch_size': 32,
+        'needle': {
+            'vocab_size': VOCAB, 'num_chunks': CHUNKS,
+            'chunk_length': CHUNK_LENGTH,
+        },
+    },
+    'task.also_measure': ('blank_copy',),
+    **_steps(1500),
+}
+
+
+def _stage(task: str, n: int, after: str) -> Method:
+  """A stage of n updates on a frozen encoder, of another run or its own."""
+  goes_on = after.startswith('frozen')
+  changes = {
+      'task.kind': task,
+      'optimizer.schedule.peak': 5e-3 if goes_on else 1e-2,
+      'optimizer.schedule.warmup_steps': 20,
+      **_steps(n),
+  }
+  if task == 'combined':  # next tokens are all new
+    changes |= _combined(1.0) | {'optimizer.schedule.peak': 1e-2}
+  parts = {'': ''} if goes_on else {'encoder': 'encoder'}
+  return Method('memory', changes, after, parts, ('^encoder/',))
+
+
+# Slower to learn than mixers.
+_ATTENTION = {
+    'model.encoder': _ENCODER,
+    'model.decoder': _STACK,
+    'model.injection': 'unroll',
+    'optimizer': _adamw(1e-2),
+}
+
+_UNTRAINED = _steps(1) | {
+    'optimizer.schedule.peak': 1e-9, 'optimizer.schedule.warmup_steps': 0
+}
+# The stack of the autoencoders below.
+_CAUSAL_MIXER = {
+    'model': {**_MIXER, 'mixer': {
+        'length': CHUNKS * CHUNK_LENGTH, 'num_heads': 4
+    }},
+    'optimizer': _adamw(4e-3),
+}
+
+# (a) causal language models, by training, by size and by kind of mixing
+_CAUSAL = {
+    'untrained': Method('decoder', _UNTRAINED, probe=True),
+    'causal:1x': Method('decoder', _steps(400), probe=True),
+    'causal:4x': Method('decoder', _steps(1600), probe=True),
+    'causal:w32': Method('decoder', _steps(800) | _widths(32), probe=True),
+    'causal:w128': Method(
+        'decoder',
+        _steps(800) | _widths(128) | {'optimizer.schedule.peak': 4e-3},
+        probe=True,
+    ),
+    'causal:mixer': Method('decoder', _CAUSAL_MIXER | _steps(800), probe=True),
+    'untrained:mixer': Method(
+        'decoder', _CAUSAL_MIXER | _UNTRAINED, probe=True
+    ),
+}
+# (b) autoencoders, by length, bottleneck and kind of mixing
+_AUTOENCODERS = {
+    'ae': Method('autoencoder', probe=True),
+    'ae:L32': Method('autoencoder', _length(32)),
+    'ae:r2': Method('autoencoder', {'model.compression': 2}),
+    'ae:r4': Method('autoencoder', {'model.compression': 4}),
+    'ae:uniform': Method('autoencoder', {'data.markov.uniform': True}),
+    'ae:attention': Method(
+        'autoencoder', _ATTENTION | _steps(1500), probe=True
+    ),
+    # What the memory models below can take for their encoder.
+    'ae:8': Method('autoencoder', _ATTENTION | _steps(600) | {
+        'model.length': CHUNK_LENGTH, 'data.markov.length': CHUNK_LENGTH
+    }, probe=True),
+}
+# (c), (d) memory models, by objective
+_MEMORY = {
+    'memory:untrained': Method('memory', _UNTRAINED, probe=True),
+    'memory:causal': Method('memory', probe=True),
+    'memory:none': Method('memory', {'model.kind': 'none'}),
+    'memory:recurrent': Method(
+        'memory', {'model.kind': 'recurrent', 'model.decoder': _READER}
+    ),
+    'full_context': Method('decoder', {
+        f'model.{name}': _READER[name] for name in ('num_heads', 'mlp_width')
+    }),
+    # As many rows as the combined runs read.
+    'memory:causal_2x': Method('memory', _steps(2000)),
+    # Of these, an encoder that could already reconstruct chunks, and goes on
+    # learning.
+    'memory:causal_ae': Method(
+        'memory', {}, 'ae:8', {'encoder': 'encoder'}, probe=True
+    ),
+    'combined:0.25': Method('memory', _combined(0.25), probe=True),
+    'combined:0.5': Method('memory', _combined(0.5), probe=True),
+    'combined:1': Method('memory', _combined(1.0), probe=True),
+    'combined:ae': Method(
+        'memory', _combined(0.25), 'ae:8', {'encoder': 'encoder'}, probe=True
+    ),
+    # Copying with the tokens in sight.
+    'combined:tokens': Method('memory', _combined(1.0, 'copy'), probe=True),
+}
+# (e) copying with tokens on a frozen encoder: at once, in two stages of the
+# same, or from blanks first
+_CURRICULUM = {
+    **{f'frozen_ae:blank:{n}': _stage('blank_copy', n, 'ae:8')
+       for n in (BUDGETS[0] // 2, *BUDGETS)},
+    **{f'frozen_ae:direct:{n}': _stage('copy', n, 'ae:8')
+       for n in (BUDGETS[0] // 2, *BUDGETS)},
+    **{f'frozen_ae:twice:{n}': _stage(
+        'copy', n // 2, f'frozen_ae:direct:{n // 2}'
+    ) for n in BUDGETS},
+    **{f'frozen_ae:staged:{n}': _stage(
+        'copy', n // 2, f'frozen_ae:blank:{n // 2}'
+    ) for n in BUDGETS},
+    'frozen_ae:combined': _stage(
+        'combined', 1000, f'frozen_ae:staged:{LAST}'
+    ),
+    **{f'frozen_causal:blank:{n}': _stage('blank_copy', n, 'memory:causal')
+       for n in (LAST // 2, LAST)},
+    f'frozen_causal:staged:{LAST}': _stage(
+        'copy', LAST // 2, f'frozen_causal:blank:{LAST // 2}'
+    ),
+    'no_memory:copy': Method(
+        'memory',
+        {
+            'model.kind': 'none', 'task.kind': 'copy',
+            'optimizer.schedule.warmup_steps': 20, **_steps(LAST),
+        },
+    ),
+}
+# (g) what compressing representations does to memory
+_COMPRESSED = {
+    'combined:gapt': Method('memory', _combined(1.0) | _GAPT, probe=True),
+    'combined:mbe': Method('memory', _combined(1.0) | _MBE, probe=True),
+}
+# (h) arbitrary access
+_NEEDLES = {
+    'needle:full_context': Method('decoder', _NEEDLE | {
+        f'model.{name}': _READER[name] for name in ('num_heads', 'mlp_width')
+    }),
+    'needle:causal': Method('memory', _NEEDLE),
+    'needle:combined': Method('memory', _NEEDLE | _combined(1.0)),
+}
+# Real bytes; the data are filled in where there are some.
+_BYTES = {
+    'bytes:ae': Method('autoencoder', probe=True),
+    'bytes:untrained': Method('decoder', _UNTRAINED, probe=True),
+    'bytes:causal': Method('decoder', _steps(800), probe=True),
+    'bytes:none': Method('memory', {'model.kind': 'none'}),
+    'bytes:memory': Method('memory', probe=True),
+    'bytes:combined': Method('memory', _combined(1.0), probe=True),
+}
+
+FAMILIES: dict[str, dict[str, Method]] = {
+    'causal': _CAUSAL,
+    'autoencoder': _AUTOENCODERS,
+    'memory': _MEMORY,
+    'curriculum': _CURRICULUM,
+    'compressed': _COMPRESSED,
+    'needle': _NEEDLES,
+    'bytes': _BYTES,
+}
+
+# Enough to see every part of the program at work.
+_SMOKE = (
+    'ae:8', 'combined:1', 'frozen_ae:blank:50', 'frozen_ae:staged:100'
+)
+SMOKE_TRAIN = {
+    'train.num_steps': 3,
+    'train.log_every': 2,
+    'train.checkpoint_every': 2,
+    'optimizer.schedule.warmup_steps': 1,
+    'data.batch_size': 8,
+}
+
+
+def methods(names: tuple[str, ...], smoke: bool = False) -> dict[str, Method]:
+  """The methods of some families, by name, in order; for `smoke` a few.
+
+  Raises:
+    ValueError: for an unknown family, or one without a method for `smoke`.
+  """
+  strangers = sorted(set(names) - set(FAMILIES))
+  if strangers or not names:
+    raise ValueError(
+        f'families must name some of {tuple(FAMILIES)}, got {names}.'
+    )
+  found = {
+      name: method
+      for family, members in FAMILIES.items()
+      if family in names
+      for name, method in members.items()
+      if not smoke or name in _SMOKE
+  }
+  if not found:
+    raise ValueError(
+        f'families {names} have nothing for smoke, whose methods are {_SMOKE}.'
+    )
+  return found
+
+
+def seeds(number: int) -> range:
+  """Those of the runs: rates, updates and weights were chosen on seed 0."""
+  return range(1, 1 + number)
+
+
+def tree(method: Method, seed: int, text: str | None, smoke: bool):
+  """The config of a run, as `variants.make_config` and JSON take it.
+
+  Args:
+    method: of the run.
+    seed: of everything: language, parameters, order.
+    text: file of real text, for methods that read bytes; None for the others.
+    smoke: a few updates of a tiny model.
+
+  Returns:
+    A nested dict.
+  """
+  base = variants.change(BASES[method.base], method.changes)
+  data = base['data']
+  if data['kind'] == 'markov':
+    data['markov']['seed'] = seed
+  stacks = ['model'] if method.base == 'decoder' else [
+      'model.encoder', 'model.decoder'
+  ]
+  changes: dict[str, Any] = {}
+  if text is not None:
+    length = data['markov']['length']
+    base['data'] = {
+        'kind': 'text',
+        'batch_size': data['batch_size'],
+        'text': {
+            'paths': (text,), 'text_field': 'text', 'holdout': 0.1,
+            'seq_len': length, 'eval_rows': 512,
+        },
+    }
+    changes |= {f'{stack}.vocab_size': 260 for stack in stacks}
+  if smoke:
+    changes |= SMOKE_TRAIN
+    for stack in stacks:
+      changes |= {
+          f'{stack}.width': 16, f'{stack}.mlp_width': 32,
+          f'{stack}.num_heads': 1 if 'mixer' in str(base['model']) else 2,
+          f'{stack}.num_layers': 1,
+      }
+  return variants.change(base, changes)

@@ -1,0 +1,5 @@
+"""Program: python -m iblm_jax.experiments.spectrum."""
+
+from iblm_jax.experiments.spectrum.program import run
+
+__all__ = ['run']

@@ -1,0 +1,93 @@
+"""From measured arrays to rows and tables of results."""
+
+from typing import Any
+
+from iblm_jax.analysis import layer_spectra as measure_lib
+from iblm_jax.analysis import subject as spectrum_subject
+
+_NAMES = {
+    measure_lib.RAW: ('entropy', 'effective_rank'),
+    measure_lib.CENTERED: ('entropy_centered', 'effective_rank_centered'),
+}
+
+
+def make_rows(
+    subject: spectrum_subject.Subject,
+    found: measure_lib.Arrays,
+    sizes: tuple[int, ...],
+    base: int,
+) -> list[dict[str, Any]]:
+  """One row per layer: method 'CHECKPOINT layer 00'.
+
+  Args:
+    subject: that was measured.
+    found: of `spectrum_measure.measure`.
+    sizes: of windows.
+    base: the size whose numbers go by the plain names.
+
+  Returns:
+    Rows with 'entropy/order_2', 'entropy_centered/order_2',
+    (and so for the other orders), 'entropy_normalized/order_2',
+    'effective_rank', 'effective_rank_centered' and 'mean_share' of windows of
+    `base` tokens; the same with '/patch_S' for every size S; and 'rms'.
+  """
+  rows = []
+  for layer in range(subject.model.num_layers):
+    row: dict[str, Any] = {
+        'method': method(subject, layer),
+        'seed': subject.seed,
+        'checkpoint': subject.name,
+        'layer': layer,
+    }
+    for size in (base, *sizes):
+      end = f'/patch_{size}' if len(row) > 4 else ''
+      entropy_CxA = found[f'entropy/patch_{size}'][layer]
+      for center, (entropy, rank) in _NAMES.items():
+        for index, alpha in enumerate(measure_lib.ORDERS):
+          name = f'{entropy}/order_{alpha:g}{end}'
+          row[name] = float(entropy_CxA[center, index])
+        row[rank + end] = float(
+            found[f'effective_rank/patch_{size}'][layer, center]
+        )
+      row[f'entropy_normalized/order_2{end}'] = float(
+          found[f'entropy_normalized/patch_{size}'][layer]
+      )
+      row[f'mean_share{end}'] = float(found[f'mean_share/patch_{size}'][layer])
+    row['rms'] = float(found['rms'][layer])
+    rows.append(row)
+  return rows
+
+
+def method(subject: spectrum_subject.Subject, layer: int) -> str:
+  """The name of a layer's row."""
+  return f'{subject.name} layer {layer:02d}'
+
+
+def make_tables(
+    subject: spectrum_subject.Subject, length: int, base: int
+) -> dict[str, Any]:
+  """Tables for a page: windows as in training, and whole rows."""
+  layers = range(subject.model.num_layers)
+
+  def table(end):
+    return {
+        'methods': [method(subject, layer) for layer in layers],
+        'labels': {method(subject, layer): f'{layer}' for layer in layers},
+        'columns': [
+            [f'entropy/order_1{end}', 'S₁', 3],
+            [f'entropy/order_2{end}', 'S₂', 3],
+            [f'entropy/order_inf{end}', 'S_∞', 3],
+            [f'entropy_centered/order_1{end}', 'S₁ centred', 3],
+            [f'entropy_centered/order_2{end}', 'S₂ centred', 3],
+            [f'entropy_centered/order_inf{end}', 'S_∞ centred', 3],
+            [f'entropy_normalized/order_2{end}', 'S₂ of unit rows', 3],
+            [f'effective_rank{end}', 'effective rank', 2],
+            [f'mean_share{end}', 'mean share', 3],
+        ],
+        'paired': False,
+    }
+
+  return {
+      f'windows_of_{base}': table(''),
+      'whole_rows': table(f'/patch_{length}'),
+  }

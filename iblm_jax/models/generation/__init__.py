@@ -1,0 +1,1 @@
+"""Sampling, and what it keeps between tokens."""

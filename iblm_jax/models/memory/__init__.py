@@ -1,0 +1,1 @@
+"""Memory models: chunks of text as vectors that a decoder reads."""

@@ -1,0 +1,148 @@
+"""Transformer and mixer blocks in linen."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from iblm_jax.models import config as model_config
+from iblm_jax.models.nn import layers, masked_mixing
+
+# (q, k, v) -> attended values and whatever the caller wants back (a cache).
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+
+
+def rotary_angles(positions_BxL: jax.Array, head_width: int, base: float):
+  """Cosine and sine, float32 [B, L, 1, K/2], of the rotation per position."""
+  half = head_width // 2
+  frequency_K = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle_BxLxK = (
+      positions_BxL.astype(jnp.float32)[..., None] * frequency_K[None, None]
+  )
+  return jnp.cos(angle_BxLxK)[:, :, None], jnp.sin(angle_BxLxK)[:, :, None]
+
+
+def rotate(x_BxLxHxK: jax.Array, angles) -> jax.Array:
+  """Rotary position embedding (arXiv 2104.09864), halves convention."""
+  cos, sin = angles
+  x1, x2 = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
+  rotated = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+  return rotated.astype(x_BxLxHxK.dtype)
+
+
+class Attention(nn.Module):
+  """Multi-head attention; what attends to what is the caller's function."""
+
+  cfg: model_config.DecoderConfig
+
+  @nn.compact
+  def __call__(self, x_BxLxD, angles, attend: Attend, first_v, is_first):
+    """Returns output [B, L, D], the first block's values, attend's extra."""
+    cfg = self.cfg
+    heads = (cfg.num_heads, cfg.head_width)
+    project = functools.partial(
+        layers.Linear, cfg, (cfg.width, *heads), ('embed', 'heads', 'kv')
+    )
+    q = project(name='query')(x_BxLxD)
+    k = project(name='key')(x_BxLxD)
+    v = project(name='value')(x_BxLxD)
+    names = ('batch', 'length', 'heads', 'kv')
+    q, k, v = (nn.with_logical_constraint(a, names) for a in (q, k, v))
+    if cfg.value_residual:
+      half = layers.annotated(nn.initializers.constant(0.5), ())
+      mix = self.param('value_mix', half, (), jnp.float32).astype(v.dtype)
+      first_v = jnp.where(is_first, v, first_v)
+      v = (1 - mix) * v + mix * first_v
+    if cfg.qk_norm:
+      q, k = layers.rms_normalize(q), layers.rms_normalize(k)
+    if cfg.positions == 'rotary':
+      q, k = rotate(q, angles), rotate(k, angles)
+    mixed, extra = attend(q, k, v)
+    out_BxLxD = layers.Linear(
+        cfg,
+        (*heads, cfg.width),
+        ('heads', 'kv', 'embed'),
+        num_in=2,
+        scale=layers.output_scale(cfg),
+        name='out',
+    )(mixed)
+    return out_BxLxD, first_v, extra
+
+
+class Mlp(nn.Module):
+  """Position-wise MLP."""
+
+  cfg: model_config.DecoderConfig
+
+  @nn.compact
+  def __call__(self, x_BxLxD):
+    """Maps [B, L, D] to [B, L, D]."""
+    cfg = self.cfg
+    up = functools.partial(
+        layers.Linear, cfg, (cfg.width, cfg.hidden_width), ('embed', 'mlp')
+    )
+    h_BxLxF = up(name='up')(x_BxLxD)
+    match cfg.activation:
+      case 'gelu':
+        h_BxLxF = nn.gelu(h_BxLxF)
+      case 'relu2':
+        h_BxLxF = jnp.square(nn.relu(h_BxLxF))
+      case 'swiglu':
+        h_BxLxF = nn.silu(up(name='gate')(x_BxLxD)) * h_BxLxF
+    h_BxLxF = nn.with_logical_constraint(h_BxLxF, ('batch', 'length', 'mlp'))
+    return layers.Linear(
+        cfg,
+        (cfg.hidden_width, cfg.width),
+        ('mlp', 'embed'),
+        scale=layers.output_scale(cfg),
+        name='down',
+    )(h_BxLxF)
+
+
+class Block(nn.Module):
+  """Pre-norm attention and MLP around a residual stream."""
+
+  cfg: model_config.DecoderConfig
+
+  @nn.compact
+  def __call__(
+      self,
+      x_BxLxD,
+      embedded_BxLxD,
+      angles,
+      attend: Attend,
+      first_v,
+      is_first,
+      present_BxL,
+  ):
+    """Returns the residual stream, the first block's values, attend's extra."""
+    if self.cfg.embedding_residual:
+      start = lambda *_: jnp.array([1.0, 0.0])
+      mix = self.param('stream_mix', layers.annotated(start, (None,)), (2,))
+      mix = mix.astype(x_BxLxD.dtype)
+      x_BxLxD = mix[0] * x_BxLxD + mix[1] * embedded_BxLxD
+    norm = functools.partial(layers.Norm, self.cfg)
+    if self.cfg.mixer is None:
+      y_BxLxD, first_v, extra = Attention(self.cfg, name='attention')(
+          norm(name='attention_norm')(x_BxLxD),
+          angles,
+          attend,
+          first_v,
+          is_first,
+      )
+    else:
+      extra = None
+      y_BxLxD = masked_mixing.MaskedMixing(self.cfg, name='mixer')(
+          norm(name='mixer_norm')(x_BxLxD), present_BxL
+      )
+    x_BxLxD = x_BxLxD + y_BxLxD
+    x_BxLxD = x_BxLxD + Mlp(self.cfg, name='mlp')(
+        norm(name='mlp_norm')(x_BxLxD)
+    )
+    x_BxLxD = nn.with_logical_constraint(
+        x_BxLxD, ('batch', 'length', 'residual')
+    )
+    return x_BxLxD, first_v, extra

@@ -1,0 +1,1 @@
+"""What an embedding holds of its input: an encode function in, bits out."""

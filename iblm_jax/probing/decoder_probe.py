@@ -1,0 +1,325 @@
+"""What a frozen encoder's embedding holds: a fresh decoder asked for it all.
+
+The encoder is a function that never changes: of parameters, tokens and mask, to
+one vector a sequence. The decoder is trained to emit the whole sequence from
+that vector. The same decoder trained on a constant vector is the control: what
+it gets right, no embedding need hold.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from iblm_jax.data import batches as batches_lib
+from iblm_jax.data import pipeline
+from iblm_jax.information import entropy, fidelity
+from iblm_jax.models import config as model_config
+from iblm_jax.models import families, reconstruction
+from iblm_jax.models.nn import embeddings
+from iblm_jax.objectives import causal
+
+# (params, tokens_BxL, mask_BxL) -> [B, E]
+Embed = Callable[[Any, jax.Array, jax.Array], jax.Array]
+Report = Callable[[str], None]
+
+# Embeddings whose entropy is taken.
+_MEASURED = 1024
+
+
+class Encoder(NamedTuple):
+  """What is probed.
+
+  Attributes:
+    embed: `(params, tokens_BxL, mask_BxL) -> [B, E]`, any dtype; pure.
+    params: that never change; the first argument of `embed`.
+    vocab_size: V of the tokens.
+  """
+
+  embed: Embed
+  params: Any
+  vocab_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeConfig:
+  """The decoder that is asked, and how it is trained.
+
+  Attributes:
+    length: L, tokens of a sequence.
+    num_layers: of the decoder.
+    width: D of the decoder.
+    num_heads: of the decoder's attention, or of its mixing.
+    injection: how the vector enters it, see `ReconstructionConfig`; 'repeat'
+      takes a masked mixer.
+    num_steps: updates.
+    batch_size: sequences of an update.
+    peak: largest learning rate.
+    seed: of the decoder's initial parameters.
+    num_eval: held-out sequences, at most.
+
+  Raises:
+    ValueError: for a value that is no positive number, or an unknown injection.
+  """
+
+  length: int
+  num_layers: int = 2
+  width: int = 64
+  num_heads: int = 4
+  injection: str = 'unroll'
+  num_steps: int = 2000
+  batch_size: int = 64
+  peak: float = 3e-3
+  seed: int = 0
+  num_eval: int = 2048
+
+  def __post_init__(self):
+    for name in (
+        'length', 'num_layers', 'width', 'num_heads', 'num_steps',
+        'batch_size', 'peak', 'num_eval',
+    ):
+      if not getattr(self, name) > 0:
+        raise ValueError(f'{name} must be > 0, got {getattr(self, name)!r}.')
+    if self.injection not in reconstruction.INJECTIONS:
+      raise ValueError(
+          f'injection must be one of {reconstruction.INJECTIONS}, got'
+          f' {self.injection!r}.'
+      )
+
+  def decoder(self, vocab_size: int) -> model_config.DecoderConfig:
+    """The blocks of the decoder."""
+    sizes: dict[str, Any] = dict(
+        width=self.width, num_layers=self.num_layers, scan_layers=False
+    )
+    if self.injection == 'repeat':
+      return model_config.mixer(
+          vocab_size, self.length, num_heads=self.num_heads, **sizes
+      )
+    # Learned places, so that the control can tell them apart as well: what
+    # stands where in every text is nothing that an embedding holds.
+    return model_config.llama(
+        vocab_size,
+        num_heads=self.num_heads,
+        positions='learned',
+        max_length=self.length,
+        **sizes,
+    )
+
+
+def of_model(
+    model: families.ModelConfig, params: Any, position: str | None = None
+) -> Encoder:
+  """The encoder of a model of ours, its own token embeddings included.
+
+  Behind a bottleneck, what passes it is the vector.
+
+  Args:
+    model: of any family; of a memory model the encoder of its chunks is read.
+    params: of the model.
+    position: which position is the vector, see `embeddings.gather`; None is
+      what the model itself reads, the last valid one of a decoder.
+
+  Returns:
+    The encoder.
+
+  Raises:
+    ValueError: for an unknown position, or a model that encodes nothing.
+  """
+  place = position or getattr(model, 'position', 'last_valid')
+  if place not in embeddings.POSITIONS:
+    raise ValueError(
+        f'position must be one of {embeddings.POSITIONS}, got {position!r}.'
+    )
+
+  def embed(params, tokens_BxL, mask_BxL):
+    h_BxLxE, _ = families.encode(params, tokens_BxL, model, mask_BxL)
+    e_BxE = embeddings.gather(h_BxLxE, mask_BxL, place)
+    return families.narrowed(params, e_BxE, model)
+
+  families.encoder(model)  # raises
+  return Encoder(embed, params, families.vocab_size(model))
+
+
+def probe(
+    encoder: Encoder,
+    train: batches_lib.Source,
+    heldout: batches_lib.Source,
+    cfg: ProbeConfig,
+    report: Report = lambda line: None,
+    control: dict[str, float] | None = None,
+) -> dict[str, float]:
+  """Trains a decoder on an encoder's embeddings, and one without them.
+
+  Args:
+    encoder: what is probed.
+    train: rows of at least `cfg.length` tokens, cut into sequences.
+    heldout: of the same language; never trained on.
+    cfg: of the decoder.
+    report: told what a person wants to read.
+    control: of an earlier call with the same data and config; None trains it.
+
+  Returns:
+    'cross_entropy' (nats per token) and 'accuracy' on held-out sequences;
+    'constant/cross_entropy', 'constant/accuracy' of the control;
+    'recovered_bits' (of a sequence, beyond the control), 'recovered_fraction'
+    (of the control's cross-entropy), 'information_fraction' (1 - CE / ln V);
+    'mbe' and 'mbe/order_2' (nats), entropies of the embeddings of up to 1,024
+    sequences; 'tokens', counted in all, and 'num_tokens', a mean sequence's.
+  """
+  check_rows(train, heldout, cfg)
+  # Once, and not at every step.
+  encoder = encoder._replace(params=jax.device_put(encoder.params))
+  if control is None:
+    report('control: the same decoder without embeddings')
+    zero = encoder._replace(
+        embed=lambda *args: jnp.zeros_like(encoder.embed(*args))
+    )
+    control = _train(zero, train, heldout, cfg, report)
+  report('probe')
+  found = _train(encoder, train, heldout, cfg, report)
+  bits = fidelity.recovered_bits(
+      control['cross_entropy'], found['cross_entropy'], found['num_tokens']
+  )
+  fraction = fidelity.recovered_fraction(
+      control['cross_entropy'], found['cross_entropy']
+  )
+  return {
+      **found,
+      'constant/cross_entropy': control['cross_entropy'],
+      'constant/accuracy': control['accuracy'],
+      'recovered_bits': float(bits),
+      'recovered_fraction': float(fraction),
+      'information_fraction': float(
+          fidelity.information_fraction(
+              found['cross_entropy'], encoder.vocab_size
+          )
+      ),
+  }
+
+
+def control_of(found: dict[str, float]) -> dict[str, float]:
+  """The control of a finished probe, for another one of the same data."""
+  return {
+      name: found[f'constant/{name}'] for name in ('cross_entropy', 'accuracy')
+  }
+
+
+def check_rows(
+    train: batches_lib.Source, heldout: batches_lib.Source, cfg: ProbeConfig
+) -> None:
+  """ValueError unless rows can be cut into the sequences that are needed."""
+  if train.length < cfg.length:
+    raise ValueError(
+        f'length must be at most that of the rows, {train.length}, got'
+        f' {cfg.length}.'
+    )
+  rows = heldout.batch_size * (heldout.num_eval_batches or math.inf)
+  there = rows * (heldout.length // cfg.length)
+  if there < cfg.batch_size:
+    raise ValueError(
+        f'batch_size must be at most {there}, sequences of {cfg.length} tokens'
+        f' that the held-out rows give, got {cfg.batch_size}.'
+    )
+
+
+def sequences(
+    iterator: Iterator[batches_lib.Batch], cfg: ProbeConfig
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Tokens and masks [batch_size, L], cut from rows; what is over is left."""
+  held = [np.zeros([0, cfg.length], np.int32), np.zeros([0, cfg.length], bool)]
+  for batch in iterator:
+    count = batch['tokens'].shape[1] // cfg.length
+    for i, name in enumerate(('tokens', 'mask')):
+      whole = batch[name][:, : count * cfg.length]
+      pieces = whole.reshape(-1, cfg.length)
+      held[i] = np.concatenate([held[i], pieces])
+    while len(held[0]) >= cfg.batch_size:
+      yield held[0][: cfg.batch_size], held[1][: cfg.batch_size]
+      held = [array[cfg.batch_size :] for array in held]
+
+
+def _train(encoder, train, heldout, cfg, report) -> dict[str, float]:
+  """Trains one decoder and evaluates it."""
+  shape = (1, cfg.length)
+  width = jax.eval_shape(
+      encoder.embed,
+      encoder.params,
+      jax.ShapeDtypeStruct(shape, jnp.int32),
+      jax.ShapeDtypeStruct(shape, jnp.bool_),
+  ).shape[-1]
+  decoder = reconstruction.ReconstructionConfig(
+      cfg.decoder(encoder.vocab_size), cfg.length, width, cfg.injection
+  )
+  warmup = max(1, cfg.num_steps // 20)
+  rate = optax.warmup_cosine_decay_schedule(
+      0.0, cfg.peak, warmup, max(cfg.num_steps, warmup + 1)
+  )
+  tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+  def sums(params, e_BxE, tokens_BxL, mask_BxL):
+    logits_BxLxV = reconstruction.apply(params, e_BxE, decoder)
+    return causal.token_sums(logits_BxLxV, tokens_BxL, mask_BxL)
+
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  def step(params, state, frozen, tokens_BxL, mask_BxL):
+    e_BxE = jax.lax.stop_gradient(encoder.embed(frozen, tokens_BxL, mask_BxL))
+
+    def loss(params):
+      found = sums(params, e_BxE, tokens_BxL, mask_BxL)
+      return found.nll / jnp.maximum(found.tokens, 1.0)
+
+    value, grads = jax.value_and_grad(loss)(params)
+    updates, state = tx.update(grads, state)
+    return optax.apply_updates(params, updates), state, value
+
+  @jax.jit
+  def evaluate(params, frozen, tokens_BxL, mask_BxL):
+    e_BxE = encoder.embed(frozen, tokens_BxL, mask_BxL)
+    return sums(params, e_BxE, tokens_BxL, mask_BxL), e_BxE
+
+  params = reconstruction.init(jax.random.key(cfg.seed), decoder)
+  state = tx.init(params)
+  iterator = pipeline.make_iterator(train)
+  every = max(1, cfg.num_steps // 10)
+  for k, (tokens, mask) in zip(
+      range(cfg.num_steps), sequences(iterator, cfg), strict=False
+  ):
+    params, state, value = step(params, state, encoder.params, tokens, mask)
+    if (k + 1) % every == 0:
+      report(f'step {k + 1}/{cfg.num_steps} | loss {float(value):.4f}')
+  iterator.close()
+
+  total, kept = None, []
+  iterator = pipeline.make_iterator(heldout)
+  batches = math.ceil(cfg.num_eval / cfg.batch_size)
+  for _, (tokens, mask) in zip(
+      range(batches), sequences(iterator, cfg), strict=False
+  ):
+    found, e_BxE = evaluate(params, encoder.params, tokens, mask)
+    total = found if total is None else jax.tree.map(jnp.add, total, found)
+    kept.append(e_BxE)
+  iterator.close()
+  total = jax.device_get(total)
+  e_NxE = jnp.concatenate(kept)[:_MEASURED].astype(jnp.float32)
+  return {
+      'cross_entropy': float(total.nll / max(total.tokens, 1.0)),
+      'accuracy': float(total.correct / max(total.tokens, 1.0)),
+      'tokens': float(total.tokens),
+      'num_tokens': float(total.tokens / max(total.rows, 1.0)),
+      **{name: float(value) for name, value in _entropies(e_NxE).items()},
+  }
+
+
+@jax.jit
+def _entropies(e_NxE) -> dict[str, jax.Array]:
+  """Matrix-based entropy of embeddings about their mean, nats."""
+  return {
+      'mbe': entropy.matrix_entropy(e_NxE, alpha=1.0, center=True),
+      'mbe/order_2': entropy.matrix_entropy(e_NxE, alpha=2.0, center=True),
+  }

@@ -1,0 +1,161 @@
+"""What a probe is about: a run of ours, or GPT-2 weights with a text."""
+
+import dataclasses
+from typing import Any
+
+from etils import epath
+
+from iblm_jax import config
+from iblm_jax.data import batches, sources
+from iblm_jax.data.text import files as text_lib
+from iblm_jax.data.text import packing
+from iblm_jax.models import families
+from iblm_jax.models.pretrained import gpt2_file
+from iblm_jax.probing import decoder_probe as probing
+from iblm_jax.training import restoring
+
+_LENGTH = 16  # of a decoder, which has no length of its own
+_HOLDOUT = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """An encoder and what it reads.
+
+  Attributes:
+    name: of the run.
+    what: the family of the model.
+    encoder: frozen.
+    train: rows for the probe's decoder.
+    heldout: rows for its evaluation.
+    length: L, tokens of a sequence.
+    position: which position is the vector.
+    step: updates that the model has seen; None for weights from elsewhere.
+  """
+
+  name: str
+  what: str
+  encoder: probing.Encoder
+  train: batches.Source
+  heldout: batches.Source
+  length: int
+  position: str
+  step: int | None = None
+
+  def describe(self) -> dict[str, Any]:
+    """As JSON types."""
+    return {
+        'name': self.name,
+        'family': self.what,
+        'step': self.step,
+        'length': self.length,
+        'position': self.position,
+        'vocab_size': self.encoder.vocab_size,
+    }
+
+
+def load(
+    workdir: str,
+    *,
+    gpt2: str | None = None,
+    text: str | None = None,
+    tokenizer: str | None = None,
+    length: int | None = None,
+    position: str | None = None,
+    step: int | None = None,
+) -> Subject:
+  """Reads the checkpoint and opens the data.
+
+  Args:
+    workdir: of the run.
+    gpt2: weights to take instead of a run.
+    text: file for these.
+    tokenizer: for these, see `gpt2_file.load`.
+    length: tokens of a sequence; None for what the model encodes.
+    position: see `probing.of_model`.
+    step: of the checkpoint, in updates; None for the newest one.
+
+  Returns:
+    The subject.
+
+  Raises:
+    ValueError: naming what is missing or does not fit.
+    CheckpointError: if no checkpoint of the run is intact.
+  """
+  if (gpt2 is None) != (text is None):
+    raise ValueError(
+        f'gpt2 and text must be given together, got {gpt2=} and {text=}.'
+    )
+  if length is not None and length < 1:
+    raise ValueError(f'length must be at least 1, got {length}.')
+  if gpt2 is not None and text is not None:
+    if step is not None:
+      raise ValueError(f'step must be None with gpt2, got {step}.')
+    return _gpt2(
+        epath.Path(gpt2), text, tokenizer, length or _LENGTH, position
+    )
+  if tokenizer is not None:
+    raise ValueError(f'tokenizer must be None without gpt2, got {tokenizer!r}.')
+  run = config.read_run(workdir)
+  families.encoder(run.model)
+  own = families.measured_length(run.model)
+  if own is not None and length not in (None, own):
+    raise ValueError(
+        f'length must be {own}, which is what this model encodes, got {length}.'
+    )
+  names = sources.split_names(run.data)
+  if len(names) < 2:
+    raise ValueError('the data of the run must hold something out.')
+  _check_length(length, families.longest(families.encoder(run.model)))
+  splits = sources.make_sources(run.data)
+  restored = restoring.restore_params(run, workdir, step=step)
+  encoder = probing.of_model(run.model, restored.params, position)
+  return Subject(
+      epath.Path(workdir).resolve().name,
+      families.name(run.model),
+      encoder,
+      splits['train'],
+      splits[names[1]],
+      own or length or min(_LENGTH, splits['train'].length),
+      position or getattr(run.model, 'position', 'last_valid'),
+      restored.step,
+  )
+
+
+def _check_length(length: int | None, most: int | None) -> None:
+  if length is not None and most is not None and length > most:
+    raise ValueError(
+        f'length must be at most {most}, the positions of the model, got'
+        f' {length}.'
+    )
+
+
+def _gpt2(path: epath.Path, text: str, tokenizer, length, position) -> Subject:
+  name, model, params, loaded = gpt2_file.load(path, tokenizer)
+  _check_length(length, model.max_length)
+  documents = text_lib.read_documents(text_lib.TextConfig(paths=(text,)))
+  sides = text_lib.split_documents(documents, _HOLDOUT)
+  train, heldout = (
+      packing.PackedText(
+          packing.pack_tokens(
+              map(loaded.encode, side),
+              bos_id=loaded.bos_id,
+              eos_id=loaded.eos_id,
+              pad_id=loaded.pad_id,
+              vocab_size=loaded.vocab_size,
+          ),
+          seq_len=length,
+          batch_size=64,
+          train=is_train,
+      )
+      for side, is_train in zip(sides, (True, False), strict=True)
+  )
+  return Subject(
+      name,
+      'gpt2',
+      probing.of_model(model, params, position),
+      train,
+      heldout,
+      length,
+      position or 'last_valid',
+  )

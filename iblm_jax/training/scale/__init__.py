@@ -1,0 +1,1 @@
+"""Meshes, processes, and what a compiled step costs on them."""

@@ -1,0 +1,113 @@
+"""Losses of documents are those of one document at a time, unbatched."""
+
+
+import jax
+import numpy as np
+import numpy_decoder
+
+from iblm_jax.certification import document_losses
+from iblm_jax.data.sources import words as wordlist
+from iblm_jax.models import decoder
+
+CFG = decoder.DecoderConfig(
+    vocab_size=27,
+    num_layers=1,
+    width=8,
+    num_heads=1,
+    zero_init_outputs=False,
+    document_mask=False,
+    scan_layers=False,
+)
+ALPHAS, TOP_K = (0.01, 0.5), (1, 3)
+
+
+def load_words(tmp_path, seed=0):
+  rng = np.random.default_rng(3)
+  words = {
+      ''.join(rng.choice(list('abcde'), rng.integers(1, 12)))
+      for _ in range(300)
+  }
+  path = tmp_path / 'words.txt'
+  path.write_text('\n'.join(sorted(words)) + '\n')
+  return wordlist.load_words(
+      wordlist.WordsConfig(str(path), num_train=120, length=16, seed=seed)
+  )
+
+
+def measure(params, source, indices, *, alphas=ALPHAS, top_k=TOP_K):
+  return document_losses.measure(
+      params, CFG, source, 'train', indices,
+      alphas=alphas, top_k=top_k, max_tokens=48,
+  )
+
+
+def make_params():
+  # Random, so that predictions differ from place to place.
+  params = decoder.init(jax.random.key(0), CFG)
+  leaves, treedef = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  return treedef.unflatten(
+      leaf + 0.5 * jax.random.normal(key, leaf.shape)
+      for leaf, key in zip(leaves, keys, strict=True)
+  )
+
+
+def test_each_document_has_its_own_loss(tmp_path):
+  """Against softmax and sorting in float64, in the order asked for."""
+  params, source = make_params(), load_words(tmp_path)
+  indices = [5, 0, 119, 5, *range(20, 60)]
+  found = measure(params, source, indices)
+  exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+  tokens = 0
+  seen = {}
+  for column, index in enumerate(indices):
+    batch = source.read(source.rows('train', [index]), 16)
+    scored = batch['loss_mask'][0]
+    target = batch['targets'][0][scored]
+    logits_NxV, _ = numpy_decoder.forward(
+        exact, batch['tokens'][0][scored], CFG
+    )
+    p_NxV = np.exp(logits_NxV)
+    p_NxV /= p_NxV.sum(axis=1, keepdims=True)
+    p_N = p_NxV[np.arange(target.size), target]
+    for row, alpha in enumerate(ALPHAS):
+      wanted = -np.log2((1 - alpha) * p_N + alpha / 27).mean()
+      np.testing.assert_allclose(
+          found.losses[row, column], wanted, rtol=1e-5
+      )
+    order_NxV = np.argsort(-p_NxV, axis=1)
+    for row, k in enumerate(TOP_K):
+      inside = (order_NxV[:, :k] == target[:, None]).any(axis=1)
+      np.testing.assert_allclose(
+          found.errors[row, column], 1 - inside.mean(), atol=1e-12
+      )
+    seen[index] = scored.sum()
+  tokens = sum(seen.values())
+  assert found.tokens == tokens  # asked for twice, scored once
+  columns = [indices.index(index) for index in seen]
+  np.testing.assert_allclose(
+      found.token_losses,
+      found.losses[:, columns] @ np.array([*seen.values()]) / tokens,
+      rtol=1e-9,
+  )
+
+
+def test_samples_seeds_and_weights_share_what_is_compiled(
+    tmp_path, monkeypatch
+):
+  params = make_params()
+  shapes = set()
+  score = document_losses._scores
+
+  def recorded(params, batch, *, cfg):
+    shapes.add((cfg, batch['tokens'].shape))
+    return score(params, batch, cfg=cfg)
+
+  monkeypatch.setattr(document_losses, '_scores', recorded)
+  measure(params, load_words(tmp_path), np.arange(120))
+  first = set(shapes)
+  for seed in (1, 2):
+    source = load_words(tmp_path, seed)
+    for count in (1, 30, 77):
+      measure(params, source, np.arange(count), alphas=(0.1,), top_k=())
+  assert shapes == first
