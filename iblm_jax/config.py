@@ -14,6 +14,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.training import options
 
 RunConfig = options.RunConfig
@@ -111,9 +112,7 @@ def claim_workdir(cfg: RunConfig, workdir: epath.PathLike) -> None:
   path = workdir / 'config.json'
   if not path.exists():
     workdir.mkdir(parents=True, exist_ok=True)
-    draft = workdir / 'config.json.tmp'
-    draft.write_text(json.dumps(to_dict(cfg), indent=2) + '\n')
-    draft.replace(path)
+    files.write_json(path, to_dict(cfg))
 
 
 def differences(

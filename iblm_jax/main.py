@@ -4,14 +4,13 @@ Every field of the config is a flag: --config.objective.weight=0.3. Running the
 same command again resumes the run that the workdir holds.
 """
 
-import json
 
 import jax
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from iblm_jax import cli
+from iblm_jax import cli, files
 from iblm_jax import config as config_lib
 from iblm_jax.data import sources
 from iblm_jax.training import loop, restoring
@@ -61,8 +60,7 @@ def compile_only(
     cli.report(line)
   if jax.process_index() == 0:
     workdir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report, indent=2)
-    (workdir / 'compile.json').write_text(f'{text}\n')
+    files.write_json(workdir / 'compile.json', report)
 
 
 def run() -> None:

@@ -56,7 +56,7 @@ def make_iterator(
   Raises:
     ValueError: An argument is out of its range.
 
-  >>> from iblm_jax.data import multiplication
+  >>> from iblm_jax.data.sources import multiplication
   >>> source = multiplication.MultiplicationSource(
   ...     multiplication.MultiplicationConfig(), batch_size=4)
   >>> it = make_iterator(source, rows=[2, 3], prefetch=0)

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from iblm_jax import files
 from iblm_jax.training import errors
 
 _MANIFEST = 'manifest.json'
@@ -275,10 +276,8 @@ def intact_steps(directory: epath.PathLike) -> list[int]:
 
 def write_manifest(folder: epath.Path) -> None:
   """Records size and SHA-256 of every file below a finished checkpoint."""
-  # The temporary name comes first, so a manifest is whole or absent.
-  draft = folder / f'{_MANIFEST}.tmp'
-  draft.write_text(json.dumps(_digests(folder), indent=1, sort_keys=True))
-  draft.rename(folder / _MANIFEST)
+  text = json.dumps(_digests(folder), indent=1, sort_keys=True)
+  files.write_text(folder / _MANIFEST, text)
 
 
 def find_damage(folder: epath.Path) -> str | None:

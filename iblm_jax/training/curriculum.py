@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from iblm_jax import config
-from iblm_jax.experiments._harness import workdirs
+from iblm_jax import config, files
 from iblm_jax.training import (
   errors,
   loop,
@@ -123,7 +122,7 @@ def train(
     found[stage.name] = train_run(
         stage.cfg, workdir / stage.name, donor, report
     )
-    workdirs.write_json(workdir / 'curriculum.json', found)
+    files.write_json(workdir / 'curriculum.json', found)
   return found
 
 

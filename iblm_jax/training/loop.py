@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.data import batches, pipeline, sources
 from iblm_jax.models import families, flops
 from iblm_jax.training import (
@@ -120,7 +121,7 @@ def train(
         params, origin = begin(state.params)
         state = state._replace(params=params)
         if jax.process_index() == 0:
-          (workdir / _ORIGIN).write_text(json.dumps(origin, indent=2))
+          files.write_json(workdir / _ORIGIN, origin)
     else:
       first, state, data = restored
       if first == cfg.train.num_steps and (workdir / 'summary.json').exists():
@@ -174,8 +175,7 @@ def train(
   if jax.process_index() == 0:
     if (workdir / _ORIGIN).exists():
       summary['start'] = json.loads((workdir / _ORIGIN).read_text())
-    text = json.dumps(summary, indent=2)
-    (workdir / 'summary.json').write_text(f'{text}\n')
+    files.write_json(workdir / 'summary.json', summary)
   return summary
 
 

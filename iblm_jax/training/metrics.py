@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from etils import epath
 
+from iblm_jax import files
+
 
 class Writer(Protocol):
   """What the loop needs; implement it to send metrics elsewhere."""
@@ -74,9 +76,7 @@ class JsonLines:
     self.flush()
 
   def _rewrite(self):
-    draft = self._path.parent / f'{self._path.name}.tmp'
-    draft.write_text(''.join(f'{line}\n' for line in self._lines))
-    draft.replace(self._path)
+    files.write_text(self._path, ''.join(f'{line}\n' for line in self._lines))
 
 
 class TensorBoard:

@@ -62,7 +62,7 @@ def test_meshes_that_cut_an_axis_of_the_slice():
   """2 x 64 does not lie along the sides of 4 x 4 x 8 chips."""
   script = (
       'import jax; jax.config.update("jax_platforms", "cpu")\n'
-      'from iblm_jax.training import mesh, topology\n'
+      'from iblm_jax.training.scale import mesh, topology\n'
       'devices = topology.devices("v5p-256")\n'
       'made = mesh.make_mesh(mesh.MeshConfig(data=2, fsdp=64), devices)\n'
       'print(len({d.id for d in made.devices.flat}), dict(made.shape))\n'

@@ -490,7 +490,8 @@ def test_killed_with_workers(tmp_path):
     write_json(tmp_path / f'{i:02}.jsonl', lines)
   names = sorted(str(p) for p in tmp_path.glob('*.jsonl'))
   code = f"""
-from iblm_jax.data import prepare, tokenising
+from iblm_jax.data import prepare
+from iblm_jax.data.text import tokenising
 if __name__ == '__main__':
   prepare.prepare(
       {names}, {str(tmp_path / 'out')!r}, tokenising.Options(holdout=0.2),

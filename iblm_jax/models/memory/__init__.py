@@ -1,1 +1,19 @@
 """Memory models: chunks of text as vectors that a decoder reads."""
+
+from iblm_jax.models.memory.config import MemoryConfig
+from iblm_jax.models.memory.model import (
+    apply,
+    boxed_init,
+    decode,
+    init,
+    logical_axes,
+)
+
+__all__ = [
+    'MemoryConfig',
+    'apply',
+    'boxed_init',
+    'decode',
+    'init',
+    'logical_axes',
+]

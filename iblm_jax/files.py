@@ -1,0 +1,65 @@
+"""Writes files whole and durably: the one way in which anything is saved."""
+
+import json
+import os
+from typing import Any
+
+from etils import epath
+
+
+def write_bytes(path: epath.PathLike, data: bytes) -> None:
+  """Writes a file whole or not at all.
+
+  The data are on the disk before the file has its name, and so is the name
+  before this returns, so that neither a kill nor a power loss leaves half of
+  it. Object stores (`gs://`) write whole files by themselves.
+
+  Args:
+    path: The file; its folder exists. What it held is replaced.
+    data: All of its new content.
+
+  Raises:
+    OSError: It cannot be written; what it held is still there.
+
+  >>> import tempfile
+  >>> folder = epath.Path(tempfile.mkdtemp())
+  >>> write_bytes(folder / 'a.txt', b'whole')
+  >>> [path.name for path in folder.iterdir()]
+  ['a.txt']
+  """
+  path = epath.Path(path)
+  if '://' in os.fspath(path):
+    path.write_bytes(data)
+    return
+  draft = path.parent / f'{path.name}.{os.getpid()}.tmp'
+  try:
+    with open(draft, 'wb') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(draft, path)
+  except OSError:
+    draft.unlink(missing_ok=True)
+    raise
+  sync_folder(path.parent)
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+  """Writes a file of UTF-8 text, see `write_bytes`."""
+  write_bytes(path, text.encode())
+
+
+def write_json(path: epath.PathLike, tree: Any, indent: int | None = 2) -> None:
+  """Writes a file of JSON that ends with a line end, see `write_bytes`."""
+  write_text(path, json.dumps(tree, indent=indent) + '\n')
+
+
+def sync_folder(folder: epath.PathLike) -> None:
+  """Waits until the names in a folder are on the disk (POSIX only)."""
+  if os.name != 'posix' or '://' in os.fspath(folder):
+    return
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
