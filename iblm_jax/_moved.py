@@ -83,6 +83,7 @@ MOVED = {
     'sublora.draws': 'sublora.prng',
     'sublora.plan': 'sublora.layout',
     'training.collectives': 'training.scale.collectives',
+    'training.errors': 'errors',
     'training.compile_report': 'training.scale.compile_report',
     'training.distributed': 'training.scale.distributed',
     'training.hardware': 'training.scale.hardware',

@@ -14,12 +14,11 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from iblm_jax import cli
+from iblm_jax import cli, errors
 from iblm_jax import config as config_lib
 from iblm_jax.bounds import claims as claims_lib
 from iblm_jax.certification import pipeline as certification
 from iblm_jax.certification import verification
-from iblm_jax.training import errors
 
 FLAGS = flags.FLAGS
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from iblm_jax.training import errors
+from iblm_jax import errors
 
 _BAD_USAGE = 2
 _PREEMPTED = 143

@@ -13,8 +13,8 @@ from ml_collections import config_flags
 from iblm_jax import cli, files
 from iblm_jax import config as config_lib
 from iblm_jax.data import sources
-from iblm_jax.training import loop, restoring
 from iblm_jax.training import program as program_lib
+from iblm_jax.training import run as run_lib
 from iblm_jax.training.scale import compile_report, distributed, topology
 
 FLAGS = flags.FLAGS
@@ -37,14 +37,10 @@ def main() -> None:
     cfg = config_lib.from_dict(FLAGS.config)
     if FLAGS.compile_only:
       return compile_only(cfg, FLAGS.topology, workdir)
-    config_lib.check_workdir(cfg, workdir)
-    job = loop.prepare(cfg)
-    begin = restoring.beginning(cfg, workdir, config_lib.read_run)
-  if jax.process_index() == 0:
-    config_lib.claim_workdir(cfg, workdir)
+    run_ = run_lib.prepare(cfg, workdir)
   # One process speaks for all.
   report = cli.report if jax.process_index() == 0 else lambda line: None
-  summary = loop.train(job, workdir, report=report, begin=begin)
+  summary = run_lib.complete(run_, report=report)
   report(f'done in {summary["wall_seconds"]:.0f} s: {workdir}/summary.json')
 
 

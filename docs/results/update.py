@@ -7,10 +7,9 @@ import pathlib
 
 from absl import flags
 
-from iblm_jax import cli
+from iblm_jax import cli, errors
 from iblm_jax.experiments._harness import results
 from iblm_jax.reports import tables
-from iblm_jax.training import errors
 
 FLAGS = flags.FLAGS
 

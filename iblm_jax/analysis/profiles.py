@@ -14,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from iblm_jax import config
 from iblm_jax.data import batches as batches_lib
 from iblm_jax.data import sources
 from iblm_jax.information import profile
 from iblm_jax.models import decoder, families
-from iblm_jax.training import options, restoring
+from iblm_jax.training import config, options, restoring
 
 # Reported for every layer, not for the middle ones alone.
 _BY_LAYER = (

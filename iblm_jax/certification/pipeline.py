@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from iblm_jax import bounds, config
+from iblm_jax import bounds
 from iblm_jax.bounds import claims as claims_lib
 from iblm_jax.bounds import options as bound_options
 from iblm_jax.certification import document_losses, quantisation
@@ -26,7 +26,7 @@ from iblm_jax.data import documents as documents_lib
 from iblm_jax.data import hashing, sources
 from iblm_jax.experiments._harness import workdirs
 from iblm_jax.models import families
-from iblm_jax.training import loop, options, progress, restoring
+from iblm_jax.training import config, loop, options, progress, restoring
 from iblm_jax.training import summary as summary_lib
 
 Report = Callable[[str], None]

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from iblm_jax import config
 from iblm_jax.certification import document_losses, quantisation
 from iblm_jax.certification import pipeline as certification
-from iblm_jax.training import options
+from iblm_jax.training import config, options
 
 _FILES = ('certificate.json', 'code.bin', 'losses.npz')
 # Not found again by verifying: only hashes tell whether somebody changed them.

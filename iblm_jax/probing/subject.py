@@ -5,14 +5,13 @@ from typing import Any
 
 from etils import epath
 
-from iblm_jax import config
 from iblm_jax.data import batches, sources
 from iblm_jax.data.text import files as text_lib
 from iblm_jax.data.text import packing
 from iblm_jax.models import families
 from iblm_jax.models.pretrained import gpt2_file
 from iblm_jax.probing import decoder_probe as probing
-from iblm_jax.training import restoring
+from iblm_jax.training import config, restoring
 
 _LENGTH = 16  # of a decoder, which has no length of its own
 _HOLDOUT = 0.1

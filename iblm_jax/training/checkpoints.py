@@ -18,8 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from iblm_jax import files
-from iblm_jax.training import errors
+from iblm_jax import errors, files
 
 _MANIFEST = 'manifest.json'
 # Damaged checkpoints that process 0 can tell the others about.

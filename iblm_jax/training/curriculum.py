@@ -6,14 +6,15 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from iblm_jax import config, files
+from iblm_jax import errors, files
 from iblm_jax.training import (
-  errors,
+  config,
   loop,
   options,
   restoring,
   warm_start,
 )
+from iblm_jax.training import run as run_lib
 
 Report = Callable[[str], None]
 
@@ -146,9 +147,8 @@ def train_run(
   Raises:
     errors.RunFailed: see `train`.
   """
-  config.claim_workdir(cfg, folder)
-  begin = restoring.beginning(cfg, folder, lambda _: donor)
-  summary = loop.train(loop.prepare(cfg), folder, report=report, begin=begin)
+  run = run_lib.prepare(cfg, folder, read_run=lambda _: donor)
+  summary = run_lib.complete(run, report=report)
   if donor is not None and cfg.frozen and cfg.start is not None:
     _check_frozen(folder, cfg, donor, summary.get('start', {}).get('step'))
   return summary

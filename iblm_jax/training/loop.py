@@ -5,21 +5,21 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 
-from iblm_jax import files
+from iblm_jax import errors, files
 from iblm_jax.data import batches, pipeline, sources
 from iblm_jax.models import families, flops
 from iblm_jax.training import (
   checkpoints,
-  errors,
   evaluation,
   options,
   progress,
+  restoring,
   signals,
 )
 from iblm_jax.training import metrics as metrics_lib
@@ -41,21 +41,35 @@ class Job(NamedTuple):
   program: program_lib.Program
 
 
-def prepare(cfg: options.RunConfig, devices: Any = None) -> Job:
+def prepare(
+    cfg: options.RunConfig,
+    devices: Any = None,
+    *,
+    source: batches.Source | None = None,
+    eval_sources: Mapping[str, batches.Source] | None = None,
+) -> Job:
   """Reads the data and checks that model, data and devices fit together.
 
   Args:
-    cfg: the run.
-    devices: of the mesh; by default all.
+    cfg: The run.
+    devices: Devices of the mesh; by default all.
+    source: Training data in place of those that `cfg.data` describes.
+    eval_sources: Evaluation sets by name, with a `source`.
 
   Returns:
     The job.
 
   Raises:
-    ValueError: naming the option that does not fit; nothing was compiled or
-      written.
+    ValueError: Options do not fit, and the message names one; nothing was
+      compiled or written.
   """
-  splits = sources.make_sources(cfg.data)
+  if source is None:
+    if eval_sources:
+      raise ValueError('eval_sources need a source to train on, got None.')
+    splits = sources.make_sources(cfg.data)
+  else:
+    splits = {'train': source, **(eval_sources or {})}
+    _check_batch_sizes(cfg, splits)
   check_data(cfg, splits)
   if cfg.train.tensorboard:
     metrics_lib.check_tensorboard()
@@ -63,33 +77,47 @@ def prepare(cfg: options.RunConfig, devices: Any = None) -> Job:
   return Job(cfg, source, splits, program_lib.Program(cfg, devices))
 
 
+def _check_batch_sizes(cfg, splits) -> None:
+  for name, split in splits.items():
+    if split.batch_size != cfg.data.batch_size:
+      raise ValueError(
+          f'data.batch_size must be that of the source {name!r},'
+          f' {split.batch_size}, got {cfg.data.batch_size}.'
+      )
+
+
 def train(
     job: Job,
     workdir: epath.PathLike,
     *,
     report: Callable[[str], None] = print,
-    begin: Callable[[Any], tuple[Any, dict[str, Any]]] | None = None,
+    begin: restoring.Beginning | None = None,
+    writers: Sequence[metrics_lib.Writer] = (),
 ) -> dict[str, Any]:
   """Trains until the end of the run, from wherever the workdir stands.
 
+  `run.train` also checks, claims and locks the workdir.
+
   Args:
-    job: from `prepare`.
-    workdir: gets metrics.jsonl, checkpoints/ and summary.json, and start.json
-      if it starts from another run. A run that it holds is resumed; the caller
+    job: The run, from `prepare`.
+    workdir: Gets metrics.jsonl, checkpoints/ and summary.json, and start.json
+      if the run starts from another. A run that it holds is resumed; the caller
       has checked that it is the same run.
-    report: told what a person wants to read, a line at a time.
-    begin: of a run with a `start`, see `restoring.beginning`; not called where
-      there is a checkpoint.
+    report: Takes what a person wants to read, a line at a time.
+    begin: What a run with a `start` begins with, see `restoring.beginning`;
+      not called where there is a checkpoint.
+    writers: Take every line of metrics, beside metrics.jsonl.
 
   Returns:
     The summary.
 
   Raises:
-    ValueError: if a run with a `start` and no checkpoint is not told its
+    ValueError: A run with a `start` and no checkpoint is not told its
       beginning.
-    FloatingPointError: if the loss is not finite.
-    errors.Preempted: after saving, if asked to stop by a signal or the cluster.
-    checkpoints.CheckpointError: if saving fails or nothing intact is left.
+    FloatingPointError: The loss is not finite.
+    errors.Preempted: It was asked to stop by a signal or the cluster, and has
+      saved.
+    checkpoints.CheckpointError: Saving fails, or nothing intact is left.
   """
   cfg, program = job.cfg, job.program
   workdir = epath.Path(workdir)
@@ -133,7 +161,7 @@ def train(
         f' {cfg.data.batch_size} rows of {job.source.length} tokens a step,'
         f' {program.mesh.size} x {jax.devices()[0].device_kind}'
     )
-    writers: list[metrics_lib.Writer] = []
+    writers = list(writers)
     keep_up_to = -1 if restored is None else first
     if jax.process_index() == 0:
       writers.append(

@@ -12,6 +12,9 @@ from iblm_jax.training import checkpoints, options, warm_start
 from iblm_jax.training import program as program_lib
 from iblm_jax.training.scale import mesh as mesh_lib
 
+# From fresh parameters to those of step 0, and what they were taken from.
+Beginning = Callable[[Any], tuple[Any, dict[str, Any]]]
+
 
 class Restored(NamedTuple):
   """What was read of a run, and of when."""
@@ -52,7 +55,7 @@ def beginning(
     cfg: options.RunConfig,
     workdir: epath.PathLike,
     read_run: Callable[[str], options.RunConfig],
-) -> Callable[[Any], tuple[Any, dict[str, Any]]] | None:
+) -> Beginning | None:
   """How a run with a `start` begins.
 
   Args:

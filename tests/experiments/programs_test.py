@@ -12,10 +12,9 @@ import programs
 import pytest
 from etils import epath
 
-from iblm_jax import cli
+from iblm_jax import cli, errors
 from iblm_jax.experiments import cycle, multiplication, pretraining
 from iblm_jax.experiments._harness import program, results, runs, variants
-from iblm_jax.training import errors
 
 ROOT = pathlib.Path(__file__).parents[2]
 

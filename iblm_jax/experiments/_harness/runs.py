@@ -17,9 +17,9 @@ from typing import NamedTuple
 import jax
 from etils import epath
 
-from iblm_jax import config
+from iblm_jax import errors
 from iblm_jax.experiments._harness import processes
-from iblm_jax.training import errors, loop, progress, signals
+from iblm_jax.training import config, loop, progress, signals
 
 _POLL_SECONDS = 0.2
 

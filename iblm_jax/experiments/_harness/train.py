@@ -25,8 +25,7 @@ def main() -> None:
     os.sched_setaffinity(0, {FLAGS.core})
   if FLAGS.end_with_parent:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-  from iblm_jax import config
-  from iblm_jax.training import loop, restoring
+  from iblm_jax.training import config, loop, restoring
 
   with cli.refusing():
     job = loop.prepare(config.read_run(FLAGS.workdir))

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iblm_jax import config
+from iblm_jax.training import config
 
 Overrides = Mapping[str, Any]
 

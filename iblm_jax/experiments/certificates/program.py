@@ -28,7 +28,6 @@ from absl import flags
 from etils import epath
 
 from iblm_jax import cli
-from iblm_jax import config as config_lib
 from iblm_jax.bounds import options as bound_options
 from iblm_jax.certification import pipeline as certification
 from iblm_jax.data.sources import topics
@@ -36,6 +35,7 @@ from iblm_jax.experiments._harness import processes as side_by_side
 from iblm_jax.experiments._harness import program, results, variants, workdirs
 from iblm_jax.experiments.certificates import figures as draw
 from iblm_jax.experiments.certificates import rows as certificates_run
+from iblm_jax.training import config as config_lib
 
 FLAGS = flags.FLAGS
 

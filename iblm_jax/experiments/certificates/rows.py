@@ -13,13 +13,13 @@ import numpy as np
 from etils import epath
 
 from iblm_jax import bounds
-from iblm_jax import config as config_lib
 from iblm_jax.bounds import claims as claims_lib
 from iblm_jax.certification import document_losses, quantisation
 from iblm_jax.certification import pipeline as certification
 from iblm_jax.data import sources
 from iblm_jax.experiments._harness import processes as side_by_side
 from iblm_jax.experiments._harness import workdirs
+from iblm_jax.training import config as config_lib
 from iblm_jax.training import loop, progress
 
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from iblm_jax import config
 from iblm_jax.data import sources
 from iblm_jax.experiments._harness import processes as side_by_side
 from iblm_jax.experiments._harness import variants, workdirs
@@ -19,8 +18,8 @@ from iblm_jax.experiments.memory import language as memory_language
 from iblm_jax.experiments.memory import methods as memory_methods
 from iblm_jax.models import families
 from iblm_jax.probing import decoder_probe as probing
+from iblm_jax.training import config, loop, options, progress, restoring
 from iblm_jax.training import curriculum as curricula
-from iblm_jax.training import loop, options, progress, restoring
 
 Report = Callable[[str], None]
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 
+from iblm_jax import errors
 from iblm_jax.data import batches
 from iblm_jax.models import flops
-from iblm_jax.training import errors, options
+from iblm_jax.training import options
 from iblm_jax.training import program as program_lib
 from iblm_jax.training import state as state_lib
 from iblm_jax.training.scale import collectives, hardware

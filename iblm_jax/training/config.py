@@ -1,0 +1,227 @@
+"""From a ConfigDict to frozen, validated options, and to JSON and back.
+
+Field by field: an unknown name, a wrong type or a value outside its range is
+one `ValueError` that gives the path of the field.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from iblm_jax import files
+from iblm_jax.training import options
+
+RunConfig = options.RunConfig
+
+
+def from_dict(tree: Mapping[str, Any]) -> RunConfig:
+  """Builds the options of a run.
+
+  Args:
+    tree: nested mapping with the fields of `RunConfig`; a field left out takes
+      its default. `optimizer.schedule.total_steps` may be left out: it is the
+      length of the run. A `start` whose workdir is None is none.
+
+  Returns:
+    The options.
+
+  Raises:
+    ValueError: for a bad field, with its path, value and what is allowed.
+  """
+  if isinstance(tree, ml_collections.ConfigDict):
+    tree = tree.to_dict()
+  tree = json.loads(json.dumps(tree, default=list))
+  start = tree.get('start')
+  if isinstance(start, dict) and start.get('workdir', '') is None:
+    tree['start'] = None  # a config file has its fields, so that flags have
+  train = tree.get('train') or {}
+  schedule = (tree.get('optimizer') or {}).get('schedule')
+  if isinstance(schedule, dict) and isinstance(train, dict):
+    steps = train.get('num_steps', options.LoopConfig().num_steps)
+    schedule.setdefault('total_steps', steps)
+    # First, so that a bad length is reported where the user wrote it.
+    tree = {'train': train, **tree}
+  return build(RunConfig, tree, 'config')
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+  """The options as JSON types; `from_dict` of it gives equal options."""
+  return json.loads(json.dumps(dataclasses.asdict(cfg)))
+
+
+def read_run(workdir: epath.PathLike) -> RunConfig:
+  """The config of the run in a folder.
+
+  Args:
+    workdir: of a run of `iblm_jax.main`.
+
+  Returns:
+    Its options.
+
+  Raises:
+    ValueError: if the folder holds no run, or its config is not readable.
+  """
+  path = epath.Path(workdir) / 'config.json'
+  if not path.exists():
+    raise ValueError(f'{workdir} holds no run: there is no {path}.')
+  try:
+    return from_dict(json.loads(path.read_text()))
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise ValueError(f'{path} is not readable JSON: {error}') from error
+
+
+def check_workdir(cfg: RunConfig, workdir: epath.PathLike) -> None:
+  """Makes sure that a workdir holds this run or none.
+
+  Args:
+    cfg: the run.
+    workdir: may be missing.
+
+  Raises:
+    ValueError: if it holds a run with another config, naming what differs.
+  """
+  workdir = epath.Path(workdir)
+  if not (workdir / 'config.json').exists():
+    if (workdir / 'checkpoints').exists():
+      raise ValueError(
+          f'{workdir} holds checkpoints without a config.json, so they may be'
+          ' of another run. Use another workdir.'
+      )
+    return
+  changed = differences(to_dict(read_run(workdir)), to_dict(cfg))
+  if changed:
+    listing = '; '.join(
+        f'{name} is {old!r} there and {new!r} here'
+        for name, old, new in changed
+    )
+    raise ValueError(
+        f'{workdir} holds a run with another config: {listing}. Use another'
+        ' workdir, or the config of that run to resume it.'
+    )
+
+
+def claim_workdir(cfg: RunConfig, workdir: epath.PathLike) -> None:
+  """Writes config.json, unless it is there."""
+  workdir = epath.Path(workdir)
+  path = workdir / 'config.json'
+  if not path.exists():
+    workdir.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, to_dict(cfg))
+
+
+def differences(
+    old: Any, new: Any, path: str = 'config'
+) -> list[tuple[str, Any, Any]]:
+  """Fields that differ between two trees from `to_dict`: (path, old, new)."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    found = []
+    for name in sorted(old.keys() | new.keys()):
+      found += differences(old.get(name), new.get(name), f'{path}.{name}')
+    return found
+  return [] if old == new else [(path, old, new)]
+
+
+def build(cls: type, tree: Any, path: str) -> Any:
+  """An options dataclass from JSON values; ValueError names path and value."""
+  if not isinstance(tree, Mapping):
+    raise ValueError(f'{path} must be a group of fields, got {tree!r}.')
+  hints = typing.get_type_hints(cls)
+  names = [field.name for field in dataclasses.fields(cls)]
+  for name in tree:
+    if name not in names:
+      raise ValueError(
+          f'{path}.{name} is not a field; {path} has {", ".join(names)}.'
+      )
+  values = {
+      name: _convert(hints[name], value, f'{path}.{name}')
+      for name, value in tree.items()
+  }
+  missing = [
+      field.name
+      for field in dataclasses.fields(cls)
+      if field.name not in values
+      and field.default is dataclasses.MISSING
+      and field.default_factory is dataclasses.MISSING
+  ]
+  if missing:
+    raise ValueError(f'{path}.{missing[0]} must be given.')
+  try:
+    return cls(**values)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+  """Checks a JSON value against a type and returns it as that type."""
+  if dataclasses.is_dataclass(hint):
+    return build(hint, value, path)
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if hint is Any:
+    return _tuples(value)
+  if origin in (typing.Union, types.UnionType):
+    if value is None and type(None) in args:
+      return None
+    kinds = [arg for arg in args if arg is not type(None)]
+    if len(kinds) > 1 and all(map(dataclasses.is_dataclass, kinds)):
+      return _build_family(kinds, value, path)
+    errors = []
+    for kind in kinds:
+      try:
+        return _convert(kind, value, path)
+      except ValueError as error:
+        errors.append(error)
+    raise errors[0]
+  if origin is typing.Literal:
+    if value not in args:
+      raise ValueError(f'{path} must be one of {args}, got {value!r}.')
+    return value
+  if origin in (tuple, list) or hint is tuple:
+    if isinstance(value, str):  # as flags give a list of names
+      value = value.split(',')
+    if not isinstance(value, list):
+      raise ValueError(f'{path} must be a list, got {value!r}.')
+    return _tuples(value)
+  if origin is not None and issubclass(origin, Mapping):
+    if not isinstance(value, dict):
+      raise ValueError(f'{path} must be a group of fields, got {value!r}.')
+    return value
+  return _scalar(hint, value, path)
+
+
+def _build_family(kinds: list[type], value: Any, path: str) -> Any:
+  """One of several dataclasses, by the field `family` of the value.
+
+  The first of them has no such field, and is what a value without it means.
+  """
+  by_name = {getattr(kind, 'family', 'decoder'): kind for kind in kinds}
+  name = value.get('family', 'decoder') if isinstance(value, Mapping) else None
+  if name is not None and (not isinstance(name, str) or name not in by_name):
+    raise ValueError(
+        f'{path}.family must be one of {tuple(by_name)}, got {name!r}.'
+    )
+  if name == 'decoder':
+    value = {k: v for k, v in value.items() if k != 'family'}
+  return build(by_name[name or 'decoder'], value, path)
+
+
+def _scalar(hint: type, value: Any, path: str) -> Any:
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  if hint is float and is_number:
+    return float(value)
+  if hint is int and is_number and value == int(value):
+    return int(value)
+  if hint in (bool, str) and isinstance(value, hint):
+    return value
+  raise ValueError(f'{path} must be of type {hint.__name__}, got {value!r}.')
+
+
+def _tuples(value: Any) -> Any:
+  if isinstance(value, list):
+    return tuple(_tuples(item) for item in value)
+  return value
