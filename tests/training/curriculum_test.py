@@ -13,7 +13,7 @@ from etils import epath
 
 from iblm_jax import config
 from iblm_jax.training import curriculum as curricula
-from iblm_jax.training import restoring, warm_start
+from iblm_jax.training import loop, restoring, warm_start
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -75,15 +75,17 @@ def test_killed_before_the_first_checkpoint(tmp_path, monkeypatch):
   """A run that has a folder, but no checkpoint, is told its beginning."""
   folder = epath.Path(tmp_path)
   stages = curricula.make(load_config(), folder)
-  (folder / 'blank/checkpoints').mkdir(parents=True)
+  config.claim_workdir(stages[1].cfg, folder / 'blank')
+  (folder / 'blank/checkpoints').mkdir()
   seen = []
 
-  def train(job, workdir, *, report, begin):
+  def train(job, workdir, *, report, begin, writers):
     seen.append(begin)
     return {'eval': {}}
 
-  monkeypatch.setattr(curricula.loop, 'prepare', lambda cfg: cfg)
-  monkeypatch.setattr(curricula.loop, 'train', train)
+  job = loop.Job(stages[1].cfg, None, {}, None)
+  monkeypatch.setattr(loop, 'prepare', lambda cfg, **sources: job)
+  monkeypatch.setattr(loop, 'train', train)
   graft = lambda cfg, workdir, read_run: workdir.name
   monkeypatch.setattr(restoring, 'beginning', graft)
   monkeypatch.setattr(curricula, '_check_frozen', lambda *args: None)
