@@ -161,20 +161,7 @@ def train(
         f' {cfg.data.batch_size} rows of {job.source.length} tokens a step,'
         f' {program.mesh.size} x {jax.devices()[0].device_kind}'
     )
-    writers = list(writers)
-    keep_up_to = -1 if restored is None else first
-    if jax.process_index() == 0:
-      writers.append(
-          metrics_lib.JsonLines(
-              workdir / 'metrics.jsonl', keep_up_to=keep_up_to
-          )
-      )
-      if cfg.train.tensorboard:
-        writers.append(
-            metrics_lib.TensorBoard(
-                workdir / 'tensorboard', keep_up_to=keep_up_to
-            )
-        )
+    writers = _writers(cfg, workdir, -1 if restored is None else first, writers)
     for writer in writers:
       stack.callback(writer.close)
     iterator = pipeline.make_iterator(
@@ -205,6 +192,18 @@ def train(
       summary['start'] = json.loads((workdir / _ORIGIN).read_text())
     files.write_json(workdir / 'summary.json', summary)
   return summary
+
+
+def _writers(cfg, workdir, keep_up_to, others) -> list[metrics_lib.Writer]:
+  """All that take metrics; one process writes."""
+  if jax.process_index() > 0:
+    return []
+  jsonl = workdir / 'metrics.jsonl'
+  found = [metrics_lib.JsonLines(jsonl, keep_up_to=keep_up_to), *others]
+  if cfg.train.tensorboard:
+    folder = workdir / 'tensorboard'
+    found.append(metrics_lib.TensorBoard(folder, keep_up_to=keep_up_to))
+  return found
 
 
 def _steps(

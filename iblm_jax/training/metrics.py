@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -41,20 +40,15 @@ class JsonLines:
         again.
     """
     self._path = epath.Path(path)
-    self._lines = []
-    self._active = jax.process_index() == 0
-    if self._active:
-      self._lines = [
-          line for line in _read_lines(self._path)
-          if json.loads(line)['step'] <= keep_up_to
-      ]
-      self._rewrite()
+    self._lines = [
+        line for line in _read_lines(self._path)
+        if json.loads(line)['step'] <= keep_up_to
+    ]
+    self._rewrite()
     self._pending = []
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Adds a line; non-finite values are written as null."""
-    if not self._active:
-      return
     row = {'step': int(step)}
     row |= {name: to_python(value) for name, value in values.items()}
     self._pending.append(json.dumps(row))
