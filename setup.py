@@ -74,7 +74,7 @@ setuptools.setup(
             'pyrefly>=1.4',
             'ruff>=0.14',
         ],
-        'docs': ['myst-parser>=4.0', 'sphinx>=8.0'],
+        'docs': ['furo>=2024.8', 'myst-parser>=4.0', 'sphinx>=8.0'],
     },
     entry_points={
         'console_scripts': [
