@@ -30,7 +30,10 @@ class CheckpointError(errors.RunFailed):
 
 
 class Checkpoints:
-  """The checkpoints of one run; close it, or use it in a `with` statement."""
+  """Saves and restores the checkpoints of one run.
+
+  Close it, or use it in a `with` statement.
+  """
 
   def __init__(
       self,
@@ -40,13 +43,13 @@ class Checkpoints:
       read_only: bool = False,
       report: Callable[[str], None] = print,
   ):
-    """Opens a directory, creating it where missing.
+    """Opens a directory, creating it where it is missing.
 
     Args:
-      directory: of this run's checkpoints; a folder per step.
-      keep: newest checkpoints to keep.
-      read_only: never create, move or delete anything.
-      report: told what a person should know (a damaged checkpoint).
+      directory: The run's checkpoints; a folder per step.
+      keep: How many of the newest checkpoints are kept.
+      read_only: Nothing is created, moved or deleted.
+      report: Takes what a person should know, such as a damaged checkpoint.
     """
     self._read_only = read_only
     self._directory = _absolute(directory)
@@ -80,23 +83,23 @@ class Checkpoints:
       self._sealer.shutdown()
 
   def steps(self) -> list[int]:
-    """Steps with a finished checkpoint, ascending."""
+    """Lists the steps that have a finished checkpoint, ascending."""
     return saved_steps(self._directory)
 
   def reached_preemption(self, step: int) -> bool:
-    """Whether the cluster has announced that it will stop this job."""
+    """Says whether the cluster has announced that it will stop this job."""
     return self._manager.reached_preemption(step)
 
   def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
-    """Starts saving; the arrays are copied before this returns.
+    """Starts to save; the arrays are copied before this returns.
 
     Args:
-      step: updates made.
-      state: tree of arrays.
-      data: JSON-able state of the data iterator.
+      step: How many updates were made.
+      state: A tree of arrays.
+      data: The state of the data iterator, JSON types.
 
     Raises:
-      CheckpointError: if this save or the one before it failed.
+      CheckpointError: This save or the one before it failed.
     """
     self.wait(step)
     self._unsealed = True
@@ -119,13 +122,10 @@ class Checkpoints:
       self._sealer.submit(self._seal)
 
   def wait(self, step: int) -> None:
-    """Waits until the save in progress is on disk and sealed.
-
-    Args:
-      step: named in the error.
+    """Waits until the save in progress, of `step`, is on disk and sealed.
 
     Raises:
-      CheckpointError: if it failed.
+      CheckpointError: It failed.
     """
 
     def finish():
@@ -150,21 +150,20 @@ class Checkpoints:
   def restore(
       self, abstract_state: Any, only: int | None = None
   ) -> tuple[int, Any, dict] | None:
-    """The newest intact checkpoint.
+    """Restores the newest intact checkpoint.
 
-    Damaged checkpoints that are newer are moved to a folder `damaged` beside
-    the checkpoints, and reported.
+    Newer ones that are damaged are moved to a folder `damaged` beside the
+    checkpoints, and reported.
 
     Args:
-      abstract_state: tree of ShapeDtypeStruct with shardings.
-      only: step of the one checkpoint to look at, of `steps`; None looks at
-        all.
+      abstract_state: A tree of ShapeDtypeStruct with shardings.
+      only: The step of the one checkpoint to look at; None looks at all.
 
     Returns:
       (step, state, data), or None where there is no checkpoint at all.
 
     Raises:
-      CheckpointError: if there are checkpoints and none is intact.
+      CheckpointError: There are checkpoints, and none is intact.
     """
     # One process looks, so that all go on from the same step.
     step, damaged = None, {}
@@ -205,7 +204,7 @@ class Checkpoints:
   def _newest_intact(
       self, only: int | None
   ) -> tuple[int | None, dict[int, str]]:
-    """The newest intact step, and what is wrong with the newer ones."""
+    """Finds the newest intact step, and what is wrong with the newer ones."""
     steps, damaged = saved_steps(self._directory), {}
     for step in reversed(steps if only is None else [only]):
       problem = find_damage(self._directory / str(step))
@@ -254,7 +253,7 @@ def _agree(
 
 
 def saved_steps(directory: epath.PathLike) -> list[int]:
-  """Steps with a finished checkpoint, ascending."""
+  """Lists the steps that have a finished checkpoint, ascending."""
   directory = epath.Path(directory)
   if not directory.exists():
     return []
@@ -264,7 +263,7 @@ def saved_steps(directory: epath.PathLike) -> list[int]:
 
 
 def intact_steps(directory: epath.PathLike) -> list[int]:
-  """Steps whose checkpoint agrees with its manifest, ascending."""
+  """Lists the steps whose checkpoint agrees with its manifest, ascending."""
   directory = epath.Path(directory)
   return [
       step
@@ -280,7 +279,7 @@ def write_manifest(folder: epath.Path) -> None:
 
 
 def find_damage(folder: epath.Path) -> str | None:
-  """What is wrong with a checkpoint, in words; None if it is intact."""
+  """Says what is wrong with a checkpoint, in words; None if it is intact."""
   manifest = folder / _MANIFEST
   if not manifest.exists():
     return 'it has no manifest, so its save was cut off'

@@ -1,4 +1,4 @@
-"""Stages of training, each beginning with what an earlier one learned."""
+"""Trains stages, each of which begins with what an earlier one learned."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -20,12 +20,12 @@ Report = Callable[[str], None]
 
 
 class Stage(NamedTuple):
-  """One run of a curriculum.
+  """Describes one run of a curriculum.
 
   Attributes:
-    name: of its folder.
-    cfg: of the run; `start.workdir` is the folder of an earlier stage.
-    after: the stage that it starts from; None begins afresh.
+    name: The name of its folder.
+    cfg: Its config; `start.workdir` is the folder of an earlier stage.
+    after: The stage that it starts from; None begins afresh.
   """
 
   name: str
@@ -34,20 +34,20 @@ class Stage(NamedTuple):
 
 
 def make(tree: Mapping[str, Any], workdir: epath.Path) -> list[Stage]:
-  """The stages of a config, checked.
+  """Makes the stages of a config, checked.
 
   Args:
     tree: 'order', names of stages; and under each name the config of a run, as
       `config.from_dict` takes it, whose `start.workdir` is the name of an
       earlier stage.
-    workdir: of all stages.
+    workdir: The folder of all stages.
 
   Returns:
     The stages in their order.
 
   Raises:
-    ValueError: for a bad config of a stage, naming its path; for a stage that
-      is missing, not in the order, twice, or starts from none before it.
+    ValueError: The config of a stage is bad, and the message names its path; a
+      stage is missing, not in the order, twice, or starts from none before it.
   """
   tree = json.loads(json.dumps(tree, default=list))
   order = tree.get('order') or []
@@ -84,8 +84,8 @@ def check(stages: list[Stage], workdir: epath.Path) -> None:
   """Makes sure that every stage can be trained where it is to be trained.
 
   Raises:
-    ValueError: if a folder holds another run, parts do not fit, or data and
-      model of a stage do not.
+    ValueError: A folder holds another run, parts do not fit, or data and model
+      of a stage do not.
   """
   by_name = {stage.name: stage for stage in stages}
   for stage in stages:
@@ -104,16 +104,16 @@ def train(
   """Trains what is left to train, stage by stage.
 
   Args:
-    stages: of `make`, checked.
-    workdir: gets a folder for each, and curriculum.json.
-    report: told what a person wants to read.
+    stages: From `make`, checked.
+    workdir: Gets a folder for each stage, and curriculum.json.
+    report: Takes what a person wants to read.
 
   Returns:
-    By stage: the summary of its run.
+    The summary of each stage's run, by the stage's name.
 
   Raises:
-    errors.RunFailed: if a frozen parameter is not what it was at the start.
-    and what `loop.train` raises.
+    errors.RunFailed: A frozen parameter is not what it was at the start.
+    Exception: What `run.train` raises.
   """
   found = {}
   by_name = {stage.name: stage for stage in stages}
@@ -136,16 +136,16 @@ def train_run(
   """Trains a run that may start from another, and checks what is frozen.
 
   Args:
-    cfg: of the run.
-    folder: of the run.
-    donor: config of the run that it starts from; None for none.
-    report: told what a person wants to read.
+    cfg: The run's config.
+    folder: The run's folder.
+    donor: The config of the run that it starts from; None for none.
+    report: Takes what a person wants to read.
 
   Returns:
     The summary.
 
   Raises:
-    errors.RunFailed: see `train`.
+    errors.RunFailed: See `train`.
   """
   run = run_lib.prepare(cfg, folder, read_run=lambda _: donor)
   summary = run_lib.complete(run, report=report)
@@ -155,7 +155,7 @@ def train_run(
 
 
 def _check_frozen(folder, cfg, donor, step) -> None:
-  """Frozen leaves that came from another run are the same there and here."""
+  """Makes sure that frozen leaves are the donor's."""
   there = restoring.restore_params(
       donor, cfg.start.workdir, step=step
   ).params
@@ -169,7 +169,7 @@ def _check_frozen(folder, cfg, donor, step) -> None:
 
 
 def final(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
-  """How each stage ended, for a person."""
+  """Says how each stage ended, for a person."""
   lines = []
   for name, summary in summaries.items():
     for split, values in summary['eval'].items():

@@ -1,4 +1,4 @@
-"""Evaluation of a model on a fixed set."""
+"""Evaluates a model on a fixed set."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from iblm_jax.training.scale import mesh as mesh_lib
 
 
 class Sums(NamedTuple):
-  """Sums over rows; add them up, divide at the end."""
+  """Holds sums over rows: add them up, divide at the end."""
 
   first: causal.TokenSums  # of the first view of the task
   others: dict[str, causal.TokenSums]  # of its other views, by name
@@ -28,13 +28,13 @@ def eval_step(
     task: tasks.TaskConfig = tasks.TaskConfig(),
     vocab_size: int = 0,
 ) -> Sums:
-  """Sums over one batch; pure, compiled by the caller.
+  """Computes the sums over one batch; pure, compiled by the caller.
 
   Args:
-    params: of the model; not donated.
-    batch: arrays [B, L].
-    apply: the model's, with its config bound.
-    task: what the model is asked.
+    params: Parameters of the model; not donated.
+    batch: Arrays [B, L], see `data.batches`.
+    apply: The model's `apply` with its config bound.
+    task: What the model is asked.
     vocab_size: V, for the blanks of a task that has some.
 
   Returns:
@@ -64,14 +64,14 @@ def evaluate(
     sharding: jax.sharding.NamedSharding,
     num_threads: int = 1,
 ) -> dict[str, float]:
-  """Cross-entropy, accuracy and entropy on a whole evaluation set.
+  """Computes cross-entropy, accuracy and entropy on a whole evaluation set.
 
   Args:
-    params: of the model.
-    source: a set with a fixed number of batches.
+    params: Parameters of the model.
+    source: A set with a fixed number of batches.
     step: `eval_step`, compiled.
-    sharding: of the batches.
-    num_threads: that read ahead.
+    sharding: The sharding of the batches.
+    num_threads: How many threads read ahead.
 
   Returns:
     'cross_entropy' (nats per counted target), 'accuracy' (share of counted

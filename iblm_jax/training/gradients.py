@@ -1,4 +1,4 @@
-"""Gradients of the two losses: summed over micro-batches, or apart."""
+"""Computes gradients of the two losses: summed over micro-batches, or apart."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,13 +19,13 @@ def separate(
     *,
     halves: bool = False,
 ) -> tuple[iblm.Losses, jax.Array | None, iblm.Losses]:
-  """The gradient of each loss by itself, from one linearisation.
+  """Computes the gradient of each loss by itself, from one linearisation.
 
   Args:
     losses: `(params, batch) -> (Losses, entropy_N)`.
-    params: of the model.
-    batch: arrays [B, L].
-    halves: take the even and the odd rows apart: two linearisations of half
+    params: Parameters of the model.
+    batch: Arrays [B, L].
+    halves: Take the even and the odd rows apart: two linearisations of half
       the size, so that no work is added. The entropy is then the mean over
       halves.
 
@@ -45,7 +45,7 @@ def separate(
 
 
 def whole(halves: iblm.Losses) -> iblm.Losses:
-  """Gradients of the batch from those of its halves, see `separate`.
+  """Puts the gradients of halves together, see `separate`.
 
   The cross-entropy of a half is divided by the targets of the whole batch, so
   its gradients add; entropies are averaged.
@@ -65,16 +65,16 @@ def accumulated(
     *,
     separate: bool = False,
 ) -> tuple[iblm.Losses, jax.Array | None, Any, iblm.Losses | None]:
-  """Losses and gradients as sums over micro-batches of interleaved rows.
+  """Sums losses and gradients over micro-batches of interleaved rows.
 
   Args:
-    losses: see `separate`.
-    params: of the model.
-    batch: arrays [B, L].
-    aux_cotangent: weight of the entropy's gradient, from its value in a
-      micro-batch.
-    parts: micro-batches, divides B.
-    separate: give the gradient of each loss by itself, too.
+    losses: See `separate`.
+    params: Parameters of the model.
+    batch: Arrays [B, L].
+    aux_cotangent: Gives the weight of the entropy's gradient from its value in
+      a micro-batch.
+    parts: The number of micro-batches; it divides B.
+    separate: Give the gradient of each loss by itself, too.
 
   Returns:
     Losses and entropy of every layer; the gradient to descend; and `Losses` of
@@ -118,7 +118,7 @@ def accumulated(
 def split(
     batch: Mapping[str, jax.Array], parts: int
 ) -> dict[str, jax.Array]:
-  """Rows [B, ...] as [parts, B / parts, ...].
+  """Splits rows [B, ...] into [parts, B / parts, ...].
 
   Row b goes to part b % parts: every device keeps some rows of each part.
   """

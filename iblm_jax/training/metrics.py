@@ -13,7 +13,7 @@ from iblm_jax import files
 
 
 class Writer(Protocol):
-  """What the loop needs; implement it to send metrics elsewhere."""
+  """Sends metrics somewhere; implement it to send them where you want them."""
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Takes the scalars of a step."""
@@ -29,15 +29,13 @@ class Writer(Protocol):
 
 
 class JsonLines:
-  """One JSON object a line: `step` and flat names of scalars."""
+  """Writes one JSON object a line: `step`, and scalars by flat names."""
 
   def __init__(self, path: epath.PathLike, *, keep_up_to: int):
-    """Opens a file of metrics for more lines.
+    """Opens a file of metrics, created where missing, for more lines.
 
-    Args:
-      path: of the file; created where missing. Only process 0 writes.
-      keep_up_to: lines of later steps are cut away: a resumed run writes them
-        again.
+    Lines of steps after `keep_up_to` are cut away: a resumed run writes them
+    again.
     """
     self._path = epath.Path(path)
     self._lines = [
@@ -74,17 +72,15 @@ class JsonLines:
 
 
 class TensorBoard:
-  """Event files through tensorboardX (extra `tensorboard`)."""
+  """Writes event files through tensorboardX (extra `tensorboard`)."""
 
   def __init__(self, folder: epath.PathLike, *, keep_up_to: int):
-    """Opens a folder of event files.
+    """Opens a folder of event files, created where missing.
 
-    Args:
-      folder: created where missing.
-      keep_up_to: later steps of earlier event files are hidden.
+    Steps of earlier event files after `keep_up_to` are hidden.
 
     Raises:
-      ValueError: if tensorboardX is not installed.
+      ValueError: tensorboardX is not installed.
     """
     check_tensorboard()
     import tensorboardX  # An extra: imported where it is used.
@@ -117,7 +113,7 @@ def check_tensorboard() -> None:
 
 
 def to_python(value: Any) -> int | float | None:
-  """A JSON number from a scalar of any kind; None where it is not finite."""
+  """Makes a JSON number of a scalar of any kind; None if it is not finite."""
   number = np.asarray(value).item()
   if isinstance(number, float) and not math.isfinite(number):
     return None
@@ -125,7 +121,7 @@ def to_python(value: Any) -> int | float | None:
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-  """All lines of a metrics file as dicts; a cut-off last line is left out."""
+  """Reads the lines of a metrics file; a last line that was cut off is left out."""
   return [json.loads(line) for line in _read_lines(epath.Path(path))]
 
 

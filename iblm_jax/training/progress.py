@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Meter:
-  """Rate of training, without the time spent on evaluation and saving."""
+  """Measures the rate of training, without evaluation and saving."""
 
   def __init__(
       self,
@@ -19,10 +19,10 @@ class Meter:
     """Starts the clock.
 
     Args:
-      num_steps: length of the run.
-      tokens_per_step: tokens that one update reads, padding included.
-      flops_per_token: of training.
-      peak_flops: of all devices together, FLOP/s; None where not known.
+      num_steps: The length of the run.
+      tokens_per_step: Tokens that one update reads, padding included.
+      flops_per_token: FLOPs of training on one token.
+      peak_flops: FLOP/s of all devices together; None where it is not known.
     """
     self._num_steps = num_steps
     self._tokens_per_step = tokens_per_step
@@ -33,18 +33,13 @@ class Meter:
     self._rate = None  # steps per second
 
   def restart(self, step: int, flops_per_token: float | None = None) -> None:
-    """Begins a new interval at `step`: what lies before is not counted.
-
-    Args:
-      step: the interval begins after it.
-      flops_per_token: from now on, where it has changed.
-    """
+    """Begins a new interval at `step`: what lies before is not counted."""
     self._step, self._since = step, time.monotonic()
     if flops_per_token is not None:
       self._flops_per_token = flops_per_token
 
   def read(self, step: int) -> dict[str, float]:
-    """Rates since the last call or restart, and a new interval."""
+    """Gives the rates since the last call or restart; begins a new interval."""
     now = time.monotonic()
     if self._step is None or step <= self._step or now <= self._since:
       self.restart(step)
@@ -58,14 +53,14 @@ class Meter:
     return rates
 
   def time_left(self, step: int) -> str:
-    """Time to the end of the run at the last rate, as minutes and seconds."""
+    """Estimates the time to the end of the run at the last rate."""
     if self._rate is None:
       return '?'
     return clock((self._num_steps - step) / self._rate)
 
 
 def clock(seconds: float) -> str:
-  """Seconds as a person writes them.
+  """Formats seconds as a person writes them.
 
   Example:
     >>> clock(75), clock(3725)
@@ -81,7 +76,7 @@ def clock(seconds: float) -> str:
 def line(
     step: int, num_steps: int, values: Mapping[str, Any], left: str
 ) -> str:
-  """One line of progress: step, losses, phase, rate, time left."""
+  """Formats one line of progress: step, losses, phase, rate, time left."""
   parts = [f'step {step:>{len(str(num_steps))}}/{num_steps}']
   for name, label in (
       ('train/loss', 'loss'),
@@ -99,7 +94,7 @@ def line(
 
 
 def evaluation_line(step: int, name: str, values: Mapping[str, float]) -> str:
-  """One line about an evaluation set."""
+  """Formats one line about an evaluation set."""
   others = ''.join(
       f', {metric.split("/")[0]} accuracy {value:.1%}'
       for metric, value in values.items()
@@ -116,12 +111,10 @@ def evaluation_line(step: int, name: str, values: Mapping[str, float]) -> str:
 def countdown(
     report: Callable[[str], None], what: str, seconds: float = 10.0
 ) -> Callable[[int, int], None]:
-  """A function of (done, total) that now and then reports the time left.
+  """Makes a function of (done, total) that now and then reports the time left.
 
-  Args:
-    report: takes the lines.
-    what: is done; begins each line.
-    seconds: between two lines, at least; the clock starts now.
+  Lines begin with `what` and are at least so many seconds apart; the clock
+  starts now.
   """
   started = last = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""Parameters of a finished or running run, for programs that only read it."""
+"""Restores parameters of a finished or running run, for readers of it."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ Beginning = Callable[[Any], tuple[Any, dict[str, Any]]]
 
 
 class Restored(NamedTuple):
-  """What was read of a run, and of when."""
+  """Holds what was read of a run, and after how many updates."""
 
   params: Any  # as asked for
   step: int  # updates made
@@ -29,20 +29,20 @@ def restore_params(
     mesh: mesh_lib.MeshConfig | None = None,
     step: int | None = None,
 ) -> Restored:
-  """Parameters of the model of a run, as `restore_trained` finds them.
+  """Restores the parameters of a run's model, whatever was trained of them.
 
   Args:
-    cfg: of the run, from `config.read_run`.
-    workdir: of the run; nothing in it is changed.
-    mesh: see `restore_trained`.
-    step: see `restore_trained`.
+    cfg: The run's config, from `config.read_run`.
+    workdir: The run's folder; nothing in it is changed.
+    mesh: See `restore_trained`.
+    step: See `restore_trained`.
 
   Returns:
-    The model's parameters, whatever was trained of them.
+    The model's parameters, and the step.
 
   Raises:
-    ValueError: see `restore_trained`.
-    CheckpointError: likewise.
+    ValueError: See `restore_trained`.
+    CheckpointError: Likewise.
   """
   found = restore_trained(cfg, workdir, mesh, step)
   if cfg.parameterisation is None:
@@ -56,20 +56,20 @@ def beginning(
     workdir: epath.PathLike,
     read_run: Callable[[str], options.RunConfig],
 ) -> Beginning | None:
-  """How a run with a `start` begins.
+  """Finds what a run with a `start` begins with.
 
   Args:
-    cfg: of the run.
-    workdir: of the run.
-    read_run: from the folder of a run to its config.
+    cfg: The run's config.
+    workdir: The run's folder.
+    read_run: Gives the config of the run in a folder.
 
   Returns:
-    From fresh parameters to those of step 0, and what they were taken from (the
-    donor's 'workdir' and 'step'); reads the donor's checkpoint. None for a run
-    that starts from no other, or has checkpoints of its own.
+    A function from fresh parameters to those of step 0 and what they were taken
+    from (the donor's 'workdir' and 'step'), which reads the donor's checkpoint.
+    None for a run that starts from no other, or has checkpoints of its own.
 
   Raises:
-    ValueError: if the parts do not fit, or the donor has no checkpoint.
+    ValueError: The parts do not fit, or the donor has no checkpoint.
   """
   start = cfg.start
   if start is None or checkpoints.saved_steps(
@@ -101,13 +101,9 @@ _FREE = frozenset({
 def check_start(cfg: options.RunConfig, donor: options.RunConfig) -> None:
   """Makes sure that parts of the donor mean here what they mean there.
 
-  Args:
-    cfg: of the run that begins with them.
-    donor: of the run that they come from.
-
   Raises:
-    ValueError: where shapes differ, or what a stack computes from them. The
-      rotary base of a stack that goes on learning may be another.
+    ValueError: Shapes differ, or what a stack computes from them. The rotary
+      base of a stack that goes on learning may be another.
   """
   assert cfg.start is not None
   shapes = families.shapes(cfg.model)
@@ -153,21 +149,21 @@ def restore_trained(
     mesh: mesh_lib.MeshConfig | None = None,
     step: int | None = None,
 ) -> Restored:
-  """What a run trains, from its newest intact checkpoint.
+  """Restores what a run trains, from its newest intact checkpoint.
 
   Args:
-    cfg: of the run, from `config.read_run`.
-    workdir: of the run; nothing in it is changed.
-    mesh: of all devices (of all processes), which the parameters are split
-      over; None puts them on one.
-    step: updates made, of the checkpoint to read; None for the newest one.
+    cfg: The run's config, from `config.read_run`.
+    workdir: The run's folder; nothing in it is changed.
+    mesh: The mesh of all devices (of all processes) over which the parameters
+      are split; None puts them on one.
+    step: Which checkpoint to read, in updates; None for the newest one.
 
   Returns:
     The state's `params`, whatever mesh they were trained on.
 
   Raises:
-    ValueError: if there is no checkpoint yet, or none of that step.
-    CheckpointError: if there are checkpoints and none is intact, or that of
+    ValueError: There is no checkpoint yet, or none of that step.
+    CheckpointError: There are checkpoints and none is intact, or that of
       `step` is damaged.
   """
   folder = epath.Path(workdir) / 'checkpoints'

@@ -33,7 +33,7 @@ def train_step(
     vocab_size: int = 0,
     align: alignment.AlignmentConfig | None = None,
 ) -> tuple[train_state.TrainState, dict[str, jax.Array]]:
-  """One update.
+  """Makes one update.
 
   The losses of the step decide the gate, and the gate's new phase weights the
   same step's backward pass: one forward pass, one pull-back of
@@ -41,23 +41,23 @@ def train_step(
   back with the phase from before the step, so the phase acts one update later.
 
   Args:
-    state: donated by the caller's jit.
-    batch: arrays [B, L], see `iblm.losses`.
-    apply: the model's, with its config bound.
-    expand: of what is trained, to the model's parameters; None where they are
-      trained themselves. Done once for all micro-batches.
+    state: Donated by the caller's jit.
+    batch: Arrays [B, L], see `iblm.losses`.
+    apply: The model's `apply` with its config bound.
+    expand: Makes the model's parameters of what is trained, once for all
+      micro-batches; None where they are trained themselves.
     num_layers: N.
-    tx: optimizer; holds a gate if the method is 'gapt', and a dual weight if it
-      is 'dual'.
-    learning_rate: schedule, for the metrics.
-    objective: what is minimised.
-    gate_config: of the gate.
-    dual_config: of the dual weight, for the method 'dual'.
-    accumulation: micro-batches the batch is split into; divides B. The entropy
-      of the batch is the mean over micro-batches.
-    task: what the model is asked.
+    tx: The optimizer; it holds a gate if the method is 'gapt', and a dual
+      weight if it is 'dual'.
+    learning_rate: The schedule, for the metrics.
+    objective: What is minimised.
+    gate_config: Options of the gate.
+    dual_config: Options of the dual weight, for the method 'dual'.
+    accumulation: How many micro-batches the batch is split into; divides B. The
+      entropy of the batch is the mean over micro-batches.
+    task: What the model is asked.
     vocab_size: V, for the blanks of a task that has some.
-    align: measure the alignment of the losses' gradients in this step, which
+    align: Measure the alignment of the losses' gradients in this step, which
       pulls back each of them; None pulls back their sum.
 
   Returns:
@@ -153,7 +153,7 @@ def train_step(
 
 
 def _compresses(opt_state, value, gate_config) -> jax.Array:
-  """Whether the gate is in its compression phase after these losses."""
+  """Says whether the gate compresses after these losses."""
   state = inspection.gate_state(opt_state)
   if value is not None:
     state = gate.gate_step(state, value.main, value.aux, gate_config)
@@ -161,7 +161,7 @@ def _compresses(opt_state, value, gate_config) -> jax.Array:
 
 
 def _dual_weight(opt_state, value, dual_config) -> jax.Array:
-  """The dual method's weight after these losses."""
+  """Gives the dual method's weight after these losses."""
   state = inspection.dual_state(opt_state)
   if value is None:
     return dual.weight(state)
@@ -170,7 +170,7 @@ def _dual_weight(opt_state, value, dual_config) -> jax.Array:
 
 
 def _schedule_metrics(opt_state, weight, objective) -> dict[str, jax.Array]:
-  """What decides how much of the entropy is minimised."""
+  """Tells what decides how much of the entropy is minimised."""
   if objective.method == 'dual':
     return {'dual/weight': weight}
   if objective.method != 'gapt':

@@ -1,4 +1,4 @@
-"""Parameters of one run as the beginning of another."""
+"""Begins a run with parameters of another."""
 
 import dataclasses
 import os
@@ -49,15 +49,15 @@ def graft(params: Any, donor: Any, parts: Mapping[str, str]) -> Any:
   """Puts parts of a donor's parameters in place of one's own.
 
   Args:
-    params: nested dict of arrays.
-    donor: likewise.
-    parts: from the donor's path to the path here; '' is the whole tree.
+    params: A nested dict of arrays.
+    donor: Likewise.
+    parts: From the donor's path to the path here; '' is the whole tree.
 
   Returns:
-    A tree like `params`, of its shardings.
+    A tree like `params`, with its shardings.
 
   Raises:
-    ValueError: see `check`.
+    ValueError: See `check`.
 
   Example:
     >>> import numpy as np
@@ -79,14 +79,9 @@ def graft(params: Any, donor: Any, parts: Mapping[str, str]) -> Any:
 def check(params: Any, donor: Any, parts: Mapping[str, str]) -> None:
   """Makes sure that `graft` can be done; shapes are enough.
 
-  Args:
-    params: see `graft`.
-    donor: see `graft`.
-    parts: see `graft`.
-
   Raises:
-    ValueError: for a path that is not there, or parts that differ in their
-      parameters or shapes.
+    ValueError: A path is not there, or parts differ in their parameters or
+      shapes.
   """
   for source, target in parts.items():
     there = _shapes(_at(donor, source, 'start'))
@@ -106,13 +101,13 @@ def check(params: Any, donor: Any, parts: Mapping[str, str]) -> None:
 def changed(
     params: Any, donor: Any, parts: Mapping[str, str], frozen: tuple[str, ...]
 ) -> list[str]:
-  """Paths of frozen leaves that are not, bit for bit, what they began as.
+  """Lists the frozen leaves that are not, bit for bit, what they began as.
 
   Args:
-    params: of a run that began with parts of a donor.
-    donor: its parameters.
-    parts: see `graft`.
-    frozen: patterns of paths of `params`.
+    params: Parameters of a run that began with parts of a donor.
+    donor: The donor's parameters.
+    parts: See `graft`.
+    frozen: Patterns of paths of `params`.
 
   Returns:
     The paths, in the order of the leaves.

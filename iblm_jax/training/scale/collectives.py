@@ -1,4 +1,4 @@
-"""Communication of a compiled program, counted from its text.
+"""Counts the communication of a compiled program from its text.
 
 The compiler's own cost analysis sees the body of a loop once; here a loop's
 communication counts as often as the loop runs.
@@ -22,15 +22,15 @@ _ARRAY = re.compile(r'([a-z]\w*)\[([\d,]*)\]')
 
 
 class Collective(NamedTuple):
-  """One kind of communication in one run of a program, on one device.
+  """Holds one kind of communication in one run of a program, on one device.
 
   Attributes:
-    kind: one of `KINDS`.
-    count: how often it runs, loops unrolled.
-    bytes: size of the arrays as they are whole to the operation: gathered, or
-      before they are scattered.
-    received: bytes that a device must at least receive from others.
-    largest: bytes of the largest single one.
+    kind: One of `KINDS`.
+    count: How often it runs, loops unrolled.
+    bytes: The size of the arrays as they are whole to the operation: gathered,
+      or before they are scattered.
+    received: Bytes that a device must at least receive from others.
+    largest: Bytes of the largest single one.
   """
 
   kind: str
@@ -41,7 +41,7 @@ class Collective(NamedTuple):
 
 
 class Operation(NamedTuple):
-  """One collective instruction."""
+  """Describes one collective instruction."""
 
   kind: str
   runs: int  # how often the loops around it run it
@@ -51,14 +51,11 @@ class Operation(NamedTuple):
 
 
 def totals(text: str, num_devices: int) -> list[Collective]:
-  r"""Sums of `operations` by kind.
+  r"""Sums `operations` by kind, in the order of `KINDS`.
 
   Args:
-    text: of a compiled program, `compiled.as_text()`.
-    num_devices: of the program.
-
-  Returns:
-    One entry for each kind that occurs, in the order of `KINDS`.
+    text: A compiled program, `compiled.as_text()`.
+    num_devices: The number of its devices.
 
   >>> totals('ENTRY %main (x: f32[2]) -> f32[8] {\n'
   ...        '  ROOT %g = f32[8] all-gather(%x), replica_groups={{0,1,2,3}}\n'
@@ -83,23 +80,16 @@ def totals(text: str, num_devices: int) -> list[Collective]:
 
 
 def operations(text: str, num_devices: int) -> list[Operation]:
-  """Every collective of a compiled program, with how often it runs.
+  """Finds every collective of a compiled program, and how often it runs.
 
   Loops count as in `hlo.runs`, and all branches of a conditional count. One
   operation that the compiler has spread over several fusions (start, overlapped
   work, end) counts once, as often as it is started.
 
-  Args:
-    text: of a compiled program.
-    num_devices: of the program; for operations that name no groups.
-
-  Returns:
-    The operations, in no particular order.
-
   Raises:
-    ValueError: if the text has no entry computation, holds a collective in a
-      loop whose number of rounds cannot be told, or one whose groups of devices
-      are written in an unknown way.
+    ValueError: The text has no entry computation, holds a collective in a loop
+      whose number of rounds cannot be told, or one whose groups of devices are
+      written in an unknown way.
   """
   bodies, entry = hlo.computations(text)
   runs = hlo.runs(bodies, entry)
@@ -163,7 +153,7 @@ def _payload(kind: str, op: str, shape: str, group: int) -> int:
 
 
 def _elements(shape: str) -> list[str]:
-  """Elements of a tuple's shape, which may be tuples themselves."""
+  """Splits a tuple's shape into elements, which may be tuples themselves."""
   elements, depth = [''], 0
   for char in shape[1:-1]:
     depth += (char in '([{') - (char in ')]}')
@@ -185,7 +175,7 @@ def _size(dtype: str, dims: str) -> int:
 
 
 def _received(operation: Operation) -> int:
-  """Bytes a device must receive; a permutation moves its whole array."""
+  """Counts bytes a device must receive; a permutation moves its whole array."""
   if operation.kind == 'collective-permute':
     return operation.bytes
   share = operation.bytes * (operation.group - 1) // operation.group

@@ -1,4 +1,4 @@
-"""What a training step will need, from compiling it and from data sheets."""
+"""Says what a training step will need: it is compiled, and compared to chips."""
 
 import time
 from typing import Any
@@ -23,10 +23,10 @@ class DoesNotFit(errors.RunFailed):
 def compile_step(
     program: program_lib.Program, batch_size: int, length: int
 ) -> jax.stages.Compiled:
-  """The compiled training step.
+  """Compiles the training step.
 
   Args:
-    program: of the run, on devices that may be elsewhere.
+    program: The run's, on devices that may be elsewhere.
     batch_size: B, rows of a global batch.
     length: L, tokens of a row.
 
@@ -34,7 +34,7 @@ def compile_step(
     The executable; it can be run only where its devices are.
 
   Raises:
-    DoesNotFit: if the compiler runs out of device memory.
+    DoesNotFit: The compiler runs out of device memory.
   """
   batch = {
       name: jax.ShapeDtypeStruct(
@@ -63,8 +63,8 @@ def make_report(
   """Compiles the training step and says what it needs.
 
   Args:
-    cfg: the run.
-    program: of the run.
+    cfg: The run.
+    program: The run's compiled functions.
     length: L, tokens of a row.
 
   Returns:
@@ -79,7 +79,7 @@ def make_report(
     of a list, and the bound of communication is None.
 
   Raises:
-    DoesNotFit: if the compiler runs out of device memory.
+    DoesNotFit: The compiler runs out of device memory.
   """
   started = time.monotonic()
   compiled = compile_step(program, cfg.data.batch_size, length)
@@ -146,7 +146,7 @@ def _bounds(
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-  """The report for a person to read."""
+  """Formats the report for a person to read."""
   memory, devices = report['memory'], report['devices']
   mesh = ', '.join(f'{name} {size}' for name, size in report['mesh'].items())
   text = [

@@ -1,4 +1,4 @@
-"""Joining the other processes of a run."""
+"""Joins the other processes of a run."""
 
 import re
 from collections.abc import Callable
@@ -14,20 +14,20 @@ def initialize(
 ) -> None:
   """Connects the processes of a run; a single process is one too.
 
-  Must run before anything touches a device. Without arguments a cluster that
+  It must run before anything touches a device. Without arguments a cluster that
   JAX knows (TPU pod, Slurm, Open MPI, Kubernetes) is found by itself, and where
   there is none, this is the only process.
 
   Args:
     coordinator_address: host:port of process 0, where JAX knows no cluster.
-    num_processes: of the run, >= 1.
-    process_id: of this process, in 0..num_processes - 1.
-    report: told how many processes there are, if more than one.
+    num_processes: How many there are, at least 1.
+    process_id: Which one this is, in 0..num_processes - 1.
+    report: Is told how many processes there are, if more than one.
 
   Raises:
-    ValueError: if some but not all of the three are given, or one is out of its
+    ValueError: Some but not all of the three are given, or one is out of its
       range.
-    RuntimeError: if the others cannot be reached.
+    RuntimeError: The others cannot be reached.
   """
   given = (coordinator_address, num_processes, process_id)
   if given == (None, None, None):

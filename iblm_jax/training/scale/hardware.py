@@ -1,4 +1,4 @@
-"""Public figures of known chips: rates that bound how fast a step can be."""
+"""Lists public figures of known chips, which bound how fast a step can be."""
 
 import dataclasses
 
@@ -50,11 +50,11 @@ CHIPS = {
 
 
 def chip(device: jax.Device) -> Chip | None:
-  """Figures of a device; None where its kind is not in the table."""
+  """Looks up a device; None where its kind is not in the table."""
   return CHIPS.get(device.device_kind.lower())
 
 
 def peak_flops(device: jax.Device) -> float | None:
-  """Peak bf16 FLOP/s of a device; None where the kind is not in the table."""
+  """Looks up the peak bf16 FLOP/s of a device; None where it is not known."""
   figures = chip(device)
   return figures.flops if figures else None

@@ -1,4 +1,4 @@
-"""Computations in a compiled program's text, and how often each one runs."""
+"""Reads a compiled program's text: computations, and how often each runs."""
 
 import math
 import re
@@ -23,7 +23,7 @@ Body = dict[str, re.Match[str]]
 
 
 def computations(text: str) -> tuple[dict[str, Body], str]:
-  """Instructions of each computation by name, and the name of the entry."""
+  """Finds the instructions of each computation, and the entry's name."""
   bodies: dict[str, Body] = {}
   entry, body = None, None
   for line in text.splitlines():
@@ -43,7 +43,7 @@ def computations(text: str) -> tuple[dict[str, Body], str]:
 
 
 def fused(bodies: dict[str, Body]) -> set[str]:
-  """Names of the computations that are bodies of fusions."""
+  """Names the computations that are bodies of fusions."""
   return {
       called
       for body in bodies.values()
@@ -54,7 +54,7 @@ def fused(bodies: dict[str, Body]) -> set[str]:
 
 
 def runs(bodies: dict[str, Body], entry: str) -> dict[str, float]:
-  """How often each computation runs; NaN where it cannot be told.
+  """Counts how often each computation runs; NaN where it cannot be told.
 
   A loop runs as often as the compiler noted, or else as its counter, which
   grows by a constant, stays below the constant that the condition compares it
@@ -122,15 +122,10 @@ def _origin(
     index: int | None = None,
     given: Callable[[int, int | None], Any] | None = None,
 ) -> Any:
-  """What an integer of a computation is made from.
+  """Finds what an integer of a computation is made from.
 
-  Args:
-    name: of the computation.
-    key: name of the instruction.
-    bodies: all computations.
-    index: which element, where the instruction is a tuple.
-    given: `(k, index)` to the origin of the computation's parameter k, where
-      its caller is followed too.
+  `index` says which element, where the instruction is a tuple; `given`, from
+  (k, index) to the origin of the parameter k, follows the caller too.
 
   Returns:
     An int; ('element', i) of the computation's tuple; ('add', a, b), or
@@ -166,7 +161,7 @@ def _origin(
 
 
 def _operands(instruction: re.Match[str]) -> list[str]:
-  """Names of an instruction's operands; a constant's value."""
+  """Names an instruction's operands; a constant's value."""
   return [
       operand.strip().removeprefix('%')
       for operand in instruction['operands'].split(',')

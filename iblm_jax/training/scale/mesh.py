@@ -1,4 +1,4 @@
-"""Device meshes, and how logical axes of arrays map onto them."""
+"""Makes device meshes, and maps logical axes of arrays onto them."""
 
 import dataclasses
 import functools
@@ -56,17 +56,17 @@ class MeshConfig:
 
 
 def make_mesh(cfg: MeshConfig, devices: Any = None) -> Mesh:
-  """A mesh with axes data, fsdp and tensor; one device is a mesh too.
+  """Makes a mesh with axes data, fsdp and tensor; one device is a mesh too.
 
   Args:
-    cfg: axis sizes.
-    devices: to use; by default all.
+    cfg: The axis sizes.
+    devices: The devices to use; by default all.
 
   Returns:
     The mesh, with Auto axes.
 
   Raises:
-    ValueError: if the sizes do not multiply to the number of devices.
+    ValueError: The sizes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else list(devices)
   rest = cfg.fsdp * cfg.tensor
@@ -89,18 +89,18 @@ def make_mesh(cfg: MeshConfig, devices: Any = None) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh, cfg: MeshConfig) -> NamedSharding:
-  """How a batch array [B, ...] is split."""
+  """Says how a batch array [B, ...] is split."""
   spec = nn.logical_to_mesh_axes(('batch',), cfg.rules) or PartitionSpec(None)
   return NamedSharding(mesh, spec)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The same array on every device."""
+  """Says that every device holds the same array."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_shards(mesh: Mesh, cfg: MeshConfig) -> int:
-  """Number of pieces a batch is split into."""
+  """Counts the pieces that a batch is split into."""
   return _pieces('batch', mesh, cfg)
 
 
@@ -116,12 +116,13 @@ def check_model(
   """Makes sure that the mesh splits a model's axes evenly.
 
   Args:
-    sizes: by logical axis, the name of the option that sets it and its size.
-    mesh: the mesh.
-    cfg: the rules.
+    sizes: By logical axis, the name of the option that sets it and its size.
+    mesh: The mesh.
+    cfg: The rules.
 
   Raises:
-    ValueError: naming the option, its value and the number of pieces.
+    ValueError: It does not; the message names the option, its value and the
+      number of pieces.
   """
   for axis, (option, size) in sizes.items():
     pieces = _pieces(axis, mesh, cfg)
@@ -135,13 +136,13 @@ def check_model(
 def state_shardings(
     abstract_state: Any, logical_axes: Any, mesh: Mesh, cfg: MeshConfig
 ) -> Any:
-  """Shardings of a training state: optimizer moments follow their parameter.
+  """Gives the shardings of a training state: moments follow their parameter.
 
   Args:
-    abstract_state: tree with a field `params`, leaves with a shape.
-    logical_axes: tree of PartitionSpecs of logical names, like the params.
-    mesh: the mesh.
-    cfg: the rules.
+    abstract_state: A tree with a field `params`, whose leaves have a shape.
+    logical_axes: A tree like the params, of PartitionSpecs of logical names.
+    mesh: The mesh.
+    cfg: The rules.
 
   Returns:
     A tree of NamedSharding like the state. A leaf whose path ends in the path
@@ -189,7 +190,7 @@ def _divisible(spec: PartitionSpec, shape, mesh: Mesh) -> PartitionSpec:
 
 @functools.cache  # Every batch asks again.
 def local_rows(batch_size: int, sharding: NamedSharding) -> tuple[int, ...]:
-  """Rows of a global batch that the devices of this process hold, ascending.
+  """Lists the rows of a global batch that the devices of this process hold.
 
   Devices of several processes may hold the same rows (along `tensor`), and the
   rows of one process need not be neighbours.
@@ -204,16 +205,13 @@ def put_batch(
     sharding: NamedSharding,
     batch_size: int | None = None,
 ) -> dict[str, jax.Array]:
-  """Global arrays from the rows that this process holds.
+  """Makes global arrays [B, ...] of the rows that this process holds.
 
   Args:
-    batch: arrays [b, ...] of the `local_rows`.
-    sharding: of the global arrays.
+    batch: Arrays [b, ...] of the `local_rows`.
+    sharding: The sharding of the global arrays.
     batch_size: B, rows of the global batch; may be left out where there is one
       process, which holds them all.
-
-  Returns:
-    Arrays [B, ...].
   """
   if jax.process_count() == 1 or batch_size is None:
     return jax.device_put(batch, sharding)

@@ -1,4 +1,4 @@
-"""Devices of TPU slices that are not there, to compile for."""
+"""Gives devices of TPU slices that are not there, to compile for."""
 
 import importlib.util
 import math
@@ -23,21 +23,21 @@ _EXAMPLES = 'v5e:8x8 or v5e-64, v6e:16x16 or v6e-256, v5p:4x4x8 or v5p-256'
 
 
 def devices(name: str) -> list[jax.Device]:
-  """Devices of a TPU slice; they can be compiled for, not computed on.
+  """Gives devices of a TPU slice; they can be compiled for, not computed on.
 
-  Sets environment variables that keep the TPU library from looking for a TPU,
-  so this is for processes that have no other use for one.
+  It sets environment variables that keep the TPU library from looking for a
+  TPU, so this is for processes that have no other use for one.
 
   Args:
-    name: a kind, v5e, v5p or v6e, with its shape (`v5e:8x8`) or the number in
+    name: A kind, v5e, v5p or v6e, with its shape (`v5e:8x8`) or the number in
       its product name (`v5e-64`; that of v5p counts cores, two a chip).
 
   Returns:
     One device a chip.
 
   Raises:
-    ValueError: for another name, if the package `libtpu` is missing, or if the
-      TPU library refuses the name.
+    ValueError: The name is unknown, the package `libtpu` is missing, or the TPU
+      library refuses the name.
   """
   shape = slice_shape(name)
   if importlib.util.find_spec('libtpu') is None:
@@ -63,7 +63,7 @@ def devices(name: str) -> list[jax.Device]:
 
 
 def slice_shape(name: str) -> str:
-  """Shape of a named slice, such as '4x4x8'; see `devices`.
+  """Gives the shape of a named slice; see `devices`.
 
   >>> slice_shape('v5p-256')
   '4x4x8'
