@@ -121,7 +121,7 @@ def to_python(value: Any) -> int | float | None:
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-  """Reads the lines of a metrics file; a last line that was cut off is left out."""
+  """Reads the lines of a metrics file, but for a last one that was cut off."""
   return [json.loads(line) for line in _read_lines(epath.Path(path))]
 
 

@@ -1,4 +1,4 @@
-"""Says what a training step will need: it is compiled, and compared to chips."""
+"""Says what a training step will need: compiles it and reads data sheets."""
 
 import time
 from typing import Any
