@@ -5,6 +5,7 @@ import json
 import math
 
 import numpy as np
+import observations
 import programs
 import pytest
 
@@ -143,6 +144,7 @@ def test_program_makes_certificates_once(tmp_path):
   assert 'bound in 2 of 2 certificates' in first.stdout
   tree = results.read(tmp_path / 'results.json')
   base, small = tree['rows']
+  observations.check_results('certificates', tree)
   assert (base['method'], small['method']) == ('base', 'm:1000')
   assert (base['units'], small['units']) == (2000, 1000)
   for row, name in ((base, 'base'), (small, 'm:1000')):

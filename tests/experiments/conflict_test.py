@@ -6,6 +6,7 @@ import pathlib
 
 import jax
 import numpy as np
+import observations
 import programs
 import pytest
 
@@ -291,6 +292,7 @@ def test_smoke(tmp_path):
   programs.run('experiments.conflict', *args)
   tree = json.loads((tmp_path / 'results.json').read_text())
   assert {'pretrained', 'base', 'gapt_ema'} <= set(tree['summary'])
+  observations.check_results('conflict', tree)
   assert tree['paired']['baseline'] == 'base'
   assert (tmp_path / 'conflict.png').read_bytes().startswith(b'\x89PNG')
   before = (tmp_path / 'results.json').stat().st_mtime_ns

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import observations
 import programs
 import pytest
 from etils import epath
@@ -210,6 +211,7 @@ def test_program(tmp_path):
   programs.run(*args)
   tree = json.loads((tmp_path / 'results.json').read_text())
   row, *stages = tree['rows']
+  observations.check_results('memory', tree)
   assert row['method'] == 'ae:8' and row['steps'] == 3
   assert [(stage['method'], stage['seed']) for stage in stages] == [
       ('frozen_ae:blank:50', 1), ('frozen_ae:staged:100', 1)
