@@ -12,7 +12,7 @@ import observations
 import pytest
 from programs import run
 
-from iblm_jax.experiments import results
+from iblm_jax.experiments._harness import results
 from iblm_jax.reports import tables
 
 HERE = observations.FOLDER.relative_to(observations.FOLDER.parents[2])

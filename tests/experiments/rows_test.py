@@ -7,7 +7,7 @@ import observations
 import pytest
 from etils import epath
 
-from iblm_jax.experiments import rows
+from iblm_jax.experiments._harness import rows
 
 SETS = ('in_distribution', 'out_of_distribution')
 METRICS = ('cross_entropy', 'accuracy', 'exact_match')
