@@ -202,6 +202,21 @@ def test_tables_and_figures(tmp_path):
   }
 
 
+def test_what_an_embedding_surely_holds():
+  """Of four tokens out of eight, 12 bits; a probe that misses 1.5 of each 3."""
+  language = markov.MarkovConfig(
+      vocab_size=8, length=4, uniform=True, num_heldout=4
+  )
+  for cross_entropy, sure in ((1.5, 6.0), (0.0, 12.0), (3.5, 0.0)):
+    found = memory_run._information(
+        {'num_tokens': 4.0, 'cross_entropy': cross_entropy * math.log(2)},
+        language,
+    )
+    assert found == {
+        'text_bits': pytest.approx(12.0), 'sure_bits': pytest.approx(sure)
+    }
+
+
 def test_program(tmp_path):
   """A tiny autoencoder, its probe, and stages on its encoder; then no more."""
   args = (

@@ -63,7 +63,12 @@ def test_multiplication_and_its_sweep(tmp_path, monkeypatch):
 
   start(multiplication, tmp_path, monkeypatch, seeds=1, sweep=True)
   check(tmp_path, ['ce:0', 'dual:1.1'], COMPRESSION, 'sweep.json', 'sweep')
-  check(tmp_path, ['ce_tuned', 'best'], COMPRESSION, 'fresh.json', 'fresh')
+  fresh = check(
+      tmp_path, ['ce_tuned', 'best'], COMPRESSION, 'fresh.json', 'fresh'
+  )
+  # Neither what was tuned on nor what the methods were compared on.
+  used = {*fresh['settings']['tuning']['seeds'], *range(5)}
+  assert used.isdisjoint({row['seed'] for row in fresh['rows']})
   assert (tmp_path / 'pareto.png').exists()
   after = (tmp_path / 'tuning/decay_0.1_seed_100/metrics.jsonl').read_bytes()
   assert before == after, 'what is done is not trained again'
