@@ -149,7 +149,9 @@ def test_every_number_of_a_row_is_of_its_claim():
       ],
       'terms': {
           'bits per token, hoeffding': {'sum': {'empirical': 9.0}},
-          'bits per token, log_wealth': {'sum': {'empirical': 2.5, 'code': 0.5}},
+          'bits per token, log_wealth': {
+              'sum': {'empirical': 2.5, 'code': 0.5}
+          },
       },
       'heldout': {
           'bits per token, hoeffding': 2.125,

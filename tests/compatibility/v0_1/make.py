@@ -14,8 +14,8 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[2]
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[1] / 'helpers')]
 
-import conftest  # noqa: F401  First: its flags of XLA are those of the tests.
-import observations
+import conftest  # noqa: E402, F401  Before JAX: it sets the tests' XLA flags.
+import observations  # noqa: E402
 
 RUNS = {'decoder': (6, 12), 'memory': (4, 8), 'sublora': (4, 8)}
 # As the tests of the programs start them.
