@@ -2,9 +2,11 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
+import observations
 import pytest
 
 from iblm_jax.experiments._harness import results
@@ -38,6 +40,33 @@ def test_summaries_are_those_of_the_rows():
     paired = results.compare(tree['rows'], tree['paired']['baseline'])
     for kept, found in ((tree['summary'], summary), (tree['paired'], paired)):
       assert flat(kept) == pytest.approx(flat(found), rel=1e-4), path.name
+
+
+def test_columns_show_the_metric_that_they_are_called_after():
+  """Those of the published tables are those that the programs make.
+
+  What the programs make is held to what version 0.1 made by their own tests.
+  """
+  folder, seen = observations.made() / 'results', 0
+  for path in sorted(FOLDER.glob('*.json')):
+    name = path.stem.removeprefix('multiplication_')
+    made = folder / f'{name.removesuffix("_transformer")}.json'
+    if not made.exists():
+      continue
+    small = results.read(made)['tables']
+    for table_name, table in results.read(path)['tables'].items():
+      columns = small.get(table_name, {'columns': []})['columns']
+      metrics = {label: _any_row(metric) for metric, label, _ in columns}
+      for metric, label, _ in table['columns']:
+        where = f'{path.name}, {table_name}, {label}'
+        assert metrics.get(label, _any_row(metric)) == _any_row(metric), where
+        seen += label in metrics
+  assert seen > 100
+
+
+def _any_row(metric):
+  """Rows of text are longer than those of a small model."""
+  return re.sub(r'/patch_\d+$', '/patch', metric)
 
 
 def test_figures_of_the_pages_are_there():

@@ -1,6 +1,7 @@
 """A certificate through the program, checked, tampered with and repeated."""
 
 import copy
+import dataclasses
 import functools
 import hashlib
 import json
@@ -531,6 +532,21 @@ def test_without_the_coder(monkeypatch, made):
   monkeypatch.setitem(sys.modules, 'constriction', None)
   with pytest.raises(ValueError, match='certify'):
     verification.check_files(epath.Path(made))
+
+
+def test_tuning_reads_what_training_has_not(subject):
+  cfg, job, w_d, _ = subject
+  asked = []
+
+  class Spy:
+    def batch(self, k):
+      asked.append(k)
+      return job.source.batch(k)
+
+  options = dataclasses.replace(cfg.certificate, levels=(3,), tuning_steps=3)
+  spied = job._replace(source=Spy())
+  quantisation.quantise(spied, w_d, options, lambda line: None)
+  assert asked == [6, 7, 8]  # training has read 0 to 5
 
 
 @pytest.mark.parametrize('codebook', ['kmeans', 'step'])

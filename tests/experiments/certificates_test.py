@@ -5,6 +5,7 @@ import json
 import math
 
 import numpy as np
+import observations
 import programs
 import pytest
 
@@ -135,6 +136,45 @@ def test_families_are_in_the_order_of_their_numbers():
   ]
 
 
+def test_every_number_of_a_row_is_of_its_claim():
+  claim = lambda loss, kind, value, **more: {
+      'loss': loss, 'kind': kind, 'value': value, 'empirical': value - 0.5,
+      'alpha': 0.1, **more,
+  }
+  row = certificates_run.make_row({
+      'claims': [
+          claim('bits per token', 'hoeffding', 4.0, alpha=0.5, unseen=4.5),
+          claim('bits per token', 'log_wealth', 3.0, unseen=3.25),
+          claim('top-1 error', 'log_wealth', 0.75),
+      ],
+      'terms': {
+          'bits per token, hoeffding': {'sum': {'empirical': 9.0}},
+          'bits per token, log_wealth': {
+              'sum': {'empirical': 2.5, 'code': 0.5}
+          },
+      },
+      'heldout': {
+          'bits per token, hoeffding': 2.125,
+          'bits per token, log_wealth': 2.25,
+          'top-1 error': 0.375,
+      },
+      'made': {'heldout_before_quantisation': 2.0, 'seconds': 7.0},
+      'code': {'total': 150.0, 'bits_per_number': 1.25, 'numbers': 12},
+      'model': {'parameters': 99},
+      'population': {'m': 60, 'unigram': 4.25},
+  })
+  assert row == {
+      'bound/hoeffding': 4.0, 'unseen/hoeffding': 4.5,
+      'bound/log_wealth': 3.0, 'unseen/log_wealth': 3.25,
+      'empirical': 2.5, 'heldout': 2.25, 'heldout/unsmoothed': 2.0,
+      'margin': 0.75, 'term/empirical': 2.5, 'term/code': 0.5,
+      'top_1/bound': 0.75, 'top_1/heldout': 0.375,
+      'code_bits': 150.0, 'bits_per_number': 1.25, 'numbers': 12,
+      'parameters': 99, 'units': 60, 'alpha': 0.1, 'unigram': 4.25,
+      'seconds': 7.0,
+  }
+
+
 def test_program_makes_certificates_once(tmp_path):
   first = programs.run(
       'experiments.certificates', f'--workdir={tmp_path}', '--smoke'
@@ -143,6 +183,7 @@ def test_program_makes_certificates_once(tmp_path):
   assert 'bound in 2 of 2 certificates' in first.stdout
   tree = results.read(tmp_path / 'results.json')
   base, small = tree['rows']
+  observations.check_results('certificates', tree)
   assert (base['method'], small['method']) == ('base', 'm:1000')
   assert (base['units'], small['units']) == (2000, 1000)
   for row, name in ((base, 'base'), (small, 'm:1000')):

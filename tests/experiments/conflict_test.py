@@ -6,10 +6,12 @@ import pathlib
 
 import jax
 import numpy as np
+import observations
 import programs
 import pytest
 
 from iblm_jax.experiments._harness import workdirs
+from iblm_jax.experiments.conflict import metrics as conflict_metrics
 from iblm_jax.experiments.conflict import models as conflict_models
 from iblm_jax.experiments.conflict import rows as conflict_run
 from iblm_jax.experiments.conflict import settings as conflict_settings
@@ -222,6 +224,37 @@ def test_gate_chooses_the_updates_that_compress():
       )
 
 
+def test_measures_are_of_their_group():
+  """Of a network that has learned the rule of the group it was trained on."""
+  tasks = conflict_tasks.network_tasks(2, **SIZES)
+  learned = {
+      name: value + tasks.shift[name] for name, value in tasks.initial.items()
+  }
+  found = conflict_metrics.measure(
+      learned, tasks, model=conflict_models.network_model(**SIZES), patch_size=4
+  )
+  hidden = []
+  for group, name in enumerate(('trained', 'other')):
+    x, y = tasks.validation.inputs[group], tasks.validation.targets[group]
+    outputs, h, _ = forward(learned, x)
+    hidden.append(h)
+    loss = np.abs(outputs - y).mean()
+    assert float(found[f'loss_{name}']) == pytest.approx(loss, abs=1e-5)
+    orders = []
+    for rows in h.reshape(-1, 4, SIZES['hidden']):
+      p = np.linalg.eigvalsh(rows @ rows.T)
+      orders.append(-np.log(np.sum((p / p.sum()) ** 2)))
+    assert float(found[f'{name}/entropy/order_2']) == pytest.approx(
+        np.mean(orders), abs=1e-4
+    )
+  # Batches of fine-tuning are of the first group.
+  assert found['loss_trained'] < 1e-4 < 0.1 < found['loss_other']
+  assert float(found['cosine_shift']) == pytest.approx(1.0, abs=1e-5)
+  everything = np.concatenate(hidden)
+  silent = np.mean((everything <= 0).all(axis=0))
+  assert float(found['silent']) == pytest.approx(silent)
+
+
 def tiny():
   settings = conflict_settings.make('mlp', smoke=True)
   return dataclasses.replace(
@@ -291,6 +324,7 @@ def test_smoke(tmp_path):
   programs.run('experiments.conflict', *args)
   tree = json.loads((tmp_path / 'results.json').read_text())
   assert {'pretrained', 'base', 'gapt_ema'} <= set(tree['summary'])
+  observations.check_results('conflict', tree)
   assert tree['paired']['baseline'] == 'base'
   assert (tmp_path / 'conflict.png').read_bytes().startswith(b'\x89PNG')
   before = (tmp_path / 'results.json').stat().st_mtime_ns

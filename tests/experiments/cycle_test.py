@@ -77,3 +77,54 @@ def test_drift_is_no_cycle():
     p_values.append(cycle._period_against_drift(drift))
   # 20 uniform numbers: their mean is within 0.25 of a half (4 deviations).
   assert abs(np.mean(p_values) - 0.5) < 0.26
+
+
+def test_every_number_of_halves_and_layers_is_of_its_own_series():
+  """Series that differ in everything; their statistics by NumPy."""
+  rng = np.random.default_rng(3)
+  names = ('aa', 'bb', 'ab', 'ba', 'main', 'aux')
+  series = {
+      f'alignment/halves/cosine_{name}': 0.1 * k + rng.normal(size=120)
+      for k, name in enumerate(names, -2)
+  }
+  aa, bb, ab, ba, main, aux = series.values()
+  cosine_T, control_T, *layers = 0.1 + rng.normal(size=(4, 120))
+  series |= {
+      'step': np.arange(120),
+      'alignment/cosine': cosine_T,
+      'alignment/norm_control/cosine_main': control_T,
+      # Neither by halves nor by matrices.
+      'alignment/cosine/layer_00/mlp': layers[0],
+      **{f'alignment/cosine/layer_{n:02d}': x for n, x in enumerate(layers)},
+  }
+  found = cycle.statistics_of(series, jax.random.key(1))
+  changes = lambda x: np.sum(np.sign(x[1:]) != np.sign(x[:-1]))
+  positive = lambda x: np.mean(x > 0)
+  by_chance = positive(aa) * positive(bb) + np.mean(aa <= 0) * np.mean(bb <= 0)
+  expected = {
+      'same_half': np.concatenate([aa, bb]).mean(),
+      'other_half': np.concatenate([ab, ba]).mean(),
+      'gradient_noise/main': main.mean(),
+      'gradient_noise/aux': aux.mean(),
+      'mean_cosine': cosine_T.mean(),
+      'agreement': np.mean(np.sign(aa) == np.sign(bb)),
+      'agreement_by_chance': by_chance,
+      'agreement_other_half': np.mean(np.sign(aa) == np.sign(ab)),
+      'reliability': np.corrcoef(aa, bb)[0, 1],
+      'sign_changes': changes(cosine_T),
+      'share_positive': positive(cosine_T),
+      'norm_control/sign_changes': changes(control_T),
+      'norm_control/correlation': np.corrcoef(cosine_T, control_T)[0, 1],
+      'smooth_5/sign_changes': changes(
+          np.convolve(cosine_T, np.ones(5) / 5, 'valid')
+      ),
+      'layer_00/share_positive': positive(layers[0]),
+      'layer_01/sign_changes': changes(layers[1]),
+  }
+  assert len({round(float(x), 6) for x in expected.values()}) == len(expected)
+  for name, value in expected.items():
+    assert found[name] == pytest.approx(value, abs=1e-6), name
+  assert found['reliability_low'] < found['reliability'] < (
+      found['reliability_high']
+  )
+  assert not any(name.startswith('mlp') for name in found)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import observations
 import programs
 import pytest
 from etils import epath
@@ -201,6 +202,21 @@ def test_tables_and_figures(tmp_path):
   }
 
 
+def test_what_an_embedding_surely_holds():
+  """Of four tokens out of eight, 12 bits; a probe that misses 1.5 of each 3."""
+  language = markov.MarkovConfig(
+      vocab_size=8, length=4, uniform=True, num_heldout=4
+  )
+  for cross_entropy, sure in ((1.5, 6.0), (0.0, 12.0), (3.5, 0.0)):
+    found = memory_run._information(
+        {'num_tokens': 4.0, 'cross_entropy': cross_entropy * math.log(2)},
+        language,
+    )
+    assert found == {
+        'text_bits': pytest.approx(12.0), 'sure_bits': pytest.approx(sure)
+    }
+
+
 def test_program(tmp_path):
   """A tiny autoencoder, its probe, and stages on its encoder; then no more."""
   args = (
@@ -210,6 +226,7 @@ def test_program(tmp_path):
   programs.run(*args)
   tree = json.loads((tmp_path / 'results.json').read_text())
   row, *stages = tree['rows']
+  observations.check_results('memory', tree)
   assert row['method'] == 'ae:8' and row['steps'] == 3
   assert [(stage['method'], stage['seed']) for stage in stages] == [
       ('frozen_ae:blank:50', 1), ('frozen_ae:staged:100', 1)

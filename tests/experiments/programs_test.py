@@ -8,6 +8,7 @@ import threading
 import time
 import types
 
+import observations
 import programs
 import pytest
 from etils import epath
@@ -19,12 +20,13 @@ from iblm_jax.experiments._harness import program, results, runs, variants
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def check(workdir, methods, metrics, file='results.json'):
+def check(workdir, methods, metrics, file='results.json', name=None):
   tree = results.read(workdir / file)
   assert {row['method'] for row in tree['rows']} == set(methods)
   for row in tree['rows']:
     for metric in metrics:
       assert isinstance(row[metric], float), (row['method'], metric)
+  observations.check_results(name or tree['experiment'], tree)
   return tree
 
 
@@ -60,8 +62,13 @@ def test_multiplication_and_its_sweep(tmp_path, monkeypatch):
   before = (tmp_path / 'tuning/decay_0.1_seed_100/metrics.jsonl').read_bytes()
 
   start(multiplication, tmp_path, monkeypatch, seeds=1, sweep=True)
-  check(tmp_path, ['ce:0', 'dual:1.1'], COMPRESSION, 'sweep.json')
-  check(tmp_path, ['ce_tuned', 'best'], COMPRESSION, 'fresh.json')
+  check(tmp_path, ['ce:0', 'dual:1.1'], COMPRESSION, 'sweep.json', 'sweep')
+  fresh = check(
+      tmp_path, ['ce_tuned', 'best'], COMPRESSION, 'fresh.json', 'fresh'
+  )
+  # Neither what was tuned on nor what the methods were compared on.
+  used = {*fresh['settings']['tuning']['seeds'], *range(5)}
+  assert used.isdisjoint({row['seed'] for row in fresh['rows']})
   assert (tmp_path / 'pareto.png').exists()
   after = (tmp_path / 'tuning/decay_0.1_seed_100/metrics.jsonl').read_bytes()
   assert before == after, 'what is done is not trained again'

@@ -7,6 +7,7 @@ import pathlib
 import gpt2_files
 import jax
 import numpy as np
+import observations
 import programs
 import pytest
 
@@ -175,6 +176,7 @@ def test_the_program(tmp_path):
   program('--smoke', f'--workdir={workdir}')
   tree = results.read(workdir / 'results.json')
   assert tree['experiment'] == 'spectrum' and len(tree['rows']) == 3
+  observations.check_results('spectrum', tree)
   for name in ('entropy', 'rank', 'patch_size', 'spectra'):
     assert (workdir / f'{name}.png').read_bytes().startswith(b'\x89PNG')
   before = {p: p.read_bytes() for p in workdir.iterdir()}
