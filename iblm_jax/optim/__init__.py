@@ -33,7 +33,7 @@ from iblm_jax.optim.optimizers import (
     make_optimizer,
 )
 from iblm_jax.optim.schedules import ScheduleConfig, make_schedule
-from iblm_jax.optim.transforms import gapt, phase_gate
+from iblm_jax.optim.transforms import gapt, phase_gate, with_gapt
 
 __all__ = [
     'COMPRESS',
@@ -61,4 +61,5 @@ __all__ = [
     'phase',
     'phase_gate',
     'phase_statistics',
+    'with_gapt',
 ]
