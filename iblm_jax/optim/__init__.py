@@ -21,6 +21,7 @@ from iblm_jax.optim.gate import (
     gate_step,
     is_compressing,
 )
+from iblm_jax.optim.gradients import value_and_grads
 from iblm_jax.optim.inspection import (
     dual_state,
     gate_state,
@@ -61,5 +62,6 @@ __all__ = [
     'phase',
     'phase_gate',
     'phase_statistics',
+    'value_and_grads',
     'with_gapt',
 ]
