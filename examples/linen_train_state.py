@@ -43,7 +43,9 @@ def losses(params, tokens_BxL):
   cross_entropy = optax.softmax_cross_entropy_with_integer_labels(
       logits_BxLxV, tokens_BxL[:, 1:]
   )
-  entropy = [information.patch_entropy(x, patch_size=8) for x in hidden.values()]
+  entropy = [
+      information.patch_entropy(x, patch_size=8) for x in hidden.values()
+  ]
   return jnp.mean(cross_entropy), sum(entropy) / len(entropy)
 
 

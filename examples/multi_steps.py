@@ -10,12 +10,13 @@ MICRO_BATCHES = 4
 
 
 def init(key):
-  shapes = {'embed': (32, 32), 'up': (32, 128), 'down': (128, 32)}
-  shapes['head'] = (32, 32)
-  keys = jax.random.split(key, len(shapes))
+  draw = lambda k, m, n: jax.random.normal(k, (m, n)) / m**0.5
+  embed, up, down, head = jax.random.split(key, 4)
   return {
-      name: jax.random.normal(k, shape) / shape[0] ** 0.5
-      for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+      'embed': draw(embed, 32, 32),
+      'up': draw(up, 32, 128),
+      'down': draw(down, 128, 32),
+      'head': draw(head, 32, 32),
   }
 
 
@@ -25,7 +26,8 @@ def losses(params, tokens_BxL):
   cross_entropy = optax.softmax_cross_entropy_with_integer_labels(
       x_BxLxD @ params['head'], tokens_BxL[:, 1:]
   )
-  return jnp.mean(cross_entropy), information.patch_entropy(x_BxLxD, patch_size=8)
+  entropy = information.patch_entropy(x_BxLxD, patch_size=8)
+  return jnp.mean(cross_entropy), entropy
 
 
 def main(steps=400, weight=0.3):

@@ -12,6 +12,7 @@ from iblm_jax.optim.dual import (
     dual_step,
     dual_weight,
 )
+from iblm_jax.optim.freezing import train_only
 from iblm_jax.optim.gate import (
     COMPRESS,
     MEMORISE,
@@ -62,6 +63,7 @@ __all__ = [
     'phase',
     'phase_gate',
     'phase_statistics',
+    'train_only',
     'value_and_grads',
     'with_gapt',
 ]

@@ -15,8 +15,9 @@ def value_and_grads(
 ) -> tuple[Any, tuple[Any, Any]]:
   """Computes two losses and the gradient of each, from one forward pass.
 
-  The forward pass is traced and run once, and what it keeps serves two backward
-  passes, each of which does the work of its own loss only. It works under `jax.jit`, `jax.vmap` and `jax.lax.scan`.
+  The forward pass is traced and run once. What it keeps serves two backward
+  passes, each of which does the work of its own loss only. It works under
+  `jax.jit`, `jax.vmap` and `jax.lax.scan`.
 
   Args:
     main_and_aux: (params, *args) -> (main, aux), two scalars, for example the
@@ -45,8 +46,9 @@ def value_and_grads(
     losses, push_forward, more = jax.linearize(fun, params, has_aux=True)
   else:
     losses, push_forward = jax.linearize(fun, params)
-  is_pair = isinstance(losses, tuple | list) and len(losses) == 2
-  if not is_pair or not all(map(_is_floating_scalar, losses)):
+  leaves = jax.tree.leaves(losses)
+  is_pair = isinstance(losses, tuple | list) and len(losses) == len(leaves) == 2
+  if not is_pair or not all(map(_is_floating_scalar, leaves)):
     raise ValueError(
         'main_and_aux must return a pair of floating scalars, or that pair'
         ' and something else with has_aux=True, got'

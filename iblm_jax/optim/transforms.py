@@ -31,8 +31,8 @@ def with_gapt(
   Args:
     tx: the optimizer, for example `optax.adamw(1e-3)`.
     config: options of the gate.
-    weight: λ, finite and >= 0; a number or a scalar array. A schedule goes
-      through `optax.inject_hyperparams(with_gapt)(tx, config, weight=schedule)`.
+    weight: λ, finite and >= 0; a number or a scalar array. For a schedule use
+      `optax.inject_hyperparams(with_gapt)(tx, config, weight=schedule)`.
     projection: 'pcgrad' removes from the auxiliary gradient what opposes the
       main one, see `gapt`.
 
