@@ -16,6 +16,7 @@ _HF = [
 ]
 _TEST = [
     'chex>=0.1.90',
+    'equinox>=0.13',
     'hypothesis>=6.100',
     'pytest>=8.2',
     'pytest-xdist>=3.6',

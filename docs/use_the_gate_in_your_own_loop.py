@@ -1,4 +1,4 @@
-"""The gate of GAPT in a plain optax loop, on a model that is not ours."""
+"""GAPT in a plain optax loop, on a model that is not ours."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import optax
 from iblm_jax import information, optim
 
 gate = optim.GateConfig(patience_main=20, patience_aux=20, ema=0.95)
-tx = optax.chain(optim.gapt(gate, weight=0.5), optax.adam(0.01))
+tx = optim.with_gapt(optax.adam(0.01), gate, weight=0.5)
 
 
 def _losses(params, x_NxD, y_N):
@@ -20,11 +20,9 @@ def _losses(params, x_NxD, y_N):
 def _step(params, opt_state, step):
   x_NxD, noise_NxD = jax.random.normal(jax.random.key(step), (2, 256, 4))
   y_N = jnp.sum(jnp.sin(2 * x_NxD) + 0.2 * noise_NxD, axis=1)
-  (loss, entropy), pull_back = jax.vjp(
-      lambda params: _losses(params, x_NxD, y_N), params
+  (loss, entropy), (grads, aux_grads) = optim.value_and_grads(
+      _losses, params, x_NxD, y_N
   )
-  one, zero = jnp.ones_like(loss), jnp.zeros_like(loss)
-  (grads,), (aux_grads,) = pull_back((one, zero)), pull_back((zero, one))
   losses = dict(value=loss, aux_value=entropy, aux_updates=aux_grads)
   updates, opt_state = tx.update(grads, opt_state, params, **losses)
   return optax.apply_updates(params, updates), opt_state, loss, entropy

@@ -55,3 +55,19 @@ def test_the_page_shows_the_program_that_runs():
   program = (DOCS / 'use_the_gate_in_your_own_loop.py').read_text()
   page = (DOCS / 'use_the_gate_in_your_own_loop.md').read_text()
   assert f'```python\n{program}```' in page
+
+
+EXCERPT = re.compile(
+    r'^<!-- from (\S+) -->\n```python\n(.*?)^```$', re.M | re.S
+)
+
+
+@pytest.mark.parametrize('page', sorted(p.name for p in DOCS.glob('*.md')))
+def test_excerpts_stand_in_the_programs_that_they_are_from(page):
+  for path, excerpt in EXCERPT.findall((DOCS / page).read_text()):
+    assert excerpt in (ROOT / path).read_text(), (path, excerpt)
+
+
+def test_there_are_excerpts():
+  page = (DOCS / 'use_the_gate_in_your_own_loop.md').read_text()
+  assert len(EXCERPT.findall(page)) == 3

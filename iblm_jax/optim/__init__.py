@@ -12,6 +12,7 @@ from iblm_jax.optim.dual import (
     dual_step,
     dual_weight,
 )
+from iblm_jax.optim.freezing import train_only
 from iblm_jax.optim.gate import (
     COMPRESS,
     MEMORISE,
@@ -21,6 +22,7 @@ from iblm_jax.optim.gate import (
     gate_step,
     is_compressing,
 )
+from iblm_jax.optim.gradients import value_and_grads
 from iblm_jax.optim.inspection import (
     dual_state,
     gate_state,
@@ -33,7 +35,7 @@ from iblm_jax.optim.optimizers import (
     make_optimizer,
 )
 from iblm_jax.optim.schedules import ScheduleConfig, make_schedule
-from iblm_jax.optim.transforms import gapt, phase_gate
+from iblm_jax.optim.transforms import gapt, phase_gate, with_gapt
 
 __all__ = [
     'COMPRESS',
@@ -61,4 +63,7 @@ __all__ = [
     'phase',
     'phase_gate',
     'phase_statistics',
+    'train_only',
+    'value_and_grads',
+    'with_gapt',
 ]

@@ -9,13 +9,13 @@ the constraint is violated and rises while there is slack. As in
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from iblm_jax.optim import _checks, gate, transforms
+from iblm_jax.optim import _checks, _from_losses, gate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,16 +212,12 @@ def dual_weight(
     -0.5
   """
 
-  def init_fn(params):
-    del params
-    return dual_init(config)
-
-  def update_fn(updates, state, params=None, *, value: Any = None, **extra):
-    del params, extra
-    transforms._require('dual_weight', value=value)
-    return updates, dual_step(state, value, config)
-
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return _from_losses.transformation(
+      'dual_weight',
+      ('value',),
+      lambda: dual_init(config),
+      lambda state, value, _: dual_step(state, value, config),
+  )
 
 
 def dual_ascent(
@@ -267,32 +263,15 @@ def dual_ascent(
     See `dual_step`.
   """
 
-  def init_fn(params):
-    del params
-    return dual_init(config)
-
-  def update_fn(
-      updates,
-      state,
-      params=None,
-      *,
-      value: Any = None,
-      aux_value: Any = 0.0,
-      aux_updates: Any = None,
-      **extra_args,
-  ):
-    del params, extra_args
-    transforms._require('dual_ascent', value=value, aux_updates=aux_updates)
-    transforms._check_same_tree('dual_ascent', updates, aux_updates)
-    state = dual_step(state, value, config)
+  def weigh(state, value, aux_value):
+    aux_value = 0.0 if aux_value is None else aux_value
     factor = applied_weight(state, value, aux_value)
+    return factor > 0, factor
 
-    def combine(g1, g2):
-      dtype = jnp.promote_types(g1.dtype, jnp.float32)
-      joint = g1.astype(dtype) + factor * g2.astype(dtype)
-      # A select, not a product with 0: a NaN must not reach the updates.
-      return jnp.where(factor > 0, joint.astype(g1.dtype), g1)
-
-    return jax.tree.map(combine, updates, aux_updates), state
-
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return _from_losses.transformation(
+      'dual_ascent',
+      ('value', 'aux_updates'),
+      lambda: dual_init(config),
+      lambda state, value, _: dual_step(state, value, config),
+      weigh,
+  )

@@ -44,6 +44,11 @@ def gapt(projection):
   )
 
 
+def with_gapt():
+  clip = optax.clip_by_global_norm(1.0)
+  return optim.with_gapt(optax.chain(clip, optax.adam(0.1)), CONFIG)
+
+
 def muon():
   dims = optax.contrib.MuonDimensionNumbers
   table = {'w': dims(), 'stack': dims(1, 2)}
@@ -62,6 +67,7 @@ def muon():
 MAKERS = {
     'gapt': functools.partial(gapt, None),
     'pcgrad': functools.partial(gapt, 'pcgrad'),
+    'with_gapt': with_gapt,
 }
 
 
