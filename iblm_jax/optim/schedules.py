@@ -14,6 +14,7 @@ class ScheduleConfig:
 
   Attributes:
     total_steps: length of the run, >= 1; the final value is reached there.
+      None is for configs of runs, which know their length.
     name: 'cosine', 'wsd' (warm up, stay, decay: constant, then a linear
       cooldown) or 'constant'. All start with a linear warm-up from 0.
     peak: largest learning rate, > 0.
@@ -28,7 +29,7 @@ class ScheduleConfig:
       together are longer than the run.
   """
 
-  total_steps: int
+  total_steps: int | None = None
   name: Literal['cosine', 'wsd', 'constant'] = 'cosine'
   peak: float = 1e-3
   warmup_steps: int = 0
@@ -37,7 +38,6 @@ class ScheduleConfig:
 
   def __post_init__(self):
     """Checks the options."""
-    _checks.integer('total_steps', self.total_steps, 1)
     _checks.choice('name', self.name, ('cosine', 'wsd', 'constant'))
     _checks.number('peak', self.peak, 'finite and > 0', low_open=True)
     _checks.integer('warmup_steps', self.warmup_steps, 0)
@@ -45,6 +45,9 @@ class ScheduleConfig:
       _checks.number(
           name, getattr(self, name), 'in [0, 1]', high=1.0, high_open=False
       )
+    if self.total_steps is None:
+      return
+    _checks.integer('total_steps', self.total_steps, 1)
     cooldown = self.cooldown_steps if self.name == 'wsd' else 0
     longest = self.total_steps - cooldown
     if self.warmup_steps > longest:
@@ -56,7 +59,13 @@ class ScheduleConfig:
   @property
   def cooldown_steps(self) -> int:
     """Length of the cooldown of 'wsd' in steps."""
-    return round(self.cooldown_fraction * self.total_steps)
+    return round(self.cooldown_fraction * self._length)
+
+  @property
+  def _length(self) -> int:
+    if self.total_steps is None:
+      raise ValueError('total_steps must be given, got None.')
+    return self.total_steps
 
 
 def make_schedule(config: ScheduleConfig) -> optax.Schedule:
@@ -82,19 +91,19 @@ def make_schedule(config: ScheduleConfig) -> optax.Schedule:
     the last 40 % to 10 %; cosine: arXiv 1608.03983, without restarts.
   """
   final = config.final_fraction * config.peak
-  warmup = config.warmup_steps
+  warmup, total_steps = config.warmup_steps, config._length
   pieces = []  # (first step, schedule of the steps since then)
   if warmup:
     pieces.append((0, optax.linear_schedule(0.0, config.peak, warmup)))
-  if config.name == 'cosine' and warmup < config.total_steps:
+  if config.name == 'cosine' and warmup < total_steps:
     decay = optax.cosine_decay_schedule(
-        config.peak, config.total_steps - warmup, alpha=config.final_fraction
+        config.peak, total_steps - warmup, alpha=config.final_fraction
     )
     pieces.append((warmup, decay))
   else:
     pieces.append((warmup, optax.constant_schedule(config.peak)))
   if config.name == 'wsd' and config.cooldown_steps:
     cooldown = optax.linear_schedule(config.peak, final, config.cooldown_steps)
-    pieces.append((config.total_steps - config.cooldown_steps, cooldown))
+    pieces.append((total_steps - config.cooldown_steps, cooldown))
   starts, schedules = zip(*pieces, strict=True)
   return optax.join_schedules(schedules, starts[1:])

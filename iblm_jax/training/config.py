@@ -24,9 +24,8 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
   """Builds the options of a run.
 
   Args:
-    tree: nested mapping with the fields of `RunConfig`; a field left out takes
-      its default. `optimizer.schedule.total_steps` may be left out: it is the
-      length of the run. A `start` whose workdir is None is none.
+    tree: A nested mapping with the fields of `RunConfig`; a field left out
+      takes its default. A `start` whose workdir is None is none.
 
   Returns:
     The options.
@@ -40,13 +39,6 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
   start = tree.get('start')
   if isinstance(start, dict) and start.get('workdir', '') is None:
     tree['start'] = None  # a config file has its fields, so that flags have
-  train = tree.get('train') or {}
-  schedule = (tree.get('optimizer') or {}).get('schedule')
-  if isinstance(schedule, dict) and isinstance(train, dict):
-    steps = train.get('num_steps', options.LoopConfig().num_steps)
-    schedule.setdefault('total_steps', steps)
-    # First, so that a bad length is reported where the user wrote it.
-    tree = {'train': train, **tree}
   return build(RunConfig, tree, 'config')
 
 

@@ -180,11 +180,22 @@ class RunConfig:
           f' {dict(self.optimizer.group_peaks or {})}: what is trained is not'
           " the model's matrices."
       )
-    total = self.optimizer.schedule.total_steps
-    if total != self.train.num_steps:
+    self._set_length_of_schedule()
+
+  def _set_length_of_schedule(self):
+    """Tells the schedule the length of the run, unless it was told."""
+    schedule, num_steps = self.optimizer.schedule, self.train.num_steps
+    if schedule.total_steps is None:
+      try:
+        schedule = dataclasses.replace(schedule, total_steps=num_steps)
+      except ValueError as error:
+        raise ValueError(f'optimizer.schedule: {error}') from error
+      optimizer = dataclasses.replace(self.optimizer, schedule=schedule)
+      object.__setattr__(self, 'optimizer', optimizer)
+    if schedule.total_steps != num_steps:
       raise ValueError(
           'optimizer.schedule.total_steps must equal train.num_steps, got'
-          f' {total} and {self.train.num_steps}.'
+          f' {schedule.total_steps} and {num_steps}.'
       )
 
   def _check_task(self):
