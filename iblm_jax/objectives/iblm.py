@@ -5,13 +5,13 @@ values before it knows how much of the second to add.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from iblm_jax import fields
 from iblm_jax.objectives import causal, layer_weights, reductions
 
 METHODS = ('ce', 'mbe', 'gapt', 'dual')
@@ -26,14 +26,14 @@ class ObjectiveConfig:
       step), 'gapt' (plus the entropy loss in the compression phase) or 'dual'
       (plus the entropy loss with a weight that holds the cross-entropy at a
       target, see `optim.dual`).
-    weight: lambda, of the entropy loss, >= 0; 'dual' has its own.
-    reduction: from per-layer entropies to one; see `reductions.REDUCTIONS`.
-    layer_schedule: which layers, by step; see `layer_weights.SCHEDULES`.
+    weight: lambda, of the entropy loss; 'dual' has its own.
+    reduction: from per-layer entropies to one; see `reductions`.
+    layer_schedule: which layers, by step; see `layer_weights`.
     skip_first: layers left out at the input side.
     skip_last: layers left out at the output side.
-    floor: 'none', 'max' or 'softplus', under weight * entropy.
+    floor: kind of lower limit under weight * entropy.
     floor_at: nats.
-    floor_sharpness: s of the softplus floor, > 0.
+    floor_sharpness: s of the softplus floor.
     measure_entropy: measure it in training even where the method has no use for
       it ('ce'), so that runs can be compared.
 
@@ -41,38 +41,21 @@ class ObjectiveConfig:
     ValueError: for a value outside its range, naming field and value.
   """
 
-  method: str = 'gapt'
-  weight: float = 1.0
-  reduction: str = 'mean'
-  layer_schedule: str = 'rotate'
-  skip_first: int = 1
-  skip_last: int = 1
-  floor: str = 'max'
-  floor_at: float = 1e-5
-  floor_sharpness: float = 0.1
+  method: str = fields.field('gapt', choices=METHODS)
+  weight: float = fields.field(1.0, low=0)
+  reduction: str = fields.field('mean', choices=tuple(reductions.REDUCTIONS))
+  layer_schedule: str = fields.field(
+      'rotate', choices=tuple(layer_weights.SCHEDULES)
+  )
+  skip_first: int = fields.field(1, low=0)
+  skip_last: int = fields.field(1, low=0)
+  floor: str = fields.field('max', choices=('none', 'max', 'softplus'))
+  floor_at: float = fields.field(1e-5, low=0)
+  floor_sharpness: float = fields.field(0.1, above=0, finite=False)
   measure_entropy: bool = False
 
   def __post_init__(self):
-    for name, choices in (
-        ('method', METHODS),
-        ('reduction', tuple(reductions.REDUCTIONS)),
-        ('layer_schedule', tuple(layer_weights.SCHEDULES)),
-        ('floor', ('none', 'max', 'softplus')),
-    ):
-      if getattr(self, name) not in choices:
-        raise ValueError(
-            f'{name} must be one of {choices}, got {getattr(self, name)!r}.'
-        )
-    if not (math.isfinite(self.weight) and self.weight >= 0):
-      raise ValueError(f'weight must be finite and >= 0, got {self.weight}.')
-    if not (math.isfinite(self.floor_at) and self.floor_at >= 0):
-      raise ValueError(
-          f'floor_at must be finite and >= 0, got {self.floor_at}.'
-      )
-    if not self.floor_sharpness > 0:
-      raise ValueError(
-          f'floor_sharpness must be > 0, got {self.floor_sharpness}.'
-      )
+    fields.check(self)
     lonely = ('rotate', 'alternating')
     if (
         self.reduction in reductions.PAIRWISE

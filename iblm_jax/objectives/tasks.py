@@ -9,11 +9,12 @@ comes from what it kept of the first half. (arXiv 2602.13466.)
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+
+from iblm_jax import fields
 
 KINDS = ('causal', 'regeneration', 'copy', 'blank_copy', 'combined')
 # What can be measured of a model that predicts next tokens.
@@ -31,8 +32,8 @@ class TaskConfig:
       token t: autoencoders), 'copy', 'blank_copy' or 'combined' (causal and
       copying at once, on the same rows).
     copy_weight: of the mean loss of copying beside the causal one in
-      'combined', >= 0. The public code's sums amount to 0.5.
-    copying: 'copy' or 'blank_copy', in 'combined'.
+      'combined'. The public code's sums amount to 0.5.
+    copying: how 'combined' copies.
     blank_id: token that is read as a blank; None takes the model's last one.
       No text may hold it.
     also_measure: views (of 'causal', 'copy', 'blank_copy') that evaluations
@@ -42,25 +43,14 @@ class TaskConfig:
     ValueError: for a value outside its range, naming field and value.
   """
 
-  kind: str = 'causal'
-  copy_weight: float = 1.0
-  copying: str = 'copy'
-  blank_id: int | None = None
+  kind: str = fields.field('causal', choices=KINDS)
+  copy_weight: float = fields.field(1.0, low=0)
+  copying: str = fields.field('copy', choices=VIEWS[1:])
+  blank_id: int | None = fields.field(None, low=0)
   also_measure: tuple[str, ...] = ()
 
   def __post_init__(self):
-    if self.kind not in KINDS:
-      raise ValueError(f'kind must be one of {KINDS}, got {self.kind!r}.')
-    if self.copying not in VIEWS[1:]:
-      raise ValueError(
-          f'copying must be one of {VIEWS[1:]}, got {self.copying!r}.'
-      )
-    if not (math.isfinite(self.copy_weight) and self.copy_weight >= 0):
-      raise ValueError(
-          f'copy_weight must be finite and >= 0, got {self.copy_weight}.'
-      )
-    if self.blank_id is not None and self.blank_id < 0:
-      raise ValueError(f'blank_id must be >= 0, got {self.blank_id}.')
+    fields.check(self)
     strangers = set(self.also_measure) - set(VIEWS)
     if strangers or (self.also_measure and self.kind == 'regeneration'):
       raise ValueError(

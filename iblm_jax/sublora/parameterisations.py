@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from iblm_jax import fields
 from iblm_jax.sublora import lora as lora_lib
 from iblm_jax.sublora import paths, projectors
 from iblm_jax.sublora import prng as draws
@@ -47,7 +48,7 @@ class ParameterisationConfig:
       use.
   """
 
-  kind: str = 'sublora'
+  kind: str = fields.field('sublora', choices=KINDS)
   dims: int | tuple[int, int] | None = None
   projector: str = 'kron'
   entries: str = 'normal'
@@ -56,8 +57,7 @@ class ParameterisationConfig:
   lora: lora_lib.LoraConfig | None = None
 
   def __post_init__(self):
-    if self.kind not in KINDS:
-      raise ValueError(f'kind must be one of {KINDS}, got {self.kind!r}.')
+    fields.check(self)
     for name, needed in (
         ('dims', self.has_projector), ('lora', self.has_adapters)
     ):

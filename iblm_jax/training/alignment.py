@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from iblm_jax import fields
 from iblm_jax.information import alignment
 from iblm_jax.objectives import iblm
 from iblm_jax.training import gradients
@@ -31,14 +32,13 @@ class AlignmentConfig:
     ValueError: for a value outside its range, naming field and value.
   """
 
-  every: int = 0
+  every: int = fields.field(0, low=0)
   matrices: bool = False
   halves: bool = False
   norm_control: bool = False
 
   def __post_init__(self):
-    if self.every < 0:
-      raise ValueError(f'every must be >= 0, got {self.every}.')
+    fields.check(self)
 
   def measures(self, step: int) -> bool:
     """Whether update `step`, counted from 1, measures.

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+from iblm_jax import fields
 from iblm_jax.data import sources
 from iblm_jax.models import config as model_config
 from iblm_jax.models import families
@@ -30,8 +31,8 @@ class LoopConfig:
     log_every: steps between lines of metrics.
     eval_every: steps between evaluations; 0 evaluates at the end only.
     checkpoint_every: steps between checkpoints; 0 saves at the end only.
-    keep_checkpoints: newest checkpoints kept, at least 2, so that one damaged
-      file costs little.
+    keep_checkpoints: newest checkpoints kept; one damaged file of several costs
+      little.
     tensorboard: write TensorBoard events too (extra `tensorboard`).
     profile_start: step at which a profiler trace begins; None for no trace.
     profile_steps: length of the trace.
@@ -40,37 +41,26 @@ class LoopConfig:
     ValueError: for a value outside its range, naming field and value.
   """
 
-  num_steps: int = 1000
-  seed: int = 0
-  accumulation: int = 1
+  num_steps: int = fields.field(1000, low=1)
+  seed: int = fields.field(0, low=0)
+  accumulation: int = fields.field(1, low=1)
   windows: tuple[int, ...] = ()
-  log_every: int = 10
-  eval_every: int = 0
-  checkpoint_every: int = 0
-  keep_checkpoints: int = 3
+  log_every: int = fields.field(10, low=1)
+  eval_every: int = fields.field(0, low=0)
+  checkpoint_every: int = fields.field(0, low=0)
+  keep_checkpoints: int = fields.field(3, low=2)
   tensorboard: bool = False
-  profile_start: int | None = None
-  profile_steps: int = 3
+  profile_start: int | None = fields.field(None, low=0)
+  profile_steps: int = fields.field(3, low=1)
 
   def __post_init__(self):
-    for name, low in (
-        ('num_steps', 1), ('seed', 0), ('accumulation', 1), ('log_every', 1),
-        ('eval_every', 0), ('checkpoint_every', 0), ('keep_checkpoints', 2),
-        ('profile_steps', 1),
-    ):
-      if getattr(self, name) < low:
-        raise ValueError(f'{name} must be >= {low}, got {getattr(self, name)}.')
+    fields.check(self)
     rising = all(a < b for a, b in itertools.pairwise((0, *self.windows)))
     if not rising or len(self.windows) > self.num_steps:
       raise ValueError(
           'windows must be positive, ascending and at most num_steps many, got'
           f' {self.windows}.'
       )
-    if self.profile_start is not None and self.profile_start < 0:
-      raise ValueError(
-          f'profile_start must be >= 0 or None, got {self.profile_start}.'
-      )
-
 
   def window_starts(self) -> tuple[int, ...]:
     """Updates made before each stage of `windows` begins.

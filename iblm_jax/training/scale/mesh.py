@@ -11,6 +11,8 @@ from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from iblm_jax import fields
+
 Rules = tuple[tuple[str, Any], ...]
 
 DEFAULT_RULES: Rules = (
@@ -42,17 +44,13 @@ class MeshConfig:
     ValueError: for an axis size that is neither positive nor -1 (data only).
   """
 
-  data: int = -1
-  fsdp: int = 1
-  tensor: int = 1
+  data: int = fields.field(-1, low=1, also=(-1,))
+  fsdp: int = fields.field(1, low=1)
+  tensor: int = fields.field(1, low=1)
   rules: Rules = DEFAULT_RULES
 
   def __post_init__(self):
-    if self.data < 1 and self.data != -1:
-      raise ValueError(f'data must be >= 1, or -1, got {self.data}.')
-    for name in ('fsdp', 'tensor'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} must be >= 1, got {getattr(self, name)}.')
+    fields.check(self)
 
 
 def make_mesh(cfg: MeshConfig, devices: Any = None) -> Mesh:
