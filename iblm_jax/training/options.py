@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+from iblm_jax import tagged
 from iblm_jax.data import sources
 from iblm_jax.models import config as model_config
 from iblm_jax.models import families
@@ -108,7 +109,7 @@ class RunConfig:
     ValueError: where options of two packages contradict each other.
   """
 
-  model: families.ModelConfig
+  model: families.ModelConfig = tagged.field(families.UNION)
   data: sources.DataConfig
   optimizer: optimizers.OptimizerConfig
   objective: iblm.ObjectiveConfig = iblm.ObjectiveConfig()
