@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from etils import epath
 
-from iblm_jax.data import _checks, stored
+from iblm_jax.data import _checks, kinds, stored
 from iblm_jax.data.text import files as text
 
 VOCAB_SIZE = 257
@@ -53,7 +53,6 @@ class PagesConfig:
   shuffle_window: int = 0
 
   def __post_init__(self):
-    """Checks the options."""
     _checks.check_path('path', self.path, ('.jsonl', '.jsonl.gz'))
     _checks.check_int('num_train', self.num_train, 1)
     _checks.check_int('seed', self.seed, 0, 2**63 - 1)
@@ -121,3 +120,8 @@ def _read_texts(path: epath.Path) -> Iterator[tuple[str, bytes]]:
         yield name.rsplit('/', 1)[-1], body.encode()
       except UnicodeEncodeError as e:
         raise ValueError(f'{where} holds a lone surrogate: {e}.') from e
+
+
+kinds.register(
+    kinds.Kind('pages', PagesConfig, make_documents=load_pages)
+)

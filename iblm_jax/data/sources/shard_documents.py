@@ -10,7 +10,7 @@ import hashlib
 
 import numpy as np
 
-from iblm_jax.data import _checks, stored
+from iblm_jax.data import _checks, kinds, stored
 from iblm_jax.data.shards import files as shard_files
 
 # Tokens that are looked at together, 32 MB.
@@ -49,7 +49,6 @@ class ShardDocumentsConfig:
   stride: int | None = None
 
   def __post_init__(self):
-    """Checks the options."""
     if not self.files:
       raise ValueError(f'files must name a .bin file, got {self.files!r}.')
     _checks.check_int('vocab_size', self.vocab_size, 2, 2**16)
@@ -143,3 +142,10 @@ class _Stream:
       tokens = self._shards[shard].read(0, self._shards[shard].num_tokens)
       found[here] = tokens[place[here] - self._begin_S1[shard]]
     return found
+
+
+kinds.register(
+    kinds.Kind(
+        'shard_documents', ShardDocumentsConfig, make_documents=load_documents
+    )
+)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from iblm_jax.data import _checks, batches, documents, hashing, windows
+from iblm_jax.data import _checks, batches, documents, hashing, kinds, windows
 
 NUM_WORDS = 200
 NUM_TOPICS = 4
@@ -70,7 +70,6 @@ class TopicsConfig:
   shuffle_window: int = 0
 
   def __post_init__(self):
-    """Checks the options."""
     _checks.check_int('num_train', self.num_train, 1, 2**40)
     _checks.check_int('num_heldout', self.num_heldout, 0, 2**40)
     _checks.check_int('length', self.length, 1, 4096)
@@ -323,3 +322,15 @@ def _lexicon(key: np.ndarray) -> np.ndarray:
   for row, word in zip(found, words, strict=True):
     row[: len(word)] = list(word)
   return found
+
+
+kinds.register(
+    kinds.Kind(
+        'topics',
+        TopicsConfig,
+        make_documents=TopicDocuments,
+        split_names=lambda options: documents.SPLITS[
+            : 2 if options.num_heldout else 1
+        ],
+    )
+)

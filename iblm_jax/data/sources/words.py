@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from iblm_jax.data import _checks, stored
+from iblm_jax.data import _checks, kinds, stored
 from iblm_jax.data.text import files as text
 
 VOCAB_SIZE = 27
@@ -50,7 +50,6 @@ class WordsConfig:
   shuffle_window: int = 0
 
   def __post_init__(self):
-    """Checks the options."""
     _checks.check_path('path', self.path, ('.txt', '.txt.gz'))
     _checks.check_int('num_train', self.num_train, 1)
     _checks.check_int('seed', self.seed, 0, 2**63 - 1)
@@ -101,3 +100,8 @@ def load_words(config: WordsConfig) -> stored.StoredDocuments:
       unit='word',
       files={path.name: text.file_hash(path)},
   )
+
+
+kinds.register(
+    kinds.Kind('words', WordsConfig, make_documents=load_words)
+)
