@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from iblm_jax import tagged
+from iblm_jax import fields, tagged
 from iblm_jax.data import _checks, batches, kinds
 from iblm_jax.data import documents as documents_lib
 from iblm_jax.data.text import tokenizers
@@ -51,12 +51,12 @@ class DataConfig:
   """
 
   kind: str = 'multiplication'
-  batch_size: int = 64
-  seed: int = 0
-  num_threads: int = 1
-  prefetch: int = 4
+  batch_size: int = fields.field(64, low=1)
+  seed: int = fields.field(0, low=0, high=2**63 - 1)
+  num_threads: int = fields.field(1, low=1, high=256)
+  prefetch: int = fields.field(4, low=0, high=4096)
   options: Any = tagged.field(_OPTIONS, default=None)
-  eval_units: int = 1000
+  eval_units: int = fields.field(1000, low=1)
 
   def __init__(
       self,
@@ -70,15 +70,12 @@ class DataConfig:
       **groups: Any,
   ):
     for name, value in (
-        ('kind', _checks.check_choice('kind', kind, kinds.names())),
-        ('batch_size', _checks.check_int('batch_size', batch_size, 1)),
-        ('seed', _checks.check_int('seed', seed, 0, 2**63 - 1)),
-        ('num_threads', _checks.check_int('num_threads', num_threads, 1, 256)),
-        ('prefetch', _checks.check_int('prefetch', prefetch, 0, 4096)),
-        ('options', _chosen(kind, options, groups)),
-        ('eval_units', _checks.check_int('eval_units', eval_units, 1)),
+        ('kind', kinds.get(kind).name), ('batch_size', batch_size),
+        ('seed', seed), ('num_threads', num_threads), ('prefetch', prefetch),
+        ('options', _chosen(kind, options, groups)), ('eval_units', eval_units),
     ):
       object.__setattr__(self, name, value)
+    fields.check(self)
 
   def __getattr__(self, name: str) -> Any:
     """Gives the options of a kind by its name: None where it is not chosen."""

@@ -298,7 +298,6 @@ class DocumentSource:
       seed: int = 0,
       eval_units: int | None = None,
   ):
-    """See the class."""
     self.documents = documents
     _checks.check_choice('split', split, SPLITS)
     self.batch_size = _checks.check_int('batch_size', batch_size, 1)

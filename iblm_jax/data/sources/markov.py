@@ -16,6 +16,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
+from iblm_jax import fields
 from iblm_jax.data import _checks, generated, hashing, kinds
 
 SPLITS = ('train', 'heldout')
@@ -53,26 +54,22 @@ class MarkovConfig:
   (2, 3)
   """
 
-  vocab_size: int = 64
-  num_topics: int = 8
+  vocab_size: int = fields.field(64, low=2, high=1024)
+  num_topics: int = fields.field(8, low=1, high=64)
   successors: tuple[int, int] = (4, 8)
-  length: int = 64
-  seed: int = 0
-  num_heldout: int = 1024
+  length: int = fields.field(64, low=1, high=2**16)
+  seed: int = fields.field(0, low=0, high=2**63 - 1)
+  num_heldout: int = fields.field(1024, low=1, high=2**40)
   uniform: bool = False
 
   def __post_init__(self):
-    _checks.check_int('vocab_size', self.vocab_size, 2, 1024)
-    _checks.check_int('num_topics', self.num_topics, 1, 64)
-    most = min(_MAX_SUCCESSORS, self.vocab_size)
-    successors = _checks.check_range('successors', self.successors, 1, most)
-    # Configs may come with lists; a frozen config has to be hashable.
-    object.__setattr__(self, 'successors', successors)
-    _checks.check_int('length', self.length, 1, 2**16)
-    _checks.check_int('seed', self.seed, 0, 2**63 - 1)
-    _checks.check_int('num_heldout', self.num_heldout, 1, 2**40)
     if not isinstance(self.uniform, bool):
       raise ValueError(f'uniform must be a bool, got {self.uniform!r}.')
+    # Configs may come with lists; a frozen config has to be hashable.
+    for most in (_MAX_SUCCESSORS, min(_MAX_SUCCESSORS, self.vocab_size)):
+      pair = _checks.check_range('successors', self.successors, 1, most)
+      object.__setattr__(self, 'successors', pair)
+      fields.check(self)
 
 
 def transitions(config: MarkovConfig) -> np.ndarray:

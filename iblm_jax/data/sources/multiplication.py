@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from iblm_jax import fields
 from iblm_jax.data import _checks, generated, hashing, kinds
 from iblm_jax.data.text import tokenizers
 
@@ -52,22 +53,19 @@ class MultiplicationConfig:
 
   digits: tuple[int, int] = (1, 2)
   ood_digits: tuple[int, int] = (3, 3)
-  holdout: float = 0.1
+  holdout: float = fields.field(0.1, low=0.001, high=0.999)
   eval_rows: int = 1024
-  length_multiple: int = 8
+  length_multiple: int = fields.field(8, low=1, high=1024)
 
   def __post_init__(self):
-    check = _checks
-    digits = check.check_range('digits', self.digits, 1, _MAX_DIGITS - 1)
-    ood_digits = check.check_range(
-        'ood_digits', self.ood_digits, digits[1] + 1, _MAX_DIGITS
-    )
     # Configs may come with lists; a frozen config has to be hashable.
-    object.__setattr__(self, 'digits', digits)
-    object.__setattr__(self, 'ood_digits', ood_digits)
-    check.check_float('holdout', self.holdout, 0.001, 0.999)
-    check.check_int('eval_rows', self.eval_rows, 1)
-    check.check_int('length_multiple', self.length_multiple, 1, 1024)
+    least = 1
+    for name, most in (('digits', 8), ('ood_digits', _MAX_DIGITS)):
+      pair = _checks.check_range(name, getattr(self, name), least, most)
+      object.__setattr__(self, name, pair)
+      least = pair[1] + 1
+    fields.check(self)
+    _checks.check_int('eval_rows', self.eval_rows, 1)
     self._check_sides()
 
   def _check_sides(self):

@@ -14,6 +14,7 @@ import dataclasses
 
 import numpy as np
 
+from iblm_jax import fields
 from iblm_jax.data import _checks, generated, hashing, kinds
 
 # Separate the draws of training, of all evaluation sets, and within a row.
@@ -41,18 +42,15 @@ class NeedleConfig:
   (64, 0.0625)
   """
 
-  vocab_size: int = 64
-  num_chunks: int = 4
-  chunk_length: int = 16
+  vocab_size: int = fields.field(64, low=8, high=2**16)
+  num_chunks: int = fields.field(4, low=2, high=1024)
+  chunk_length: int = fields.field(16, low=2, high=2**16)
   pairs: int = 2
-  num_heldout: int = 512
+  num_heldout: int = fields.field(512, low=1, high=2**40)
 
   def __post_init__(self):
-    _checks.check_int('vocab_size', self.vocab_size, 8, 2**16)
-    _checks.check_int('num_chunks', self.num_chunks, 2, 1024)
-    _checks.check_int('chunk_length', self.chunk_length, 2, 2**16)
+    fields.check(self)
     _checks.check_int('pairs', self.pairs, 1, self.chunk_length // 2)
-    _checks.check_int('num_heldout', self.num_heldout, 1, 2**40)
     keys = (self.num_chunks - 1) * self.pairs
     if keys > self.num_values:
       raise ValueError(

@@ -208,7 +208,6 @@ class PackedText:
       train: bool = True,
       eval_rows: int | None = None,
   ):
-    """See the class."""
     self.corpus = corpus
     self.length = _checks.check_int('seq_len', seq_len, 1)
     self.batch_size = _checks.check_int('batch_size', batch_size, 1)
