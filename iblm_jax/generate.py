@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from iblm_jax import cli, config
-from iblm_jax.data import sources
+from iblm_jax.data import kinds, sources
 from iblm_jax.models import families
 from iblm_jax.models.generation import decoding, memory_decoding
 from iblm_jax.objectives import tasks
@@ -24,8 +24,6 @@ from iblm_jax.training import options, restoring
 FLAGS = flags.FLAGS
 
 _MAX_TOKENS = 200
-# Kinds of data whose tokens are text.
-_TEXTS = ('multiplication', 'text', 'shards')
 
 
 def sampler(model: families.ModelConfig) -> types.ModuleType:
@@ -66,9 +64,10 @@ def main() -> None:
   """Restores the newest intact checkpoint and continues the prompt."""
   with cli.refusing():
     cfg = config.read_run(FLAGS.workdir)
-    if cfg.data.kind not in _TEXTS:
+    texts = kinds.names('make_tokenizer')
+    if cfg.data.kind not in texts:
       raise ValueError(
-          f'sampling needs a run on data of kind {" or ".join(_TEXTS)}, got'
+          f'sampling needs a run on data of kind {" or ".join(texts)}, got'
           f' {cfg.data.kind!r}, whose tokens are no text.'
       )
     samples = sampler(cfg.model)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -165,19 +165,14 @@ def _of_text(
   gpt2_file.check_ids(tokenizer, model)
   rows = -(-tokens // length)
   documents = text_lib.read_documents(text_lib.TextConfig(paths=(text,)))
-  corpus = packing.pack_tokens(
-      _enough(map(tokenizer.encode, documents), rows * length),
-      bos_id=tokenizer.bos_id,
-      eos_id=tokenizer.eos_id,
-      pad_id=tokenizer.pad_id,
-      vocab_size=tokenizer.vocab_size,
-  )
-  source = packing.PackedText(
-      corpus,
+  source = packing.pack_text(
+      documents,
+      tokenizer,
       seq_len=length,
       batch_size=_batch_size(model, length, rows),
       train=False,
       eval_rows=rows,
+      max_rows=rows,
   )
   settings = settings | {'data': epath.Path(text).name}
   return _subject(name, seed, model, params, source, rows, settings)
@@ -189,17 +184,6 @@ def _subject(name, seed, model, params, source, rows, settings) -> Subject:
       name, seed, model, params, source.batch, count, source.length,
       settings | {'checkpoint': name, 'parameters_sha256': _digest(params)},
   )
-
-
-def _enough(
-    documents: Iterator[np.ndarray], positions: int
-) -> Iterator[np.ndarray]:
-  """The first documents that fill so many positions."""
-  for document in documents:
-    yield document
-    positions -= document.size + 1
-    if positions <= 0:
-      return
 
 
 def _batch_size(model: decoder.DecoderConfig, length: int, rows: int) -> int:

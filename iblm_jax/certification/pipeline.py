@@ -23,7 +23,7 @@ from iblm_jax.bounds import claims as claims_lib
 from iblm_jax.bounds import options as bound_options
 from iblm_jax.certification import document_losses, quantisation
 from iblm_jax.data import documents as documents_lib
-from iblm_jax.data import hashing, sources
+from iblm_jax.data import hashing, kinds
 from iblm_jax.experiments._harness import workdirs
 from iblm_jax.models import families
 from iblm_jax.training import config, loop, options, progress, restoring
@@ -70,9 +70,10 @@ def from_dict(tree: Mapping[str, Any]) -> CertifyConfig:
         " coded. kind='full' codes the change of every parameter."
     )
   families.the_decoder(run.model, 'a certificate')
-  if run.data.kind not in sources.DOCUMENT_KINDS:
+  allowed = kinds.names('make_documents')
+  if run.data.kind not in allowed:
     raise ValueError(
-        f'config.data.kind must be one of {tuple(sources.DOCUMENT_KINDS)}, got'
+        f'config.data.kind must be one of {allowed}, got'
         f' {run.data.kind!r}: a certificate is about documents.'
     )
   return cfg

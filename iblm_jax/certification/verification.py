@@ -152,14 +152,14 @@ def _with_data(run: options.RunConfig, path: str | None) -> options.RunConfig:
   """A run on the same data at another place."""
   if path is None:
     return run
-  kind = getattr(run.data, run.data.kind)
-  if hasattr(kind, 'path'):
-    there = dataclasses.replace(kind, path=path)
-  elif hasattr(kind, 'files'):
-    there = dataclasses.replace(kind, files=(path,))
+  here = run.data.options
+  if hasattr(here, 'path'):
+    there = dataclasses.replace(here, path=path)
+  elif hasattr(here, 'files'):
+    there = dataclasses.replace(here, files=(path,))
   else:
     raise ValueError(
         f'data of kind {run.data.kind!r} are in no file, got data={path!r}.'
     )
-  moved: dict[str, Any] = {run.data.kind: there}
-  return dataclasses.replace(run, data=dataclasses.replace(run.data, **moved))
+  data = dataclasses.replace(run.data, options=there)
+  return dataclasses.replace(run, data=data)

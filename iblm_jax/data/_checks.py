@@ -19,17 +19,6 @@ def check_int(name: str, value: Any, low: int, high: int | None = None) -> int:
   return value
 
 
-def check_float(name: str, value: Any, low: float, high: float) -> float:
-  """Returns `value` as a float if it is a number in `low..high`."""
-  is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  # Written so that NaN is refused as well.
-  if not is_number or not low <= float(value) <= high:
-    raise ValueError(
-        f'{name} must be a number between {low} and {high}, got {value!r}.'
-    )
-  return float(value)
-
-
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
   """Returns `value` if it is one of `choices`."""
   if value not in choices:

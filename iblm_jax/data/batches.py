@@ -19,12 +19,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from iblm_jax.data import _checks
 
 Batch = dict[str, np.ndarray]
 
-# The arrays of a batch; what each holds is said above.
+# The arrays of a batch, which the docstring of this module explains.
 DTYPES = {
     'tokens': np.int32,
     'targets': np.int32,
@@ -69,15 +70,12 @@ class Source(Protocol):
 def process_rows(
     batch_size: int, process_index: int = 0, process_count: int = 1
 ) -> range:
-  """Rows of each global batch that one process holds.
+  """Returns the rows of each global batch that one process holds.
 
   Args:
-    batch_size: Rows of a global batch; a multiple of `process_count`.
+    batch_size: Rows of a global batch, a multiple of `process_count`.
     process_index: This process, in 0..process_count-1.
     process_count: How many processes share the batch, at least 1.
-
-  Returns:
-    The row numbers, contiguous.
 
   Raises:
     ValueError: An argument is out of its range.
@@ -106,7 +104,7 @@ def row_numbers(
     batch_size: int,
     num_batches: int | None,
 ) -> np.ndarray:
-  """Numbers k * batch_size + row of the rows asked for, int64 of shape [b].
+  """Returns k * batch_size + row for the rows asked for, int64 [b].
 
   Args:
     k: Number of the global batch, from 0.
@@ -130,3 +128,37 @@ def row_numbers(
         f' {batch_size - 1}, got {rows!r}.'
     )
   return k * batch_size + row_b
+
+
+def render(
+    sequence_nxL1: np.ndarray,
+    *,
+    mask: npt.ArrayLike = True,
+    loss_mask: npt.ArrayLike = True,
+    pad_id: int = 0,
+) -> Batch:
+  """Returns the batch of rows that hold one document each.
+
+  Args:
+    sequence_nxL1: Integers [n, L + 1], each token followed by its target.
+    mask: Which of the first L tokens are there: bool, broadcasts to [n, L].
+    loss_mask: Which of their targets count, alike.
+    pad_id: Token in place of those that are not there.
+
+  >>> render(np.array([[5, 6, 7]]), mask=[[True, False]])['targets']
+  array([[6, 0]], dtype=int32)
+  """
+  n, length = sequence_nxL1.shape[0], sequence_nxL1.shape[1] - 1
+  mask_nxL = np.array(np.broadcast_to(mask, (n, length)))
+  return {
+      'tokens': np.where(mask_nxL, sequence_nxL1[:, :-1], pad_id).astype(
+          np.int32, copy=False
+      ),
+      'targets': np.where(mask_nxL, sequence_nxL1[:, 1:], pad_id).astype(
+          np.int32, copy=False
+      ),
+      'loss_mask': mask_nxL & loss_mask,
+      'mask': mask_nxL,
+      'segment_ids': mask_nxL.astype(np.int32),
+      'positions': mask_nxL * np.arange(length, dtype=np.int32),
+  }

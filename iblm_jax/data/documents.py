@@ -170,15 +170,12 @@ def read_rows(
   position_RxL1 = np.minimum(rows.begin[:, None] + t, rows.end[:, None])
   token_RxL1 = lookup(rows.document, position_RxL1)
   t = t[:-1]
-  mask = t < rows.lengths[:, None]
-  return {
-      'tokens': np.where(mask, token_RxL1[:, :-1], pad_id).astype(np.int32),
-      'targets': np.where(mask, token_RxL1[:, 1:], pad_id).astype(np.int32),
-      'loss_mask': mask & (t >= (rows.first - rows.begin)[:, None]),
-      'mask': mask,
-      'segment_ids': mask.astype(np.int32),
-      'positions': np.where(mask, t, 0).astype(np.int32),
-  }
+  return batches.render(
+      token_RxL1,
+      mask=t < rows.lengths[:, None],
+      loss_mask=t >= (rows.first - rows.begin)[:, None],
+      pad_id=pad_id,
+  )
 
 
 def evaluation_batches(
@@ -301,7 +298,6 @@ class DocumentSource:
       seed: int = 0,
       eval_units: int | None = None,
   ):
-    """See the class."""
     self.documents = documents
     _checks.check_choice('split', split, SPLITS)
     self.batch_size = _checks.check_int('batch_size', batch_size, 1)

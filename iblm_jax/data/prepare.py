@@ -63,9 +63,7 @@ def prepare(
   """
   _checks.check_int('shard_tokens', shard_tokens, 1, _MOST_TOKENS)
   _checks.check_int('workers', workers, 1, 1024)
-  _checks.check_float('holdout', options.holdout, 0.0, 0.9)
   _checks.check_choice('format', format, ('bin', 'array_record'))
-  _checks.check_choice('documents', options.documents, text.DOCUMENTS)
   if '://' in out:
     raise ValueError(f'out must be a local folder, got {out!r}.')
   tokenizer = tokenizers_lib.load_tokenizer(options.tokenizer)

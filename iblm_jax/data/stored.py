@@ -58,7 +58,6 @@ class StoredDocuments:
       unit: str = 'text',
       files: dict[str, str] | None = None,
   ):
-    """See the class."""
     self._length_D = np.asarray(lengths, np.int64)
     self._position_D1 = np.concatenate([[0], np.cumsum(self._length_D)])
     counts = np.asarray(counts, np.int64)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from iblm_jax import tagged
 from iblm_jax.models import autoencoder, decoder, outputs
 from iblm_jax.models import config as model_config
 from iblm_jax.models.memory import config as memory_config
@@ -24,6 +25,12 @@ _MODULES: Mapping[type, types.ModuleType] = {
     AutoencoderConfig: autoencoder,
     MemoryConfig: memory,
 }
+# A decoder's config has no field `family`, so that it is what is meant without.
+UNION = tagged.Union(
+    'family',
+    lambda: {getattr(cls, 'family', 'decoder'): cls for cls in _MODULES},
+    default='decoder',
+)
 
 
 def family(cfg: ModelConfig) -> Any:

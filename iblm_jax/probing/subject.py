@@ -135,17 +135,8 @@ def _gpt2(path: epath.Path, text: str, tokenizer, length, position) -> Subject:
   documents = text_lib.read_documents(text_lib.TextConfig(paths=(text,)))
   sides = text_lib.split_documents(documents, _HOLDOUT)
   train, heldout = (
-      packing.PackedText(
-          packing.pack_tokens(
-              map(loaded.encode, side),
-              bos_id=loaded.bos_id,
-              eos_id=loaded.eos_id,
-              pad_id=loaded.pad_id,
-              vocab_size=loaded.vocab_size,
-          ),
-          seq_len=length,
-          batch_size=64,
-          train=is_train,
+      packing.pack_text(
+          side, loaded, seq_len=length, batch_size=64, train=is_train
       )
       for side, is_train in zip(sides, (True, False), strict=True)
   )

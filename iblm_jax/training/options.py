@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 
-from iblm_jax import fields
+from iblm_jax import fields, tagged
 from iblm_jax.data import sources
 from iblm_jax.models import config as model_config
 from iblm_jax.models import families
@@ -98,7 +98,7 @@ class RunConfig:
     ValueError: where options of two packages contradict each other.
   """
 
-  model: families.ModelConfig
+  model: families.ModelConfig = tagged.field(families.UNION)
   data: sources.DataConfig
   optimizer: optimizers.OptimizerConfig
   objective: iblm.ObjectiveConfig = iblm.ObjectiveConfig()

@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from iblm_jax.data import batches, pipeline, sources
+from iblm_jax.data import batches, kinds, pipeline, sources
 from iblm_jax.data.sources import markov, multiplication, needle
 from iblm_jax.data.text import files as text
 from iblm_jax.data.text import packing
@@ -337,7 +337,7 @@ def test_sources_of_documents(
     options = options | {'path': str(tmp_path / name)}
   config = sources.DataConfig(
       kind=kind, batch_size=2, eval_units=1,
-      **{kind: sources.DOCUMENT_KINDS[kind](num_train=3, length=8, **options)},
+      **{kind: kinds.get(kind).options(num_train=3, length=8, **options)},
   )
   made = sources.make_sources(config)
   assert tuple(made) == sources.split_names(config) == ('train', 'heldout')

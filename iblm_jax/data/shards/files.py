@@ -88,7 +88,6 @@ class BinShard:
   """A `.bin` file; see the module. Raises ValueError if it is damaged."""
 
   def __init__(self, path: str):
-    """Opens the file and checks its header and its size."""
     self.path = path
     with open(path, 'rb') as file:
       self.num_tokens = _count_of(path, file.read(HEADER_BYTES))
@@ -115,7 +114,6 @@ class ArrayRecordShard:
   """An `.array_record` file; see the module. ValueError if it is damaged."""
 
   def __init__(self, path: str):
-    """Opens the file and checks its header and the number of its records."""
     self.path = path
     # Here, because `.bin` files do not need it.
     from array_record.python import array_record_module

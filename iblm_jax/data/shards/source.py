@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from iblm_jax import fields
 from iblm_jax.data import _checks, batches, hashing
 from iblm_jax.data.shards import files as shard_files
 from iblm_jax.data.text import tokenizers
@@ -50,22 +51,18 @@ class ShardsConfig:
 
   train: tuple[str, ...]
   validation: tuple[str, ...] = ()
-  seq_len: int = 1024
+  seq_len: int = fields.field(1024, low=1, high=2**24)
   eot_id: int = 50256
-  vocab_size: int = 50257
-  eval_rows: int | None = None
+  vocab_size: int = fields.field(50257, low=1, high=2**16)
+  eval_rows: int | None = fields.field(None, low=1)
 
   def __post_init__(self):
-    """Checks the options."""
     for name in ('train', 'validation'):
       object.__setattr__(self, name, _paths(name, getattr(self, name)))
     if not self.train:
       raise ValueError(f'train must name at least one file, got {self.train}.')
-    _checks.check_int('seq_len', self.seq_len, 1, 2**24)
-    _checks.check_int('vocab_size', self.vocab_size, 1, 2**16)
+    fields.check(self)
     _checks.check_int('eot_id', self.eot_id, 0, self.vocab_size - 1)
-    if self.eval_rows is not None:
-      _checks.check_int('eval_rows', self.eval_rows, 1)
 
 
 def _paths(name: str, value: Any) -> tuple[str, ...]:
@@ -178,7 +175,6 @@ class ShardSource:
       train: bool = True,
       eval_rows: int | None = None,
   ):
-    """See the class."""
     if not shards:
       raise ValueError('shards must hold at least one file, got none.')
     self.shards = tuple(shards)

@@ -51,7 +51,6 @@ class ShardWriter:
   """
 
   def __init__(self, folder: str, settings: dict[str, Any]):
-    """Opens the folder and goes back to the last index."""
     self._folder = folder
     self._suffix = '.' + settings['format']
     self._shard_tokens = settings['shard_tokens']

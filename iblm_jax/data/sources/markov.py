@@ -12,12 +12,12 @@ mark, and its first token is uniform.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from iblm_jax.data import _checks, batches, hashing
+from iblm_jax import fields
+from iblm_jax.data import _checks, generated, hashing, kinds
 
 SPLITS = ('train', 'heldout')
 
@@ -54,27 +54,22 @@ class MarkovConfig:
   (2, 3)
   """
 
-  vocab_size: int = 64
-  num_topics: int = 8
+  vocab_size: int = fields.field(64, low=2, high=1024)
+  num_topics: int = fields.field(8, low=1, high=64)
   successors: tuple[int, int] = (4, 8)
-  length: int = 64
-  seed: int = 0
-  num_heldout: int = 1024
+  length: int = fields.field(64, low=1, high=2**16)
+  seed: int = fields.field(0, low=0, high=2**63 - 1)
+  num_heldout: int = fields.field(1024, low=1, high=2**40)
   uniform: bool = False
 
   def __post_init__(self):
-    """Checks the options."""
-    _checks.check_int('vocab_size', self.vocab_size, 2, 1024)
-    _checks.check_int('num_topics', self.num_topics, 1, 64)
-    most = min(_MAX_SUCCESSORS, self.vocab_size)
-    successors = _checks.check_range('successors', self.successors, 1, most)
-    # Configs may come with lists; a frozen config has to be hashable.
-    object.__setattr__(self, 'successors', successors)
-    _checks.check_int('length', self.length, 1, 2**16)
-    _checks.check_int('seed', self.seed, 0, 2**63 - 1)
-    _checks.check_int('num_heldout', self.num_heldout, 1, 2**40)
     if not isinstance(self.uniform, bool):
       raise ValueError(f'uniform must be a bool, got {self.uniform!r}.')
+    # Configs may come with lists; a frozen config has to be hashable.
+    for most in (_MAX_SUCCESSORS, min(_MAX_SUCCESSORS, self.vocab_size)):
+      pair = _checks.check_range('successors', self.successors, 1, most)
+      object.__setattr__(self, 'successors', pair)
+      fields.check(self)
 
 
 def transitions(config: MarkovConfig) -> np.ndarray:
@@ -209,18 +204,11 @@ def _checked_tokens(config, name, tokens, least) -> np.ndarray:
   return tokens
 
 
-@dataclasses.dataclass(frozen=True)
-class MarkovSource:
-  """Random access to documents, one a row; see `batches.Source`.
+class MarkovSource(generated.GeneratedSource):
+  """Random access to documents, one a row; see `generated.GeneratedSource`.
 
   All targets count. The documents of 'heldout' are the same for every seed and
-  batch size, and rows beyond them are padding.
-
-  Attributes:
-    config: Options of the source.
-    split: One of `SPLITS`.
-    batch_size: Rows of a global batch, at least 1.
-    seed: Of the training documents, 0..2**63-1.
+  batch size.
 
   >>> source = MarkovSource(MarkovConfig(length=16), batch_size=2)
   >>> source.batch(0)['tokens'].shape
@@ -228,55 +216,10 @@ class MarkovSource:
   """
 
   config: MarkovConfig
-  split: str = 'train'
-  batch_size: int = 64
-  seed: int = 0
 
-  def __post_init__(self):
-    """Checks the arguments."""
-    _checks.check_choice('split', self.split, SPLITS)
-    _checks.check_int('batch_size', self.batch_size, 1)
-    _checks.check_int('seed', self.seed, 0, 2**63 - 1)
-
-  @property
-  def vocab_size(self) -> int:
-    """Tokens are in 0..vocab_size-1."""
-    return self.config.vocab_size
-
-  @property
-  def length(self) -> int:
-    """Tokens of a row."""
-    return self.config.length
-
-  @property
-  def num_eval_batches(self) -> int | None:
-    """Batches of 'heldout', the last one filled up; None: endless."""
-    if self.split == 'train':
-      return None
-    return -(-self.config.num_heldout // self.batch_size)
-
-  def batch(
-      self, k: int, rows: Sequence[int] | None = None
-  ) -> batches.Batch:
-    """Rows of global batch `k`, a function of (seed, k); all by default.
-
-    Raises:
-      ValueError: `k` or a row is out of its range.
-    """
-    i = batches.row_numbers(
-        k, rows, batch_size=self.batch_size, num_batches=self.num_eval_batches
-    )
-    is_there = (self.split == 'train') | (i < self.config.num_heldout)
-    mask_nxL = np.repeat(is_there[:, None], self.length, axis=1)
-    tokens_nxL1 = self._documents(i)
-    return {
-        'tokens': np.where(mask_nxL, tokens_nxL1[:, :-1], 0),
-        'targets': np.where(mask_nxL, tokens_nxL1[:, 1:], 0),
-        'loss_mask': mask_nxL,
-        'mask': mask_nxL.copy(),
-        'segment_ids': mask_nxL.astype(np.int32),
-        'positions': mask_nxL * np.arange(self.length, dtype=np.int32),
-    }
+  def make_rows(self, i: np.ndarray) -> tuple[np.ndarray, np.bool_, np.bool_]:
+    """Makes the documents `i` and one token more of each."""
+    return self._documents(i), np.True_, np.True_
 
   def _documents(self, i: np.ndarray) -> np.ndarray:
     """The documents `i` and one token more, int32 of shape [n, L + 1]."""
@@ -334,3 +277,8 @@ def _slots(config: MarkovConfig) -> np.ndarray:
   slots = (_SLOTS * place_ZxR).ravel()
   slots.flags.writeable = False
   return slots
+
+
+kinds.register(
+    kinds.Kind('markov', MarkovConfig, MarkovSource.of_splits)
+)

@@ -6,11 +6,11 @@ the split a pair of operands is on is a function of the pair alone.
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
-from iblm_jax.data import _checks, batches, hashing
+from iblm_jax import fields
+from iblm_jax.data import _checks, generated, hashing, kinds
 from iblm_jax.data.text import tokenizers
 
 SPLITS = ('train', 'in_distribution', 'out_of_distribution')
@@ -53,23 +53,19 @@ class MultiplicationConfig:
 
   digits: tuple[int, int] = (1, 2)
   ood_digits: tuple[int, int] = (3, 3)
-  holdout: float = 0.1
+  holdout: float = fields.field(0.1, low=0.001, high=0.999)
   eval_rows: int = 1024
-  length_multiple: int = 8
+  length_multiple: int = fields.field(8, low=1, high=1024)
 
   def __post_init__(self):
-    """Checks the options."""
-    check = _checks
-    digits = check.check_range('digits', self.digits, 1, _MAX_DIGITS - 1)
-    ood_digits = check.check_range(
-        'ood_digits', self.ood_digits, digits[1] + 1, _MAX_DIGITS
-    )
     # Configs may come with lists; a frozen config has to be hashable.
-    object.__setattr__(self, 'digits', digits)
-    object.__setattr__(self, 'ood_digits', ood_digits)
-    check.check_float('holdout', self.holdout, 0.001, 0.999)
-    check.check_int('eval_rows', self.eval_rows, 1)
-    check.check_int('length_multiple', self.length_multiple, 1, 1024)
+    least = 1
+    for name, most in (('digits', 8), ('ood_digits', _MAX_DIGITS)):
+      pair = _checks.check_range(name, getattr(self, name), least, most)
+      object.__setattr__(self, name, pair)
+      least = pair[1] + 1
+    fields.check(self)
+    _checks.check_int('eval_rows', self.eval_rows, 1)
     self._check_sides()
 
   def _check_sides(self):
@@ -121,21 +117,13 @@ def is_held_out(
   return (key >> np.uint64(11)) * 2.0**-53 < holdout
 
 
-@dataclasses.dataclass(frozen=True)
-class MultiplicationSource:
-  """Random access to examples of one split; see `batches.Source`.
+class MultiplicationSource(generated.GeneratedSource):
+  """Random access to examples of one split; see `generated.GeneratedSource`.
 
   Digit counts of both operands are uniform, then each operand is uniform among
   the numbers with that many digits (0 is none); pairs on the other side of the
   split are drawn again. The answer, after `=` up to and including eos, counts
-  in the loss. Training depends on `seed`; the evaluation sets are the same
-  for every seed and batch size, and rows beyond them are padding.
-
-  Attributes:
-    config: Options of the task.
-    split: One of `SPLITS`.
-    batch_size: Rows of a global batch, at least 1.
-    seed: Of the training examples, 0..2**63-1.
+  in the loss. The evaluation sets are the same for every seed and batch size.
 
   >>> source = MultiplicationSource(MultiplicationConfig(), batch_size=2)
   >>> source.batch(0)['tokens'].shape
@@ -143,20 +131,8 @@ class MultiplicationSource:
   """
 
   config: MultiplicationConfig
-  split: str = 'train'
-  batch_size: int = 64
-  seed: int = 0
-
-  def __post_init__(self):
-    """Checks the arguments."""
-    _checks.check_choice('split', self.split, SPLITS)
-    _checks.check_int('batch_size', self.batch_size, 1)
-    _checks.check_int('seed', self.seed, 0, 2**63 - 1)
-
-  @property
-  def vocab_size(self) -> int:
-    """Size of the vocabulary, 15."""
-    return _TOKENS.vocab_size
+  splits = SPLITS
+  vocab_size = _TOKENS.vocab_size
 
   @property
   def length(self) -> int:
@@ -164,11 +140,9 @@ class MultiplicationSource:
     return self.config.row_length(self.split)
 
   @property
-  def num_eval_batches(self) -> int | None:
-    """Batches of an evaluation set, the last one filled up; None: endless."""
-    if self.split == 'train':
-      return None
-    return math.ceil(self.config.eval_rows / self.batch_size)
+  def num_heldout(self) -> int:
+    """Rows of an evaluation set."""
+    return self.config.eval_rows
 
   def operands(self, i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Operands of the examples `i`.
@@ -211,27 +185,17 @@ class MultiplicationSource:
     held_out = is_held_out(pairs[..., 0], pairs[..., 1], self.config.holdout)
     return held_out == (self.split == 'in_distribution')
 
-  def batch(
-      self, k: int, rows: Sequence[int] | None = None
-  ) -> batches.Batch:
-    """Rows of global batch `k`, a function of (seed, k); all by default.
-
-    Raises:
-      ValueError: `k` or a row is out of its range.
-    """
-    i = batches.row_numbers(
-        k, rows, batch_size=self.batch_size, num_batches=self.num_eval_batches
-    )
-    is_there = np.ones(i.shape, bool)
-    if self.split != 'train':
-      is_there = i < self.config.eval_rows
-    return _render(*self.operands(i), is_there, self.length)
+  def make_rows(
+      self, i: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Makes the examples `i`, of which the answers count."""
+    return _render(*self.operands(i), self.length)
 
 
 def _render(
-    a: np.ndarray, b: np.ndarray, is_there: np.ndarray, length: int
-) -> batches.Batch:
-  """Batch of the examples a x b = ab; rows not `is_there` are padding."""
+    a: np.ndarray, b: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Rows of the examples a x b = ab, see `GeneratedSource.make_rows`."""
   n = a.size
   # Position 0 is bos; each number starts where the one before it ends.
   sequence = np.full((n, length + 1), _TOKENS.pad_id, np.int32)
@@ -253,15 +217,19 @@ def _render(
     end = end + count
     sequence[row, end] = mark
     end = end + 1
-  sequence[~is_there] = _TOKENS.pad_id
   # The target t is the token t + 1; eos, the last token, is a target only.
   t = np.arange(length)
-  mask = (t < end[:, None] - 1) & is_there[:, None]
-  return {
-      'tokens': np.where(mask, sequence[:, :-1], _TOKENS.pad_id),
-      'targets': np.where(mask, sequence[:, 1:], _TOKENS.pad_id),
-      'loss_mask': mask & (t >= answer_start[:, None] - 1),
-      'mask': mask,
-      'segment_ids': mask.astype(np.int32),
-      'positions': np.where(mask, t, 0).astype(np.int32),
-  }
+  return sequence, t < end[:, None] - 1, t >= answer_start[:, None] - 1
+
+
+kinds.register(
+    kinds.Kind(
+        'multiplication',
+        MultiplicationConfig,
+        MultiplicationSource.of_splits,
+        split_names=lambda options: SPLITS,
+        row_length=lambda options: options.row_length('train'),
+        make_tokenizer=lambda options: _TOKENS(),
+        default=MultiplicationConfig(),
+    )
+)

@@ -11,11 +11,11 @@ are fillers. Row i is a function of the seed and of i; nothing is stored.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
-from iblm_jax.data import _checks, batches, hashing
+from iblm_jax import fields
+from iblm_jax.data import _checks, generated, hashing, kinds
 
 # Separate the draws of training, of all evaluation sets, and within a row.
 _TRAIN, _HELDOUT = 0x4EED, 0x4EEE
@@ -42,19 +42,15 @@ class NeedleConfig:
   (64, 0.0625)
   """
 
-  vocab_size: int = 64
-  num_chunks: int = 4
-  chunk_length: int = 16
+  vocab_size: int = fields.field(64, low=8, high=2**16)
+  num_chunks: int = fields.field(4, low=2, high=1024)
+  chunk_length: int = fields.field(16, low=2, high=2**16)
   pairs: int = 2
-  num_heldout: int = 512
+  num_heldout: int = fields.field(512, low=1, high=2**40)
 
   def __post_init__(self):
-    """Checks the options."""
-    _checks.check_int('vocab_size', self.vocab_size, 8, 2**16)
-    _checks.check_int('num_chunks', self.num_chunks, 2, 1024)
-    _checks.check_int('chunk_length', self.chunk_length, 2, 2**16)
+    fields.check(self)
     _checks.check_int('pairs', self.pairs, 1, self.chunk_length // 2)
-    _checks.check_int('num_heldout', self.num_heldout, 1, 2**40)
     keys = (self.num_chunks - 1) * self.pairs
     if keys > self.num_values:
       raise ValueError(
@@ -89,79 +85,29 @@ def split_names(config: NeedleConfig) -> tuple[str, ...]:
   return ('train', *(f'chunk_{c}' for c in chunks))
 
 
-@dataclasses.dataclass(frozen=True)
-class NeedleSource:
-  """Random access to the rows of one split; see `batches.Source`.
+class NeedleSource(generated.GeneratedSource):
+  """Random access to the rows of one split; see `generated.GeneratedSource`.
 
   Training asks for keys of all chunks in random order, the set `chunk_c` for
   those of chunk c: each once, as many as the last chunk has room for. The
   values asked for, and nothing else, count in the loss. The evaluation sets
-  share their earlier chunks, and are the same for every seed and batch size;
-  rows beyond them are padding.
-
-  Attributes:
-    config: Options of the source.
-    split: One of `split_names(config)`.
-    batch_size: Rows of a global batch, at least 1.
-    seed: Of the training rows, 0..2**63-1.
+  share their earlier chunks, and are the same for every seed and batch size.
 
   >>> NeedleSource(NeedleConfig()).batch(0, [5])['loss_mask'].sum(axis=1)
   array([6])
   """
 
   config: NeedleConfig
-  split: str = 'train'
-  batch_size: int = 64
-  seed: int = 0
-
-  def __post_init__(self):
-    """Checks the arguments."""
-    _checks.check_choice('split', self.split, split_names(self.config))
-    _checks.check_int('batch_size', self.batch_size, 1)
-    _checks.check_int('seed', self.seed, 0, 2**63 - 1)
 
   @property
-  def vocab_size(self) -> int:
-    """Tokens are in 0..vocab_size-1."""
-    return self.config.vocab_size
+  def splits(self) -> tuple[str, ...]:
+    """Names of the splits, see `split_names`."""
+    return split_names(self.config)
 
-  @property
-  def length(self) -> int:
-    """Tokens of a row."""
-    return self.config.length
-
-  @property
-  def num_eval_batches(self) -> int | None:
-    """Batches of an evaluation set, the last one filled up; None: endless."""
-    if self.split == 'train':
-      return None
-    return -(-self.config.num_heldout // self.batch_size)
-
-  def batch(
-      self, k: int, rows: Sequence[int] | None = None
-  ) -> batches.Batch:
-    """Rows of global batch `k`, a function of (seed, k); all by default.
-
-    Raises:
-      ValueError: `k` or a row is out of its range.
-    """
-    i = batches.row_numbers(
-        k, rows, batch_size=self.batch_size, num_batches=self.num_eval_batches
-    )
-    is_there = (self.split == 'train') | (i < self.config.num_heldout)
-    mask_nxT = np.repeat(is_there[:, None], self.length, axis=1)
-    tokens_nxT1, is_asked_T = self._make(i)
-    return {
-        'tokens': np.where(mask_nxT, tokens_nxT1[:, :-1], 0),
-        'targets': np.where(mask_nxT, tokens_nxT1[:, 1:], 0),
-        'loss_mask': mask_nxT & is_asked_T,
-        'mask': mask_nxT,
-        'segment_ids': mask_nxT.astype(np.int32),
-        'positions': mask_nxT * np.arange(self.length, dtype=np.int32),
-    }
-
-  def _make(self, i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows `i` and a filler after each, int32 [n, T + 1]; asked targets [T]."""
+  def make_rows(
+      self, i: np.ndarray
+  ) -> tuple[np.ndarray, np.bool_, np.ndarray]:
+    """Makes the rows `i` and a filler after each; asked targets count."""
     config = self.config
     pairs, num_values = config.pairs, config.num_values
     if self.split == 'train':
@@ -207,4 +153,11 @@ class NeedleSource:
     )
     is_asked_T = np.zeros(config.length, bool)
     is_asked_T[start:end:2] = True
-    return tokens_nxT1.astype(np.int32), is_asked_T
+    return tokens_nxT1.astype(np.int32), np.True_, is_asked_T
+
+
+kinds.register(
+    kinds.Kind(
+        'needle', NeedleConfig, NeedleSource.of_splits, split_names=split_names
+    )
+)

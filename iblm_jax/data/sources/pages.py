@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import numpy as np
 from etils import epath
 
-from iblm_jax.data import _checks, stored
+from iblm_jax import fields
+from iblm_jax.data import _checks, kinds, stored
 from iblm_jax.data.text import files as text
 
 VOCAB_SIZE = 257
@@ -46,21 +47,17 @@ class PagesConfig:
   """
 
   path: str
-  num_train: int = 6_500
-  seed: int = 0
-  length: int = 1024
+  num_train: int = fields.field(6_500, low=1)
+  seed: int = fields.field(0, low=0, high=2**63 - 1)
+  length: int = fields.field(1024, low=1, high=2**16)
   stride: int | None = 100
-  shuffle_window: int = 0
+  shuffle_window: int = fields.field(0, low=0)
 
   def __post_init__(self):
-    """Checks the options."""
     _checks.check_path('path', self.path, ('.jsonl', '.jsonl.gz'))
-    _checks.check_int('num_train', self.num_train, 1)
-    _checks.check_int('seed', self.seed, 0, 2**63 - 1)
-    _checks.check_int('length', self.length, 1, 2**16)
+    fields.check(self)
     if self.stride is not None:
       _checks.check_int('stride', self.stride, 1, self.length)
-    _checks.check_int('shuffle_window', self.shuffle_window, 0)
 
 
 def load_pages(config: PagesConfig) -> stored.StoredDocuments:
@@ -121,3 +118,8 @@ def _read_texts(path: epath.Path) -> Iterator[tuple[str, bytes]]:
         yield name.rsplit('/', 1)[-1], body.encode()
       except UnicodeEncodeError as e:
         raise ValueError(f'{where} holds a lone surrogate: {e}.') from e
+
+
+kinds.register(
+    kinds.Kind('pages', PagesConfig, make_documents=load_pages)
+)

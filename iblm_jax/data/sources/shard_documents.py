@@ -10,7 +10,8 @@ import hashlib
 
 import numpy as np
 
-from iblm_jax.data import _checks, stored
+from iblm_jax import fields
+from iblm_jax.data import _checks, kinds, stored
 from iblm_jax.data.shards import files as shard_files
 
 # Tokens that are looked at together, 32 MB.
@@ -40,23 +41,19 @@ class ShardDocumentsConfig:
   1024
   """
 
-  files: tuple[str, ...]
-  eot_id: int
-  vocab_size: int
-  num_train: int
-  seed: int = 0
-  length: int = 1024
+  files: tuple[str, ...] = fields.field(least=1)
+  eot_id: int = fields.field(low=0)
+  vocab_size: int = fields.field(low=2, high=2**16)
+  num_train: int = fields.field(low=1)
+  seed: int = fields.field(0, low=0, high=2**63 - 1)
+  length: int = fields.field(1024, low=1, high=2**16)
   stride: int | None = None
 
   def __post_init__(self):
-    """Checks the options."""
     if not self.files:
       raise ValueError(f'files must name a .bin file, got {self.files!r}.')
-    _checks.check_int('vocab_size', self.vocab_size, 2, 2**16)
+    fields.check(self)
     _checks.check_int('eot_id', self.eot_id, 0, self.vocab_size - 1)
-    _checks.check_int('num_train', self.num_train, 1)
-    _checks.check_int('seed', self.seed, 0, 2**63 - 1)
-    _checks.check_int('length', self.length, 1, 2**16)
     if self.stride is not None:
       _checks.check_int('stride', self.stride, 1, self.length)
 
@@ -126,7 +123,6 @@ class _Stream:
   def __init__(
       self, shards: list[shard_files.BinShard], first: int, end_id: int
   ):
-    """See the class."""
     self._shards, self._first, self._end_id = shards, first, end_id
     self._begin_S1 = np.cumsum([0, *(shard.num_tokens for shard in shards)])
     self.size = int(self._begin_S1[-1]) - first + 1
@@ -143,3 +139,10 @@ class _Stream:
       tokens = self._shards[shard].read(0, self._shards[shard].num_tokens)
       found[here] = tokens[place[here] - self._begin_S1[shard]]
     return found
+
+
+kinds.register(
+    kinds.Kind(
+        'shard_documents', ShardDocumentsConfig, make_documents=load_documents
+    )
+)

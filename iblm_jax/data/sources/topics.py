@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from iblm_jax.data import _checks, batches, documents, hashing, windows
+from iblm_jax import fields
+from iblm_jax.data import batches, documents, hashing, kinds, windows
 
 NUM_WORDS = 200
 NUM_TOPICS = 4
@@ -62,21 +63,15 @@ class TopicsConfig:
   1000000
   """
 
-  num_train: int = 1_000_000
-  num_heldout: int = 100_000
-  length: int = 64
-  seed: int = 0
-  kind: str = 'topics'
-  shuffle_window: int = 0
+  num_train: int = fields.field(1_000_000, low=1, high=2**40)
+  num_heldout: int = fields.field(100_000, low=0, high=2**40)
+  length: int = fields.field(64, low=1, high=4096)
+  seed: int = fields.field(0, low=0, high=2**63 - 1)
+  kind: str = fields.field('topics', choices=('topics', 'uniform'))
+  shuffle_window: int = fields.field(0, low=0)
 
   def __post_init__(self):
-    """Checks the options."""
-    _checks.check_int('num_train', self.num_train, 1, 2**40)
-    _checks.check_int('num_heldout', self.num_heldout, 0, 2**40)
-    _checks.check_int('length', self.length, 1, 4096)
-    _checks.check_int('seed', self.seed, 0, 2**63 - 1)
-    _checks.check_choice('kind', self.kind, ('topics', 'uniform'))
-    _checks.check_int('shuffle_window', self.shuffle_window, 0)
+    fields.check(self)
 
 
 class TopicDocuments:
@@ -90,7 +85,6 @@ class TopicDocuments:
   vocab_size = VOCAB_SIZE
 
   def __init__(self, config: TopicsConfig | None = None):
-    """See the class."""
     self.config = config = config or TopicsConfig()
     self.num_train = config.num_train
     self.num_heldout = config.num_heldout
@@ -323,3 +317,15 @@ def _lexicon(key: np.ndarray) -> np.ndarray:
   for row, word in zip(found, words, strict=True):
     row[: len(word)] = list(word)
   return found
+
+
+kinds.register(
+    kinds.Kind(
+        'topics',
+        TopicsConfig,
+        make_documents=TopicDocuments,
+        split_names=lambda options: documents.SPLITS[
+            : 2 if options.num_heldout else 1
+        ],
+    )
+)

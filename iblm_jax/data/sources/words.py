@@ -12,7 +12,8 @@ import dataclasses
 
 import numpy as np
 
-from iblm_jax.data import _checks, stored
+from iblm_jax import fields
+from iblm_jax.data import _checks, kinds, stored
 from iblm_jax.data.text import files as text
 
 VOCAB_SIZE = 27
@@ -44,18 +45,14 @@ class WordsConfig:
   """
 
   path: str
-  num_train: int = 350_000
-  seed: int = 0
-  length: int = 32
-  shuffle_window: int = 0
+  num_train: int = fields.field(350_000, low=1)
+  seed: int = fields.field(0, low=0, high=2**63 - 1)
+  length: int = fields.field(32, low=1, high=4096)
+  shuffle_window: int = fields.field(0, low=0)
 
   def __post_init__(self):
-    """Checks the options."""
     _checks.check_path('path', self.path, ('.txt', '.txt.gz'))
-    _checks.check_int('num_train', self.num_train, 1)
-    _checks.check_int('seed', self.seed, 0, 2**63 - 1)
-    _checks.check_int('length', self.length, 1, 4096)
-    _checks.check_int('shuffle_window', self.shuffle_window, 0)
+    fields.check(self)
 
 
 def load_words(config: WordsConfig) -> stored.StoredDocuments:
@@ -101,3 +98,8 @@ def load_words(config: WordsConfig) -> stored.StoredDocuments:
       unit='word',
       files={path.name: text.file_hash(path)},
   )
+
+
+kinds.register(
+    kinds.Kind('words', WordsConfig, make_documents=load_words)
+)

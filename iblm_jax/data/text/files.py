@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 
 from etils import epath
 
-from iblm_jax.data import _checks
+from iblm_jax import fields
 
 # With fewer documents the tail of each is held out instead of whole ones.
 MIN_DOCUMENTS_TO_SPLIT = 20
@@ -50,15 +50,14 @@ class TextConfig:
   """
 
   paths: tuple[str, ...]
-  documents: str = 'file'
+  documents: str = fields.field('file', choices=DOCUMENTS)
   text_field: str = 'text'
-  holdout: float = 0.1
+  holdout: float = fields.field(0.1, low=0.0, high=0.9)
   tokenizer: str = 'bytes'
-  seq_len: int = 256
-  eval_rows: int | None = None
+  seq_len: int = fields.field(256, low=1, high=2**24)
+  eval_rows: int | None = fields.field(None, low=1)
 
   def __post_init__(self):
-    """Checks the options."""
     # A lone path and the lists of config files are welcome too.
     paths = self.paths
     paths = (paths,) if isinstance(paths, str) else paths
@@ -68,15 +67,9 @@ class TextConfig:
           f'paths must name at least one file or folder, got {self.paths!r}.'
       )
     object.__setattr__(self, 'paths', tuple(paths))
-    _checks.check_choice('documents', self.documents, DOCUMENTS)
-    if not isinstance(self.text_field, str) or not self.text_field:
-      raise ValueError(
-          f'text_field must be the name of a field, got {self.text_field!r}.'
-      )
-    _checks.check_float('holdout', self.holdout, 0.0, 0.9)
-    _checks.check_int('seq_len', self.seq_len, 1, 2**24)
-    if self.eval_rows is not None:
-      _checks.check_int('eval_rows', self.eval_rows, 1)
+    fields.check(self)
+    if not self.text_field:
+      raise ValueError("text_field must be the name of a field, got ''.")
 
 
 def find_files(paths: tuple[str, ...]) -> list[epath.Path]:

@@ -15,11 +15,12 @@ of an epoch. Validation is one pass in the order given, the last row filled up.
 
 import dataclasses
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from iblm_jax.data import _checks, batches, hashing
+from iblm_jax.data.text import tokenizers
 
 # Names of the three draws of an epoch.
 _DOCUMENT_ORDER, _OFFSET, _ROW_ORDER = 0, 1, 2
@@ -96,6 +97,68 @@ def pack_tokens(
   )
 
 
+def pack_text(
+    documents: Iterable[str],
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    seq_len: int,
+    batch_size: int,
+    seed: int = 0,
+    train: bool = True,
+    eval_rows: int | None = None,
+    max_rows: int | None = None,
+) -> 'PackedText':
+  """Returns rows of tokens of some texts.
+
+  Args:
+    documents: The texts, read one after the other.
+    tokenizer: What makes tokens of them.
+    seq_len: Tokens of a row, L, at least 1.
+    batch_size: See `PackedText`, as of the others.
+    seed: Seed of the shuffling, 0..2**63-1.
+    train: Whether the rows are endless and shuffled, or one pass.
+    eval_rows: Most rows of the pass; None is all.
+    max_rows: Only the first documents that fill so many rows are read; None
+      reads all.
+
+  Raises:
+    ValueError: There is no document, or they do not fill a row for training.
+
+  >>> pack_text(['abc'], tokenizers.ByteTokenizer(), seq_len=4, batch_size=1,
+  ...           train=False).batch(0)['targets'].tolist()
+  [[97, 98, 99, 257]]
+  """
+  encoded = map(tokenizer.encode, documents)
+  if max_rows is not None:
+    encoded = _first(encoded, max_rows * seq_len)
+  corpus = pack_tokens(
+      encoded,
+      bos_id=tokenizer.bos_id,
+      eos_id=tokenizer.eos_id,
+      pad_id=tokenizer.pad_id,
+      vocab_size=tokenizer.vocab_size,
+  )
+  return PackedText(
+      corpus,
+      seq_len=seq_len,
+      batch_size=batch_size,
+      seed=seed,
+      train=train,
+      eval_rows=eval_rows,
+  )
+
+
+def _first(
+    documents: Iterable[np.ndarray], positions: int
+) -> Iterator[np.ndarray]:
+  """The first documents that fill so many positions."""
+  for document in documents:
+    yield document
+    positions -= document.size + 1
+    if positions <= 0:
+      return
+
+
 @dataclasses.dataclass(frozen=True)
 class _Stream:
   """Documents one after the other; `ends` begins with 0."""
@@ -145,7 +208,6 @@ class PackedText:
       train: bool = True,
       eval_rows: int | None = None,
   ):
-    """See the class."""
     self.corpus = corpus
     self.length = _checks.check_int('seq_len', seq_len, 1)
     self.batch_size = _checks.check_int('batch_size', batch_size, 1)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from iblm_jax import fields
 from iblm_jax.data.text import files as text_lib
 from iblm_jax.data.text import tokenizers
 
@@ -38,9 +39,12 @@ class Options:
   """
 
   tokenizer: str = 'bytes'
-  documents: str = 'file'
+  documents: str = fields.field('file', choices=text_lib.DOCUMENTS)
   text_field: str = 'text'
-  holdout: float = 0.01
+  holdout: float = fields.field(0.01, low=0.0, high=0.9)
+
+  def __post_init__(self):
+    fields.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +63,6 @@ class Tokeniser:
   """Tokens of chunks: each document is a bos and the tokens of its text."""
 
   def __init__(self, options: Options):
-    """Loads the tokenizer."""
     self._options = options
     self._tokenizer = tokenizers.load_tokenizer(options.tokenizer)
 

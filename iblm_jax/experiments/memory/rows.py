@@ -193,9 +193,9 @@ class Maker:
     """What an embedding holds, by the common probe."""
     cfg, data = run.cfg, run.cfg.data
     length = families.measured_length(cfg.model) or memory_methods.LENGTH
-    if data.kind == 'markov':  # of whole documents, for every encoder
+    if data.markov is not None:  # of whole documents, for every encoder
       language = dataclasses.replace(data.markov, length=length)
-      data = dataclasses.replace(data, markov=language)
+      data = dataclasses.replace(data, options=language)
     train, heldout, *_ = sources.make_sources(data).values()
     encoder = probing.of_model(
         cfg.model, restoring.restore_params(cfg, workdir).params
@@ -217,7 +217,7 @@ class Maker:
     )
     if not control.exists():
       workdirs.write_json(control, probing.control_of(found))
-    if data.kind == 'markov':
+    if data.markov is not None:
       found |= _information(found, data.markov)
     return {f'probe/{name}': value for name, value in found.items()}
 
