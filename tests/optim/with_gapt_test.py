@@ -223,7 +223,8 @@ def test_every_place_that_is_right(place, dtype):
     np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol)
 
 
-def test_extra_arguments_reach_the_optimizer():
+@pytest.mark.parametrize('accumulate', [False, True])
+def test_extra_arguments_reach_the_optimizer(accumulate):
   # reduce_on_plateau needs the loss, and a transformation may need its own.
   seen = {}
 
@@ -233,7 +234,10 @@ def test_extra_arguments_reach_the_optimizer():
 
   inner = optax.GradientTransformationExtraArgs(optax.init_empty_state, look)
   plateau = optax.contrib.reduce_on_plateau(patience=1, factor=0.5)
-  tx = optim.with_gapt(optax.chain(SGD, plateau, inner), NEVER)
+  optimizer = optax.chain(SGD, plateau, inner)
+  if accumulate:
+    optimizer = optax.MultiSteps(optimizer, 1)
+  tx = optim.with_gapt(optimizer, NEVER)
   g1, state = tree(0), None
   for _ in range(4):
     got, state = update(tx, g1, tree(1), state, value=2.0, other='x')
