@@ -112,7 +112,7 @@ def decay_mask_by_name(params: Any) -> Any:
 
 def make_optimizer(
     config: OptimizerConfig,
-    gate: gate_lib.GateConfig,
+    gate: gate_lib.GateConfig | None = None,
     *,
     dual: dual_lib.DualConfig | None = None,
     decay_mask: Callable[[Any], Any] = decay_mask_by_name,
@@ -122,8 +122,8 @@ def make_optimizer(
   """Chains the gate, clipping and the optimizer.
 
   The gradients that `update` takes are already weighted by the phase; the gate
-  is in the chain for its state. For an optimizer that weights them itself, use
-  `with_gapt`. The learning rate of a step is
+  is in the chain for its state. For an optimizer that weights them itself, put
+  `with_gapt` around the one without a gate. The learning rate of a step is
   `make_schedule(config.schedule)(step)`, times `group_peaks[g] / peak` for a
   group g. The three callables are given trees of parameters, or of updates
   with parts masked by optax, and must map over whatever leaves they find, as
@@ -131,7 +131,7 @@ def make_optimizer(
 
   Args:
     config: options of the optimizer.
-    gate: options of the gate.
+    gate: options of the gate; None for none in the chain.
     dual: options of dual ascent, whose state is then in the chain as well.
     decay_mask: params -> tree of bools, True where weight decay applies.
     group_labels: params -> tree of strings, the group of each parameter. It is
@@ -142,8 +142,8 @@ def make_optimizer(
       name, such as stacked layers, are independent matrices.
 
   Returns:
-    A transformation whose `update` takes `value` and `aux_value`, see
-    `phase_gate`, and needs `params`.
+    A transformation whose `update` needs `params` and, with a gate, `value` and
+    `aux_value`, see `phase_gate`.
 
   Raises:
     ValueError: a callable that `config` needs is missing or has no use; from
@@ -176,7 +176,9 @@ def make_optimizer(
         'group_labels must be given with group_peaks, got'
         f' group_peaks={dict(config.group_peaks)!r}.'
     )
-  parts: list[optax.GradientTransformation] = [transforms.phase_gate(gate)]
+  parts: list[optax.GradientTransformation] = []
+  if gate is not None:
+    parts.append(transforms.phase_gate(gate))
   if dual is not None:
     parts.append(dual_lib.dual_weight(dual))
   if config.clip_norm is not None:

@@ -79,6 +79,9 @@ def make_schedule(config: ScheduleConfig) -> optax.Schedule:
     A function of an int step >= 0, traced or not, which is constant after
     `total_steps`.
 
+  Raises:
+    ValueError: `total_steps` is None.
+
   Examples:
     >>> schedule = make_schedule(ScheduleConfig(
     ...     name='wsd', peak=1.0, warmup_steps=2, total_steps=10))

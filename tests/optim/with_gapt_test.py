@@ -286,3 +286,17 @@ def test_bad_arguments_raise():
     tx.update(g1, tx.init(g1), g1, value=1.0, aux_value=1.0)
   with pytest.raises(ValueError, match='must have the tree structure'):
     update(tx, g1, g1['layer'])
+
+
+def test_around_an_optimizer_of_ours():
+  schedule = optim.ScheduleConfig(name='constant', peak=0.1, total_steps=5)
+  options = optim.OptimizerConfig(schedule=schedule, weight_decay=0.0)
+  tx = optim.with_gapt(optim.make_optimizer(options), ALWAYS, weight=0.5)
+  g1, g2 = tree(1), tree(2)
+  got, state = update(tx, g1, g2)
+  assert int(optim.phase(state)) == 2
+  joint = jax.tree.map(lambda x, y: x + 0.5 * y, g1, g2)
+  clip, adam = optax.clip_by_global_norm(1.0), optax.adam(0.1, 0.9, 0.95)
+  plain = optax.chain(clip, adam)
+  want, _ = plain.update(joint, plain.init(g1), g1)
+  np.testing.assert_allclose(flat(got), flat(want), rtol=1e-5)
