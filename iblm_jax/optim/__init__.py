@@ -1,6 +1,8 @@
-"""Optimizers, the gate of GAPT and dual ascent, as optax transformations.
+"""GAPT and dual ascent for any optax loop, and whole optimizers.
 
-Needs jax and optax only.
+`with_gapt` goes around an optimizer, `value_and_grads` gives the two losses and
+their gradients, and `phase` tells the phase. The package needs jax and optax
+only.
 """
 
 from iblm_jax.optim.dual import (

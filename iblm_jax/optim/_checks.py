@@ -21,17 +21,7 @@ def number(
     low_open: bool = False,
     high_open: bool = True,
 ) -> None:
-  """Raises ValueError unless `value` is a real number in the given interval.
-
-  Args:
-    name: the parameter's name, for the message.
-    value: what was given; bools and NaN are refused.
-    allowed: the interval in words, for the message.
-    low: lower end.
-    high: upper end.
-    low_open: whether the lower end itself is excluded.
-    high_open: whether the upper end itself is excluded.
-  """
+  """Raises ValueError unless `value` is in the interval `allowed` names."""
   ok = isinstance(value, int | float) and not isinstance(value, bool)
   ok = ok and (value > low if low_open else value >= low)
   ok = ok and (value < high if high_open else value <= high)

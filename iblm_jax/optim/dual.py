@@ -1,9 +1,9 @@
-"""Dual ascent on λ: least entropy among models whose loss meets a target.
+"""Dual ascent on λ, to find the least entropy at which the loss meets a target.
 
-The problem `min S subject to CE <= c` instead of GAPT's alternation. With μ the
+It solves `min S subject to CE <= c`, where GAPT alternates. With μ the
 multiplier of the constraint, the Lagrangian S + μ (CE - c), divided by μ, is
-CE - c + λ S with λ = 1/μ: the loss of every step is CE + λ S, and λ falls while
-the constraint is violated and rises while there is slack. As in
+CE - c + λ S with λ = 1/μ. The loss of every step is therefore CE + λ S, and λ
+falls while the constraint is violated and rises while there is slack. As in
 `iblm_jax.optim.gate`, the state is a few scalars and the functions are pure.
 """
 
@@ -20,21 +20,22 @@ from iblm_jax.optim import _checks, _from_losses, gate
 
 @dataclasses.dataclass(frozen=True)
 class DualConfig:
-  """Options of dual ascent.
+  """Holds the options of dual ascent.
 
   Attributes:
-    target: largest main loss that is accepted, finite and > 0, in the loss's
-      unit (nats for a cross-entropy); c.
+    target: the largest main loss that is accepted, c, finite and > 0, in the
+      unit of the loss (nats for a cross-entropy).
     rate: step size of log λ per update and unit of relative violation, finite
       and > 0. A loss that stays 10 % off its target changes λ by a factor e in
-      10 / rate updates. Where that is faster than the model follows, λ swings
-      about its limit.
+      10 / rate updates. If the model follows more slowly, λ oscillates about
+      its limit.
     weight: λ before the first update, in [min_weight, max_weight].
-    min_weight: smallest λ, > 0. The lower, the longer λ takes to come back
-      after the part of training in which the target is out of reach.
-    max_weight: largest λ, finite.
+    min_weight: the smallest λ, > 0. The lower it is, the longer λ takes to come
+      back after the part of training in which the target is out of reach.
+    max_weight: the largest λ, finite.
     ema: decay of the moving average of the main loss that is compared with the
-      target, in [0, 1); 0 uses the raw losses. It starts at the first one.
+      target, in [0, 1); 0 uses the raw losses. The average starts at the first
+      loss.
 
   Raises:
     ValueError: an option is outside its range.
@@ -72,7 +73,7 @@ class DualConfig:
 
 
 class DualState(NamedTuple):
-  """State of dual ascent: scalars, replicated on any mesh."""
+  """Holds the state of dual ascent: scalars, replicated on any mesh."""
 
   log_weight: jax.Array  # shape=(), float32; log λ
   ema_main: jax.Array  # shape=(), float32; smoothed main loss, +inf: none yet
@@ -81,7 +82,7 @@ class DualState(NamedTuple):
 
 
 def dual_init(config: DualConfig) -> DualState:
-  """State before the first update: λ is `config.weight`."""
+  """Returns the state before the first update, with λ at `config.weight`."""
   return DualState(
       log_weight=jnp.full([], math.log(config.weight), jnp.float32),
       ema_main=jnp.full([], jnp.inf, jnp.float32),
@@ -93,21 +94,22 @@ def dual_init(config: DualConfig) -> DualState:
 def dual_step(
     state: DualState, value: jax.typing.ArrayLike, config: DualConfig
 ) -> DualState:
-  """One update of λ from the main loss of one optimizer update.
+  """Updates λ with the main loss of one optimizer update.
 
-  Exponentiated-gradient ascent on the multiplier μ = 1/λ of the constraint:
-  `log μ += rate (E - c) / c`, with E the smoothed loss, and λ kept within its
-  limits. The new λ is the one that weights this same step's loss. With gradient
-  accumulation, call it once per update with the accumulated loss.
+  This is exponentiated-gradient ascent on the multiplier μ = 1/λ of the
+  constraint: `log μ += rate (E - c) / c`, with E the smoothed loss, and λ kept
+  within its limits. The new λ is the one that weights the loss of this same
+  step. With gradient accumulation, call this once per optimizer update, with
+  the accumulated loss.
 
   Args:
-    state: the state before.
-    value: scalar main loss.
-    config: options.
+    state: state before the update.
+    value: main loss, a scalar.
+    config: options of dual ascent.
 
   Returns:
-    The state after; `state` itself if the loss is not finite: see
-    `applied_weight`.
+    The state after the update. It is `state` itself if the loss is not finite,
+    see `applied_weight`.
 
   Raises:
     ValueError: the loss is not a scalar.
@@ -152,7 +154,7 @@ def dual_step(
 
 
 def weight(state: DualState) -> jax.Array:
-  """λ, a float32 scalar."""
+  """Returns λ, a float32 scalar."""
   return jnp.exp(state.log_weight)
 
 
@@ -161,15 +163,15 @@ def applied_weight(
     value: jax.typing.ArrayLike,
     aux_value: jax.typing.ArrayLike = 0.0,
 ) -> jax.Array:
-  """What weights the auxiliary loss in the step that led to `state`.
+  """Returns the weight of the auxiliary loss in the step that led to `state`.
 
   Args:
     state: what `dual_step` returned for `value`.
-    value: scalar main loss of the step.
-    aux_value: scalar auxiliary loss of the step.
+    value: main loss of the step, a scalar.
+    aux_value: auxiliary loss of the step, a scalar.
 
   Returns:
-    float32 scalar: λ, or 0 if a loss is not finite.
+    A float32 scalar: λ, or 0 if a loss is not finite.
 
   Raises:
     ValueError: a loss is not a scalar.
@@ -183,13 +185,10 @@ def applied_weight(
 def dual_weight(
     config: DualConfig,
 ) -> optax.GradientTransformationExtraArgs:
-  """Runs dual ascent inside an optimizer; passes updates through.
+  """Runs dual ascent inside an optimizer and passes the updates through.
 
-  For loops that compute the weighted gradient themselves, with λ from
+  It is for loops that compute the weighted gradient themselves, with λ from
   `dual_step` on the same loss before this update.
-
-  Args:
-    config: options.
 
   Returns:
     A transformation whose `update` takes the keyword argument `value`, the
@@ -226,28 +225,18 @@ def dual_ascent(
   """Adds λ times the auxiliary gradient to the updates, and adapts λ.
 
   With g1 the updates and g2 the auxiliary gradient, the result is `g1 + λ g2`,
-  λ being that after this step's loss, or `g1` where a loss is not finite. Goes
-  first in a chain, before anything that changes g1.
-
-  Args:
-    config: options.
+  λ being the one after the loss of this step, or `g1` if a loss is not finite.
+  It goes first in a chain, before anything that changes g1.
 
   Returns:
     A transformation whose `update` takes `value`, the scalar main loss,
     `aux_updates`, the gradient of the auxiliary loss, a tree like the updates,
-    and optionally `aux_value`, the auxiliary loss: its gradient is left out
-    where it is not finite. The result has the dtypes of the updates; sums are
+    and optionally `aux_value`, the auxiliary loss: if it is not finite, its
+    gradient is left out. The result has the dtypes of the updates; sums are
     formed in float32. Its state is a `DualState`.
 
   Raises:
-    ValueError: from `update`, when an argument is missing or `aux_updates` is
-      not like the updates. Inside `optax.masked` or `optax.partition` it must
-      be masked as they are, with their argument
-      `mask_compatible_extra_args=True`.
-
-  .. warning::
-    In `optax.MultiSteps` only the last micro-batch's auxiliary gradient and
-    loss are seen. Accumulate outside and update once.
+    ValueError: from `update`, as `with_gapt` does.
 
   Examples:
     >>> config = DualConfig(target=1.0, weight=0.5)

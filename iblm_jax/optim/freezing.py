@@ -1,4 +1,4 @@
-"""Leaves that an optimizer does not see."""
+"""An optimizer that sees some of the parameters only."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,20 +12,20 @@ def train_only(
     tx: optax.GradientTransformation,
     is_trained: Callable[[Any], Any],
 ) -> optax.GradientTransformationExtraArgs:
-  """Applies a transformation to some leaves; the others never change.
+  """Applies a transformation to some parameters; the others never change.
 
-  Unlike `optax.masked`, the wrapped transformation sees a tree in which frozen
-  leaves do not exist: they have no state, count in no norm, are not decayed,
+  Unlike inside `optax.masked`, the other parameters do not exist for the
+  wrapped transformation: they have no state, count in no norm, are not decayed,
   and extra arguments of any form pass through.
 
   Args:
-    tx: of the trained leaves.
-    is_trained: from a tree of parameters to a tree of bools like it.
+    tx: transformation of the trained parameters.
+    is_trained: function from a tree of parameters to a tree of bools like it.
 
   Returns:
-    The transformation; its updates of frozen leaves are zero.
+    A transformation whose updates of the other parameters are zero.
 
-  Example:
+  Examples:
     >>> tx = train_only(optax.sgd(1.0), lambda p: {'a': True, 'b': False})
     >>> params = {'a': jnp.ones(2), 'b': jnp.ones(2)}
     >>> updates, _ = tx.update(params, tx.init(params), params)

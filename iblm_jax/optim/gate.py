@@ -1,7 +1,7 @@
-"""The gate of GAPT: decides from two losses when to memorise or compress.
+"""The gate of GAPT, which decides from two losses when to compress.
 
-A state machine of a few scalars, written so that it can run inside `jax.jit`,
-`jax.lax.scan` and `jax.vmap` and be saved with the optimizer. Nothing in here
+It is a state machine of a few scalars, which runs inside `jax.jit`,
+`jax.lax.scan` and `jax.vmap` and is saved with the optimizer. Nothing in here
 knows about gradients; `iblm_jax.optim.transforms` wraps it for optax.
 """
 
@@ -23,28 +23,29 @@ _MIN_DENOMINATOR = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class GateConfig:
-  """Options of the gate; the defaults are those of the paper's public code.
+  """Holds the options of the gate; the defaults are the paper's public code's.
 
   Attributes:
-    patience_main: updates in a row without a counted improvement of the main
-      loss that end the memorisation phase; int >= 1 (the paper's p_m).
-    patience_aux: the same for the auxiliary loss and the compression phase;
-      int >= 1 (p_a).
+    patience_main: number of updates in a row without a counted improvement of
+      the main loss that ends the memorisation phase, >= 1 (the paper's p_m).
+    patience_aux: the same number for the auxiliary loss and the compression
+      phase, >= 1 (p_a).
     rtol_main: relative improvement of the main loss that counts, >= 0 (τ_m).
     rtol_aux: relative improvement of the auxiliary loss that counts, >= 0
       (τ_a).
     spike: relative worsening of the main loss that ends a compression phase at
-      once, > 0; inf switches the rule off (τ_spike).
-    best: what the best losses are. 'every_step' is the paper's rule, the
-      minimum over all steps: slow but steady progress then never counts as an
-      improvement. 'on_improvement' is the plateau rule: the best moves only on
-      a counted improvement, so that small ones add up.
+      once, > 0 (τ_spike); inf switches the rule off.
+    best: which losses later ones are compared with. 'every_step' is the paper's
+      rule, the minimum over all steps: slow but steady progress then never
+      counts as an improvement. 'on_improvement' is the plateau rule: the best
+      loss moves only on a counted improvement, so that small ones add up.
     ema: decay of the moving average of both losses that the gate looks at, in
-      [0, 1); 0 uses the raw losses. Noise of single batches easily exceeds
-      `spike`, and a compression phase then lasts about one update; 0.98 gives
-      phases a length.
-    reset_aux_best: forget the best auxiliary loss on entering a compression
-      phase, so that each phase is measured against its own start.
+      [0, 1); 0 uses the raw losses. The noise of single batches easily exceeds
+      `spike`, and a compression phase then lasts about one update. With 0.98
+      the phases last longer.
+    reset_aux_best: whether the best auxiliary loss is forgotten when a
+      compression phase begins, so that each phase is measured against its own
+      start.
 
   Raises:
     ValueError: an option is outside its range.
@@ -74,10 +75,11 @@ class GateConfig:
 
 
 class GateState(NamedTuple):
-  """State of the gate: scalars, replicated on any mesh.
+  """Holds the state of the gate: scalars, which are replicated on any mesh.
 
-  The last three count since the start, so that the share of compression steps
-  and the mean length of the phases are exact however rarely they are read.
+  The last three fields count since the start, so that the share of compression
+  steps and the mean length of the phases are exact however rarely they are
+  read.
   """
 
   phase: jax.Array  # shape=(), int32; 1 memorise, 2 compress
@@ -93,7 +95,7 @@ class GateState(NamedTuple):
 
 
 def gate_init() -> GateState:
-  """State before the first update: memorising, nothing seen yet."""
+  """Returns the state before the first update, in the memorisation phase."""
   zero = lambda: jnp.zeros([], jnp.int32)
   unseen = lambda: jnp.full([], jnp.inf, jnp.float32)
   return GateState(
@@ -116,25 +118,26 @@ def gate_step(
     aux_value: jax.typing.ArrayLike,
     config: GateConfig,
 ) -> GateState:
-  """One update of the gate from the losses of one optimizer update.
+  """Updates the gate with the losses of one optimizer update.
 
-  With relative gains against the best losses *before* this update, the main
-  loss must improve by more than `rtol_main` at least once in `patience_main`
-  updates, or the phase changes to compression; there the auxiliary loss has
-  to do the same, and a main loss that got worse by more than `spike` ends the
-  phase at once. The new phase is the one that weights this same step's loss.
-  Count optimizer updates: with gradient accumulation, call it once per update
-  with the accumulated losses.
+  Gains are relative to the best losses before this update. The main loss must
+  improve by more than `rtol_main` at least once in `patience_main` updates, or
+  else the phase changes to compression. There the auxiliary loss must do the
+  same, and a main loss that is worse by more than `spike` ends the phase at
+  once. The new phase is the one that weights the loss of this same step. With
+  gradient accumulation, call this once per optimizer update, with the
+  accumulated losses.
 
   Args:
-    state: the state before.
-    value: scalar main loss, such as the cross-entropy; any unit.
-    aux_value: scalar auxiliary loss, without its weight λ and without a floor.
-    config: options.
+    state: state before the update.
+    value: main loss, such as the cross-entropy, a scalar in any unit.
+    aux_value: auxiliary loss, a scalar without its weight λ and without a
+      floor.
+    config: options of the gate.
 
   Returns:
-    The state after. If either loss is not finite, `state` itself: its phase
-    then does not apply to this step, see `is_compressing`.
+    The state after the update. It is `state` itself if a loss is not finite:
+    its phase then does not apply to this step, see `is_compressing`.
 
   Raises:
     ValueError: a loss is not a scalar.
@@ -204,15 +207,18 @@ def is_compressing(
     value: jax.typing.ArrayLike,
     aux_value: jax.typing.ArrayLike,
 ) -> jax.Array:
-  """Whether the auxiliary loss counts in the step that led to `state`.
+  """Tells whether the auxiliary loss counts in the step that led to `state`.
 
   Args:
     state: what `gate_step` returned for `value` and `aux_value`.
-    value: scalar main loss of the step.
-    aux_value: scalar auxiliary loss of the step.
+    value: main loss of the step, a scalar.
+    aux_value: auxiliary loss of the step, a scalar.
 
   Returns:
-    Scalar bool: the phase is compression and both losses are finite.
+    A bool scalar: whether the phase is compression and both losses are finite.
+
+  Raises:
+    ValueError: a loss is not a scalar.
   """
   value = _scalar('value', value)
   aux_value = _scalar('aux_value', aux_value)

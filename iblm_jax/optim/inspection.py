@@ -1,4 +1,4 @@
-"""Reads the gate, or dual ascent, out of an optimizer state."""
+"""Finds the state of the gate, or of dual ascent, in an optimizer state."""
 
 from typing import Any, TypeVar
 
@@ -10,29 +10,19 @@ State = TypeVar('State')
 
 
 def gate_state(opt_state: Any) -> gate.GateState:
-  """Finds the gate's state anywhere in an optimizer state, by its type.
-
-  Args:
-    opt_state: state of an optax transformation that contains one gate.
-
-  Returns:
-    The `GateState` instance in it.
+  """Finds the state of the only gate in an optimizer state, by its type.
 
   Raises:
     ValueError: there is none, or more than one. A tree restored from a
       checkpoint as plain dicts has none: restore into the tree of `tx.init`.
   """
-  return _only(opt_state, gate.GateState, 'phase_gate or gapt')
+  return _only(opt_state, gate.GateState, 'with_gapt, phase_gate or gapt')
 
 
 def dual_state(opt_state: Any) -> dual.DualState:
-  """Finds the state of dual ascent anywhere in an optimizer state, by its type.
+  """Finds the state of dual ascent in an optimizer state, by its type.
 
-  Args:
-    opt_state: state of an optax transformation that contains one.
-
-  Returns:
-    The `DualState` instance in it; λ is `dual.weight` of it.
+  `dual.weight` of it is λ.
 
   Raises:
     ValueError: there is none, or more than one. A tree restored from a
@@ -49,13 +39,10 @@ def dual_state(opt_state: Any) -> dual.DualState:
 
 
 def phase(opt_state: Any) -> jax.Array:
-  """Phase of the only gate in an optimizer state.
-
-  Args:
-    opt_state: state of an optax transformation that contains one gate.
+  """Finds the phase of the only gate in an optimizer state.
 
   Returns:
-    int32 scalar: 1 memorise, 2 compress.
+    An int32 scalar: 1 for memorisation, 2 for compression.
 
   Raises:
     ValueError: there is no gate, or more than one.
@@ -63,8 +50,7 @@ def phase(opt_state: Any) -> jax.Array:
   Examples:
     >>> import optax
     >>> from iblm_jax.optim import transforms
-    >>> gated = transforms.phase_gate(gate.GateConfig())
-    >>> tx = optax.chain(gated, optax.adam(1e-3))
+    >>> tx = transforms.with_gapt(optax.adam(1e-3), gate.GateConfig())
     >>> int(phase(tx.init({'phase': jax.numpy.zeros(3)})))
     1
   """
@@ -72,16 +58,16 @@ def phase(opt_state: Any) -> jax.Array:
 
 
 def phase_statistics(state: gate.GateState) -> dict[str, float]:
-  """Phase lengths so far, on the host (reads the state from the device).
+  """Computes how long the phases have been so far.
 
-  Args:
-    state: the state of one gate, concrete.
+  It reads the state from the device, so it does not work under `jax.jit`.
 
   Returns:
-    `share_compression`: share of the steps in compression, in [0, 1];
-    `num_switches`: changes of phase; `mean_memorisation_length` and
-    `mean_compression_length`: mean number of steps of the phases entered, the
-    running one included, 0 if none. Phases start with memorisation.
+    `share_compression`, the share of the steps that were in compression, in
+    [0, 1]; `num_switches`, the number of changes of phase;
+    `mean_memorisation_length` and `mean_compression_length`, the mean number of
+    steps of the phases that were entered, the present one included, or 0 if
+    there was none.
   """
   state = jax.device_get(state)
   steps, switches = int(state.num_steps), int(state.num_switches)

@@ -1,4 +1,4 @@
-"""Whole optimizers with a gate: AdamW, or Muon for matrices beside it."""
+"""Whole optimizers with a gate: AdamW, or Muon for the matrices beside it."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -18,24 +18,27 @@ NOT_DECAYED = ('scale', 'bias', 'embedding')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-  """Options of an optimizer.
+  """Holds the options of an optimizer.
 
   Attributes:
-    schedule: learning rate; its peak is Muon's where Muon is used.
-    name: 'adamw', or 'muon': Muon for the matrices, AdamW for the rest.
+    schedule: schedule of the learning rate. Its peak is that of Muon if Muon is
+      used.
+    name: 'adamw', or 'muon' for Muon on the matrices and AdamW on the rest.
     b1: decay of Adam's first moment, in [0, 1).
     b2: decay of Adam's second moment, in [0, 1).
-    eps: added to Adam's denominators, > 0.
-    weight_decay: decoupled, times the learning rate, >= 0; on the leaves that
-      the decay mask names, with Muon on its matrices only.
-    clip_norm: largest global norm of the gradients, > 0, or None.
-    group_peaks: peak learning rate, > 0, of each named group of parameters, a
-      mapping or (name, peak) pairs; other parameters use the schedule's peak.
-      The shape in time is the schedule's for all.
+    eps: number that is added to Adam's denominators, > 0.
+    weight_decay: decoupled weight decay, which is multiplied by the learning
+      rate, >= 0. It acts on the parameters that the decay mask names, with Muon
+      on its matrices only.
+    clip_norm: the largest global norm of the gradients, > 0, or None.
+    group_peaks: peak learning rate, > 0, of each named group of parameters: a
+      mapping or (name, peak) pairs. Other parameters use the schedule's peak.
+      All follow the schedule's course.
     momentum: Muon's momentum, in [0, 1).
-    momentum_start: Muon's momentum at step 0, in [0, 1); rises linearly.
-    momentum_warmup_steps: updates until `momentum` is reached, >= 0; 0 starts
-      with it.
+    momentum_start: Muon's momentum at step 0, in [0, 1), from where it rises
+      linearly.
+    momentum_warmup_steps: number of updates until `momentum` is reached, >= 0;
+      0 starts with it.
 
   Raises:
     ValueError: an option is outside its range.
@@ -84,15 +87,15 @@ class OptimizerConfig:
 
 
 def decay_mask_by_name(params: Any) -> Any:
-  """Marks the leaves that weight decay shrinks: all but a few, by their name.
+  """Marks the parameters that weight decay shrinks, by their name.
 
   Args:
-    params: any tree; keys of dicts, fields and attributes are names.
+    params: any tree; the keys of dicts, fields and attributes are names.
 
   Returns:
-    A tree of bools: False where the last name on the path is 'scale', 'bias'
-    or 'embedding', True elsewhere. Ranks are not looked at, since parameters
-    stacked over layers have one more.
+    A tree of bools, False if the last name on the path is 'scale', 'bias' or
+    'embedding', and True otherwise. Ranks are not looked at, since parameters
+    that are stacked over layers have one more.
 
   Examples:
     >>> decay_mask_by_name({'dense': {'kernel': 1.0, 'bias': 1.0}})
@@ -109,7 +112,7 @@ def decay_mask_by_name(params: Any) -> Any:
 
 def make_optimizer(
     config: OptimizerConfig,
-    gate: gate_lib.GateConfig,
+    gate: gate_lib.GateConfig | None = None,
     *,
     dual: dual_lib.DualConfig | None = None,
     decay_mask: Callable[[Any], Any] = decay_mask_by_name,
@@ -118,8 +121,9 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
   """Chains the gate, clipping and the optimizer.
 
-  The gradients passed to `update` are already weighted by the phase; the gate
-  is in the chain for its state. The learning rate of a step is
+  The gradients that `update` takes are already weighted by the phase; the gate
+  is in the chain for its state. For an optimizer that weights them itself, put
+  `with_gapt` around the one without a gate. The learning rate of a step is
   `make_schedule(config.schedule)(step)`, times `group_peaks[g] / peak` for a
   group g. The three callables are given trees of parameters, or of updates
   with parts masked by optax, and must map over whatever leaves they find, as
@@ -127,19 +131,19 @@ def make_optimizer(
 
   Args:
     config: options of the optimizer.
-    gate: options of the gate.
-    dual: options of the dual weight; None for none in the chain.
+    gate: options of the gate; None for none in the chain.
+    dual: options of dual ascent, whose state is then in the chain as well.
     decay_mask: params -> tree of bools, True where weight decay applies.
-    group_labels: params -> tree of strings, the group of each parameter;
+    group_labels: params -> tree of strings, the group of each parameter. It is
       needed with `group_peaks`.
     muon_dimension_numbers: params -> tree with an
       `optax.contrib.MuonDimensionNumbers` for each matrix and None for each
-      parameter left to AdamW; needed for 'muon'. Axes it does not name, such
-      as stacked layers, are independent matrices.
+      parameter left to AdamW. It is needed for 'muon'. Axes that it does not
+      name, such as stacked layers, are independent matrices.
 
   Returns:
-    A transformation whose `update` takes `value` and `aux_value`, see
-    `phase_gate`, and needs `params`.
+    A transformation whose `update` needs `params` and, with a gate, `value` and
+    `aux_value`, see `phase_gate`.
 
   Raises:
     ValueError: a callable that `config` needs is missing or has no use; from
@@ -172,7 +176,9 @@ def make_optimizer(
         'group_labels must be given with group_peaks, got'
         f' group_peaks={dict(config.group_peaks)!r}.'
     )
-  parts: list[optax.GradientTransformation] = [transforms.phase_gate(gate)]
+  parts: list[optax.GradientTransformation] = []
+  if gate is not None:
+    parts.append(transforms.phase_gate(gate))
   if dual is not None:
     parts.append(dual_lib.dual_weight(dual))
   if config.clip_norm is not None:
@@ -200,11 +206,8 @@ def _adamw(config, weight_decay, mask):
 
 
 def _muon_and_adamw(config, decay_mask, dimension_numbers):
-  """Muon and AdamW side by side.
-
-  Not the AdamW inside `optax.contrib.muon`: that one uses Nesterov momentum
-  whenever Muon does.
-  """
+  """Muon and AdamW side by side."""
+  # The AdamW inside `optax.contrib.muon` uses Nesterov momentum if Muon does.
 
   def muon(beta):
     return optax.contrib.muon(
@@ -244,11 +247,9 @@ def _muon_and_adamw(config, decay_mask, dimension_numbers):
 
 
 def _scale_groups(factors, labels_fn):
-  """Multiplies the updates of each group: a learning rate of its own.
-
-  Everything AdamW and Muon emit, decay included, is proportional to the
-  learning rate, so this equals giving each group its own schedule.
-  """
+  """Gives each group a learning rate of its own."""
+  # All that AdamW and Muon emit, decay included, is proportional to the
+  # learning rate, so factors do what schedules of the groups would.
 
   def init_fn(params):
     present = set(jax.tree.leaves(labels_fn(params)))

@@ -1,4 +1,4 @@
-"""Learning-rate schedules from a few options."""
+"""Learning-rate schedules, made from a few options."""
 
 import dataclasses
 from typing import Literal
@@ -10,19 +10,20 @@ from iblm_jax.optim import _checks
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-  """Options of a learning-rate schedule; steps are optimizer updates.
+  """Holds the options of a learning-rate schedule over optimizer updates.
 
   Attributes:
-    total_steps: length of the run, >= 1; the final value is reached there.
-      None is for configs of runs, which know their length.
+    total_steps: number of updates in the run, >= 1, after which the final
+      learning rate is reached. It is None in the config of a run, which knows
+      its length.
     name: 'cosine', 'wsd' (warm up, stay, decay: constant, then a linear
       cooldown) or 'constant'. All start with a linear warm-up from 0.
-    peak: largest learning rate, > 0.
-    warmup_steps: length of the warm-up, in [0, total_steps].
-    final_fraction: final learning rate over `peak`, in [0, 1]; not used by
-      'constant'.
+    peak: the largest learning rate, > 0.
+    warmup_steps: number of updates in the warm-up, in [0, total_steps].
+    final_fraction: the final learning rate divided by `peak`, in [0, 1]. It is
+      not used by 'constant'.
     cooldown_fraction: share of `total_steps` that the cooldown of 'wsd' takes,
-      in [0, 1]; rounded to whole steps. Not used by the others.
+      in [0, 1], rounded to whole updates. It is not used by the others.
 
   Raises:
     ValueError: an option is outside its range, or the warm-up and the cooldown
@@ -58,7 +59,7 @@ class ScheduleConfig:
 
   @property
   def cooldown_steps(self) -> int:
-    """Length of the cooldown of 'wsd' in steps."""
+    """Number of updates in the cooldown of 'wsd'."""
     return round(self.cooldown_fraction * self._length)
 
   @property
@@ -69,16 +70,17 @@ class ScheduleConfig:
 
 
 def make_schedule(config: ScheduleConfig) -> optax.Schedule:
-  """Builds a schedule: step -> learning rate.
+  """Builds a schedule, a function from the step to the learning rate.
 
   The optimizers of `make_optimizer` use exactly `schedule(step)` in the update
   of that step, counted from 0, so a loop can report it without asking them.
 
-  Args:
-    config: options.
-
   Returns:
-    A function of an int step >= 0, traced or not; constant after the end.
+    A function of an int step >= 0, traced or not, which is constant after
+    `total_steps`.
+
+  Raises:
+    ValueError: `total_steps` is None.
 
   Examples:
     >>> schedule = make_schedule(ScheduleConfig(

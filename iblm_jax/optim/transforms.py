@@ -5,7 +5,8 @@ optimizer: it is checkpointed, sharded and restored like any optimizer state,
 and `iblm_jax.optim.inspection` finds it there.
 """
 
-from typing import Literal
+import functools
+from typing import Any, Literal
 
 import jax
 import optax
@@ -66,7 +67,8 @@ def with_gapt(
   """
   if isinstance(tx, optax.MultiSteps):
     # As a transformation that takes extra arguments, which `chain` passes on.
-    tx = optax.GradientTransformationExtraArgs(tx.init, tx.update)
+    update: Any = tx.update
+    tx = optax.GradientTransformationExtraArgs(tx.init, update)
   if not isinstance(tx, optax.GradientTransformation):
     raise ValueError(
         'tx must be an optax.GradientTransformation or optax.MultiSteps, got'
@@ -161,7 +163,7 @@ def phase_gate(
       'phase_gate',
       ('value', 'aux_value'),
       gate.gate_init,
-      lambda state, *losses: gate.gate_step(state, *losses, config),
+      functools.partial(gate.gate_step, config=config),
   )
 
 
@@ -172,7 +174,7 @@ def _gapt(name, config, weight, projection):
       name,
       ('value', 'aux_value', 'aux_updates'),
       gate.gate_init,
-      lambda state, *losses: gate.gate_step(state, *losses, config),
+      functools.partial(gate.gate_step, config=config),
       lambda state, *losses: (gate.is_compressing(state, *losses), weight),
       project=projection is not None,
   )

@@ -223,7 +223,8 @@ def test_every_place_that_is_right(place, dtype):
     np.testing.assert_allclose(got, expected, rtol=rtol, atol=rtol)
 
 
-def test_extra_arguments_reach_the_optimizer():
+@pytest.mark.parametrize('accumulate', [False, True])
+def test_extra_arguments_reach_the_optimizer(accumulate):
   # reduce_on_plateau needs the loss, and a transformation may need its own.
   seen = {}
 
@@ -233,7 +234,10 @@ def test_extra_arguments_reach_the_optimizer():
 
   inner = optax.GradientTransformationExtraArgs(optax.init_empty_state, look)
   plateau = optax.contrib.reduce_on_plateau(patience=1, factor=0.5)
-  tx = optim.with_gapt(optax.chain(SGD, plateau, inner), NEVER)
+  optimizer = optax.chain(SGD, plateau, inner)
+  if accumulate:
+    optimizer = optax.MultiSteps(optimizer, 1)
+  tx = optim.with_gapt(optimizer, NEVER)
   g1, state = tree(0), None
   for _ in range(4):
     got, state = update(tx, g1, tree(1), state, value=2.0, other='x')
@@ -282,3 +286,17 @@ def test_bad_arguments_raise():
     tx.update(g1, tx.init(g1), g1, value=1.0, aux_value=1.0)
   with pytest.raises(ValueError, match='must have the tree structure'):
     update(tx, g1, g1['layer'])
+
+
+def test_around_an_optimizer_of_ours():
+  schedule = optim.ScheduleConfig(name='constant', peak=0.1, total_steps=5)
+  options = optim.OptimizerConfig(schedule=schedule, weight_decay=0.0)
+  tx = optim.with_gapt(optim.make_optimizer(options), ALWAYS, weight=0.5)
+  g1, g2 = tree(1), tree(2)
+  got, state = update(tx, g1, g2)
+  assert int(optim.phase(state)) == 2
+  joint = jax.tree.map(lambda x, y: x + 0.5 * y, g1, g2)
+  clip, adam = optax.clip_by_global_norm(1.0), optax.adam(0.1, 0.9, 0.95)
+  plain = optax.chain(clip, adam)
+  want, _ = plain.update(joint, plain.init(g1), g1)
+  np.testing.assert_allclose(flat(got), flat(want), rtol=1e-5)
