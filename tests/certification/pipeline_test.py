@@ -534,6 +534,25 @@ def test_without_the_coder(monkeypatch, made):
     verification.check_files(epath.Path(made))
 
 
+@pytest.mark.parametrize('first', [False, True])
+def test_the_code_that_loses_least_is_kept(made, subject, first):
+  cfg, job, w_d, _ = subject
+  tree, _, _ = read(made)
+  levels = tree['code']['levels']
+  good = quantisation.Code((made / 'code.bin').read_bytes(), levels)
+  values = 50 * np.linspace(-1, 1, levels).astype(np.float16)
+  symbols = np.arange(w_d.size, dtype=np.int32) % levels
+  bad = quantisation.Code(
+      bounds.encode(symbols, levels, 'kt', codebook=values), levels
+  )
+  candidates = [
+      certification.Candidate(code, cfg, job, made.parent)
+      for code in ((good, bad) if first else (bad, good))
+  ]
+  best = certification._best(candidates, lambda line: None)
+  assert best.code.data == good.data
+
+
 def test_tuning_reads_what_training_has_not(subject):
   cfg, job, w_d, _ = subject
   asked = []

@@ -1,5 +1,6 @@
 """The experiments that train, as a person starts them."""
 
+import json
 import os
 import pathlib
 import signal
@@ -105,6 +106,14 @@ def test_pretraining(tmp_path, monkeypatch):
       tmp_path, ['ce', 'mbe'], [*COMPRESSION, 'validation/cross_entropy']
   )
   assert tree['settings']['time_ratio'] > 0
+  timing = json.loads((tmp_path / 'timing.json').read_text())
+  spent = timing['median_seconds']
+  ratio = spent['mbe'] / spent['ce']
+  assert tree['settings']['time_ratio'] == timing['ratio'] == ratio
+  # What a step with the entropy costs more is more steps of the baseline.
+  steps = lambda ratio: pretraining.methods(100, ratio)['ce_equal_time']
+  assert steps(1.25) == {'train.num_steps': 125}
+  assert steps(0.9) == {'train.num_steps': 100}
   assert (tmp_path / 'curves.png').exists()
 
 
