@@ -17,10 +17,11 @@ from iblm_jax.certification import assembly, comparison, quantisation
 from iblm_jax.certification.certificate import Certificate
 from iblm_jax.certification.scoring import Report, quiet
 from iblm_jax.certification.vector_subject import (
-    NllBits,
-    Population,
-    VectorSubject,
+  NllBits,
+  Population,
+  VectorSubject,
 )
+
 
 def certify(
     nll_bits: NllBits,
