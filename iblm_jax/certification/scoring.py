@@ -111,8 +111,8 @@ def losses_of_tokens(
     if row.ndim != 1 or not row.size or not (row >= -1e-5).all():
       raise ValueError(
           'nll_bits must give each document the bits of its tokens, a vector'
-          f' of at least one number >= 0, got {row!r} for document {number} of'
-          ' its batch.'
+          f' of at least one number >= 0, got {row!r} for the document at place'
+          f' {number} of those scored.'
       )
   counts_N = np.array([row.size for row in rows])
   starts_N = np.cumsum(counts_N) - counts_N
