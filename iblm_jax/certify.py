@@ -7,18 +7,14 @@ The first trains few numbers, codes them, and bounds the loss of the model that
 the code stands for. The second needs the certificate and the data alone.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
 from iblm_jax import cli, errors
 from iblm_jax import config as config_lib
-from iblm_jax.bounds import claims as claims_lib
+from iblm_jax.certification import certificate, verification
 from iblm_jax.certification import pipeline as certification
-from iblm_jax.certification import verification
 
 FLAGS = flags.FLAGS
 
@@ -49,7 +45,7 @@ def main() -> None:
     config_lib.claim_workdir(cfg.run, workdir)
     tree = certification.certify(cfg, workdir, cli.report, jobs)
     cli.report(f'wrote {workdir}/certificate')
-  for line in lines(tree):
+  for line in certificate.describe(tree):
     cli.report(line)
 
 
@@ -62,42 +58,6 @@ def verify(folder: epath.Path) -> None:
   except (verification.Mismatch, ValueError) as error:
     raise errors.RunFailed(f'not verified: {error}') from error
   cli.report(f'verified: {folder}')
-
-
-def lines(tree: Mapping[str, Any]) -> list[str]:
-  """A certificate for a person, a line at a time."""
-  code, population = tree['code'], tree['population']
-  headline = tree['model']['certificate']['headline']
-  found = [
-      f'code: {code["payload"]:,.0f} bits for {code["numbers"]:,} numbers'
-      f' ({code["bits_per_number"]:.2f} each), {code["total"]:,.1f} with'
-      ' prefix, choice and search',
-      f'{population["m"]:,} units ({population["unit"]}),'
-      f' {population["n"]:,} scored; {population["unigram"]:.4f} bits per token'
-      ' is the best without context',
-  ]
-  for claim in tree['claims']:
-    name = f'{claim["loss"]}, {claim["kind"]}'
-    heldout = tree['heldout'].get(name, tree['heldout'].get(claim['loss']))
-    vacuous = ' (vacuous)' if claim['value'] >= claim['trivial'] else ''
-    sure = (
-        'no promise, for comparison'
-        if claim['delta'] is None
-        else f'with probability {1 - claim["delta"]:g}'
-    )
-    if claim['kind'] == claims_lib.TOKENS:
-      sure += ', of these tokens in their contexts and of no new documents'
-    unseen = (
-        f' {claim["unseen"]:.4f} unseen at worst,' if 'unseen' in claim else ''
-    )
-    found.append(
-        f'{name}: at most {claim["value"]:.4f}{vacuous}, {sure};'
-        f' {claim["empirical"]:.4f} on the sample,{unseen} {heldout:.4f} held'
-        f' out, {claim["trivial"]:.4f} by guessing'
-    )
-    if name == f'{claims_lib.BITS}, {headline}':
-      found[-1] = f'CERTIFIED {found[-1]}'
-  return found
 
 
 def run() -> None:

@@ -7,13 +7,10 @@ A fresh decoder is trained to emit all tokens of a sequence from one vector of
 the frozen model, and another one from nothing. Writes WORKDIR/probe.json.
 """
 
-import json
-
 from absl import flags
 from etils import epath
 
-from iblm_jax import cli
-from iblm_jax.experiments._harness import workdirs
+from iblm_jax import cli, files
 from iblm_jax.probing import decoder_probe as probing
 from iblm_jax.probing import subject as probe_subject
 
@@ -60,7 +57,7 @@ def main() -> None:
       'found': found,
   }
   workdir.mkdir(parents=True, exist_ok=True)
-  workdirs.write_json(workdir / 'probe.json', json.loads(json.dumps(tree)))
+  files.write_json(workdir / 'probe.json', tree, indent=None)
   for line in lines(found):
     cli.report(line)
   cli.report(f'wrote {workdir}/probe.json')

@@ -3,6 +3,28 @@
 Nothing in here knows a model. Losses, codes and certificates are host data in
 float64; what training and evaluation need (`smoothed_nll_bits`, `doc_losses`,
 `rank_of_target`, `top_k_errors`, `ste_quantize`) runs inside `jax.jit`.
+
+All bounds hold for m independent units, and as well for m units drawn without
+replacement from a finite population, whose mean is then the risk (Hoeffding
+1963, theorem 4; that mean includes the units that were drawn). Risks are in the
+unit of the loss, penalties in nats. These arguments mean the same in all:
+
+* `K_bits`: Length of the model's prefix-free code in bits, search included; at
+  least 0.
+* `m`: Number of units of the training set.
+* `lo`, `width` (or `delta_width`): Smallest possible loss (a), and largest
+  possible loss minus smallest (Δ), > 0. `losses` outside are an error.
+* `delta`: Probability that the claim fails, in (0, 1). Where only some of the
+  units are scored, `delta1` is the probability that the m units mislead,
+  `delta2` that the draw from them does; the claim fails with their sum, < 1.
+* `n_alpha`: Losses (α of the smoothing, k of the top-k error) that are claimed
+  together, or whose smallest bound is reported.
+* `n_runs`: Models that are scored on draws of their own and whose best is
+  reported. A model must not have been chosen by looking at the draw that scores
+  it.
+
+Every function raises one `ValueError`, with name, value and allowed range, for
+an argument outside its range.
 """
 
 from iblm_jax.bounds.betting import logistic_grid

@@ -1,4 +1,4 @@
-"""What a gambler keeps who bets against losses: the sums behind logwealth."""
+"""Capital of a gambler who bets against losses: the sums behind log-wealth."""
 
 import math
 from typing import NamedTuple
@@ -26,12 +26,7 @@ def logistic_grid(reach: float, step: float) -> tuple[float, ...]:
   Between neighbours the best t is missed by a factor of at most e^(step/2),
   which costs a factor of cosh(step/2) in the excess.
 
-  Args:
-    reach: largest |u|, > 0.
-    step: distance of neighbours, > 0.
-
-  Raises:
-    ValueError: where an argument is outside its range.
+  Both arguments are above 0.
 
   Example:
     >>> [round(t, 3) for t in logistic_grid(2, 1)]
@@ -81,8 +76,7 @@ def solve(
   Args:
     growth: [S] or scalar, mean of ln(1 - t x).
     t: [S] or scalar, in (0, 1).
-    lo: smallest possible loss.
-    width: width of the interval of losses.
+    lo, width: See the package.
     penalty: 𝓛/m, in nats a unit.
   """
   t = np.asarray(t, np.float64)

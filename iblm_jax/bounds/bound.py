@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
+
+from iblm_jax.bounds import _checks
 
 
 class Bound(float):
   """An upper bound on a risk, in the unit of the loss, with its derivation.
 
-  It is a float, so it computes, prints and serialises as one. It is reported as
-  it comes out: a value above the largest possible loss is vacuous and is not
-  cut off, so that nobody mistakes it for a result.
+  It is a float, so it computes, prints and serialises as one. A value above the
+  largest possible loss is vacuous; it is not cut off there, so that nobody
+  mistakes it for a result.
 
   Attributes:
-    terms: addends in the unit of the loss; their sum is the value.
-    nats: addends of the logarithmic penalties inside the terms, in nats, each
+    terms: Addends in the unit of the loss; their sum is the value.
+    nats: Addends of the logarithmic penalties inside the terms, in nats, each
       under the name of what it pays for. Those of the second draw, where there
       is one, begin with `resampling_`.
-    chosen: free parameters that the minimum was taken at; the price of having
+    chosen: Free parameters at which the minimum was taken; the price of having
       looked at several is among `nats`.
 
   Example:
@@ -52,18 +55,19 @@ class Bound(float):
     return f'Bound({float(self)!r}, terms={self.terms!r})'
 
   @classmethod
-  def of_terms(cls, terms, nats, chosen=None) -> 'Bound':
-    """The bound whose value is the sum of `terms`."""
+  def of_terms(
+      cls,
+      terms: Mapping[str, float],
+      nats: Mapping[str, float],
+      chosen: Mapping[str, float] | None = None,
+  ) -> 'Bound':
+    """Makes the bound whose value is the sum of `terms`."""
     return cls(math.fsum(terms.values()), terms, nats, chosen)
 
-  def as_dict(self) -> dict:
+  def as_dict(self) -> dict[str, Any]:
     """Value and tables as plain Python objects, ready for JSON."""
-    return {
-        'value': float(self),
-        'terms': dict(self.terms),
-        'nats': dict(self.nats),
-        'chosen': dict(self.chosen),
-    }
+    tables = {'terms': self.terms, 'nats': self.nats, 'chosen': self.chosen}
+    return {'value': float(self)} | {k: dict(v) for k, v in tables.items()}
 
 
 def code_penalty(
@@ -73,25 +77,35 @@ def code_penalty(
 
   The prior gives a model whose code has K bits the mass 2^-K; each of `n_alpha`
   losses and each of `n_grid` parameters gets an equal share of `delta`.
+
+  Raises:
+    ValueError: An argument is outside its range.
   """
-  nats = {'code': K_bits * math.log(2), 'losses': math.log(n_alpha)}
+  nats = {
+      'code': _checks.number('K_bits', K_bits, 0.0) * math.log(2),
+      'losses': math.log(_checks.integer('n_alpha', n_alpha)),
+  }
   if n_grid > 1:
     nats['grid'] = math.log(n_grid)
-  return {**nats, 'confidence': -math.log(delta)}
+  return nats | {'confidence': -math.log(_checks.probability('delta', delta))}
 
 
 def draw_penalty(
-    n_alpha: int, n_runs: int, delta: float, n_grid: int = 1
+    n_alpha: int, n_runs: int, delta2: float, n_grid: int = 1
 ) -> dict[str, float]:
   """Addends, in nats, of the penalty for scoring n of the m units.
 
   The model is fixed before the draw, so no code is paid for; the minimum over
   losses, over runs and over a grid is.
+
+  Raises:
+    ValueError: An argument is outside its range.
   """
   nats = {
-      'resampling_losses': math.log(n_alpha),
-      'resampling_runs': math.log(n_runs),
+      'losses': math.log(_checks.integer('n_alpha', n_alpha)),
+      'runs': math.log(_checks.integer('n_runs', n_runs)),
   }
   if n_grid > 1:
-    nats['resampling_grid'] = math.log(n_grid)
-  return {**nats, 'resampling_confidence': -math.log(delta)}
+    nats['grid'] = math.log(n_grid)
+  nats['confidence'] = -math.log(_checks.probability('delta2', delta2))
+  return {f'resampling_{name}': value for name, value in nats.items()}

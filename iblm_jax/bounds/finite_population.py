@@ -28,14 +28,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iblm_jax.bounds import _checks
-from iblm_jax.bounds import betting as wealth
+from iblm_jax.bounds import _checks, betting
 from iblm_jax.bounds.bound import Bound, code_penalty
 
 # 33 first shares from 0.0003 to 0.9997; price ln 33 = 3.50 nats. A coarser grid
 # than that of logwealth: each value costs a pass over all losses, and missing
 # the best share by a factor of 1.28 costs 3 % of the excess.
-GRID_FINITE = wealth.logistic_grid(8, 0.5)
+GRID_FINITE = betting.logistic_grid(8, 0.5)
 _MAX_NEWTON = 100
 
 
@@ -56,23 +55,16 @@ def occam_logwealth_finite(
     losses: [m] losses of the units that were drawn, in the order in which they
       were drawn (or any other that does not depend on what they are), each in
       [lo, lo + width].
-    lo: smallest possible loss (a).
-    width: largest possible loss minus smallest (Δ), > 0.
-    K_bits: length of the model's prefix-free code, search included; >= 0.
-    population: number of units in all (N), at least m.
-    delta: probability that the claim fails, in (0, 1).
-    grid: values of the share t_1 of the first bet, distinct, in (0, 1), fixed
+    population: Number of units in all (N), at least m.
+    grid: Values of the share t_1 of the first bet, distinct, in (0, 1), fixed
       before the data were seen; None for `GRID_FINITE`. Costs ln(length) nats.
-    n_alpha: losses that are claimed together, or whose best is reported.
+    lo, width, K_bits, delta, n_alpha: See the package.
 
   Returns:
     A `Bound` on the mean over all N units, drawn ones included, with terms
     `empirical` (the mean over the m), `variance` (what the logarithm costs
     because losses differ; may be below 0 by chance of the order) and
     `complexity`; `chosen['t']`. Never above `counting_bound`.
-
-  Raises:
-    ValueError: where an argument is outside its range, or a loss is.
 
   Example:
     >>> losses = [0.2] * 50 + [0.4] * 30 + [0.9] * 20
@@ -81,11 +73,8 @@ def occam_logwealth_finite(
     >>> print(f'{bound:.4f}, counting {counting_bound(0.4, 100, 110, 1.0):.4f}')
     0.4460, counting 0.4545
   """
-  x = wealth.check_losses(losses, lo, width)
-  K_bits = _checks.code_bits(K_bits)
+  x = betting.check_losses(losses, lo, width)
   size = _checks.integer('population', population, x.size)
-  delta = _checks.probability('delta', delta)
-  n_alpha = _checks.integer('n_alpha', n_alpha)
   grid_S = _checks.grid('grid', GRID_FINITE if grid is None else grid)
   nats = code_penalty(K_bits, n_alpha, delta, grid_S.size)
   scaled = ((x.astype(np.float64) - lo) / width).clip(0, 1)
@@ -123,33 +112,21 @@ def occam_serfling(
   2(1), corollary 1.1) found for draws without replacement.
 
   Args:
-    risk: mean loss over the m units that were drawn (R̂).
-    K_bits: length of the model's prefix-free code, search included; >= 0.
-    m: number of units that were drawn.
-    population: number of units in all (N), at least m.
-    delta_width: width of the interval that losses lie in (Δ), > 0.
-    delta: probability that the claim fails, in (0, 1).
-    n_alpha: losses that are claimed together, or whose smallest bound is
-      reported.
+    risk: Mean loss over the m units that were drawn (R̂).
+    population: Number of units in all (N), at least m.
+    K_bits, m, delta_width, delta, n_alpha: See the package.
 
   Returns:
     A `Bound` on the mean over all N units, with terms `empirical` and
     `complexity`.
 
-  Raises:
-    ValueError: where an argument is outside its range.
-
   Example:
     >>> round(occam_serfling(0.4, 1000, 100_000, 110_000, 1.0, 0.05), 6)
     0.417789
   """
-  risk = _checks.number('risk', risk)
-  K_bits = _checks.code_bits(K_bits)
-  m = _checks.integer('m', m)
+  risk, m = _checks.number('risk', risk), _checks.integer('m', m)
   size = _checks.integer('population', population, m)
   width = _checks.positive('delta_width', delta_width)
-  delta = _checks.probability('delta', delta)
-  n_alpha = _checks.integer('n_alpha', n_alpha)
   nats = code_penalty(K_bits, n_alpha, delta)
   share = 1 - (m - 1) / size
   deviation = math.sqrt(share * math.fsum(nats.values()) / (2 * m))
@@ -166,13 +143,9 @@ def counting_bound(
   that were seen have the mean R̂, all others lose at most `largest`.
 
   Args:
-    risk: mean loss over the m units that were drawn (R̂).
-    m: number of units that were drawn.
-    population: number of units in all (N), at least m.
-    largest: largest possible loss of a unit.
-
-  Raises:
-    ValueError: where an argument is outside its range.
+    risk: Mean loss over the m units that were drawn (R̂).
+    population: Number of units in all (N), at least m.
+    largest: Largest possible loss of a unit.
 
   Example:
     >>> counting_bound(2.0, 75, 100, 8.0)
@@ -193,13 +166,9 @@ def unseen_risk(bound: float, risk: float, m: int, population: int) -> float:
   price.
 
   Args:
-    bound: on the mean over all N units.
-    risk: mean loss over the m units that were drawn (R̂).
-    m: number of units that were drawn.
-    population: number of units in all (N), more than m.
-
-  Raises:
-    ValueError: where an argument is outside its range.
+    bound: A bound on the mean over all N units.
+    risk: Mean loss over the m units that were drawn (R̂).
+    population: Number of units in all (N), more than m.
 
   Example:
     >>> unseen_risk(3.5, 2.0, 75, 100)

@@ -1,8 +1,8 @@
 """Bounds for losses in [0, 1] through the relative entropy of two coins.
 
-Chernoff's inequality for one model and one side, then the union over codes, so
-there is no term for the number of units inside the logarithm. Sources: Langford
-and Caruana, (Not) bounding the true error; Catoni, arXiv 0712.0248.
+They are Chernoff's inequality for one model and one side, then the union over
+codes, so no term for the number of units is inside the logarithm. Sources:
+Langford and Caruana, (Not) bounding the true error; Catoni, arXiv 0712.0248.
 """
 
 import math
@@ -15,14 +15,11 @@ def kl_inverse(q: float, c: float) -> float:
   """Largest p with kl(q, p) = q ln(q/p) + (1-q) ln((1-q)/(1-p)) <= c.
 
   Args:
-    q: observed mean, in [0, 1].
-    c: allowed divergence in nats, >= 0.
+    q: Observed mean, in [0, 1].
+    c: Allowed divergence in nats, at least 0.
 
   Returns:
     p in [q, 1], rounded up within a few units of the last place.
-
-  Raises:
-    ValueError: where an argument is outside its range.
 
   Example:
     >>> round(kl_inverse(0.1, 0.05), 10)
@@ -49,21 +46,16 @@ def occam_kl(
 ) -> Bound:
   """R <= kl_inverse(R̂, (K ln 2 + ln(n_alpha/δ)) / m), for all models at once.
 
-  Never above `occam_hoeffding`, and far below where the risk is near 0 or 1.
+  It is never above `occam_hoeffding`, and far below where the risk is near 0
+  or 1.
 
   Args:
-    risk01: mean over all m units of a loss in [0, 1]. For a loss in [a, a+Δ]
+    risk01: Mean over all m units of a loss in [0, 1]. For a loss in [a, a+Δ]
       give (loss - a) / Δ.
-    K_bits: length of the model's prefix-free code, search included; >= 0.
-    m: number of independent units.
-    delta: probability that the claim fails, in (0, 1).
-    n_alpha: losses that are claimed together, or whose best is reported.
+    K_bits, m, delta, n_alpha: See the package.
 
   Returns:
     A `Bound` in [risk01, 1] with terms `empirical` and `complexity`.
-
-  Raises:
-    ValueError: where an argument is outside its range.
 
   Example:
     >>> round(occam_kl(0.4, 1000, 100_000, 0.05), 10)
@@ -90,19 +82,13 @@ def catoni(
   may be picked after seeing the data without paying for it.
 
   Args:
-    risk01: mean over all m units of a loss in [0, 1].
-    K_bits: length of the model's prefix-free code, search included; >= 0.
-    m: number of independent units.
-    delta: probability that the claim fails, in (0, 1).
-    gamma: inverse temperature, > 0; None for the best.
-    n_alpha: losses that are claimed together, or whose best is reported.
+    risk01: Mean over all m units of a loss in [0, 1].
+    gamma: Inverse temperature, > 0; None for the best.
+    K_bits, m, delta, n_alpha: See the package.
 
   Returns:
     A `Bound` with terms `empirical` and `complexity`, and `chosen['gamma']`,
     which is inf where the best value is the limit 1.
-
-  Raises:
-    ValueError: where an argument is outside its range.
 
   Example:
     >>> round(catoni(0.4, 1000, 100_000, 0.05, gamma=1e4), 10)
@@ -127,11 +113,7 @@ def catoni(
 
 def _penalty(risk01, K_bits, m, delta, n_alpha):
   risk = _checks.number('risk01', risk01, 0.0, 1.0)
-  K_bits = _checks.code_bits(K_bits)
-  m = _checks.integer('m', m)
-  delta = _checks.probability('delta', delta)
-  n_alpha = _checks.integer('n_alpha', n_alpha)
-  return risk, m, code_penalty(K_bits, n_alpha, delta)
+  return risk, _checks.integer('m', m), code_penalty(K_bits, n_alpha, delta)
 
 
 def _kl_of_gap(q, gap):

@@ -27,16 +27,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from iblm_jax.bounds import _checks, occam
-from iblm_jax.bounds import betting as wealth
+from iblm_jax.bounds import _checks, betting, occam
 from iblm_jax.bounds.bound import Bound, code_penalty, draw_penalty
 
 # 57 values from 0.0009 to 0.9991; price ln 57 = 4.04 nats, under 1 % of any
 # code of 600 bits, and at most 0.8 % of the excess lost between neighbours.
-GRID_T = wealth.logistic_grid(7, 0.25)
+GRID_T = betting.logistic_grid(7, 0.25)
 # 17 values from 0.018 to 0.982; price ln 17 = 2.83 nats. No code is paid for in
 # the second draw, so a finer grid would cost more than it finds.
-GRID_S = wealth.logistic_grid(4, 0.5)
+GRID_S = betting.logistic_grid(4, 0.5)
 
 
 def occam_logwealth(
@@ -55,21 +54,14 @@ def occam_logwealth(
   Args:
     losses: [m] losses, each in [lo, lo + width]; any real dtype. They are read
       in pieces, so float32 losses of 10^8 tokens need no copy.
-    lo: smallest possible loss (a).
-    width: largest possible loss minus smallest (Δ), > 0.
-    K_bits: length of the model's prefix-free code, search included; >= 0.
-    m: number of units, the length of `losses`.
-    delta: probability that the claim fails, in (0, 1).
-    grid: values of t to try, distinct, in (0, 1), fixed before the data were
+    m: Number of units, the length of `losses`.
+    grid: Values of t to try, distinct, in (0, 1), fixed before the data were
       seen; None for `GRID_T`. Costs ln(length) nats.
-    n_alpha: losses that are claimed together, or whose best is reported.
+    lo, width, K_bits, delta, n_alpha: See the package.
 
   Returns:
     A `Bound` with terms `empirical` (the mean), `variance` (what the logarithm
     costs because losses differ) and `complexity`; `chosen['t']`.
-
-  Raises:
-    ValueError: where an argument is outside its range, or a loss is.
 
   Example:
     >>> losses = [0.2] * 50 + [0.4] * 30 + [0.9] * 20
@@ -78,24 +70,21 @@ def occam_logwealth(
     >>> round(bound, 10), bound.chosen
     (0.5395568564, {'t': 0.7})
   """
-  x = wealth.check_losses(losses, lo, width)
+  x = betting.check_losses(losses, lo, width)
   m = _checks.integer('m', m)
   if m != x.size:
     raise ValueError(
         f'm must be the number of losses, {x.size}, got {m}; for fewer losses'
         ' than units use occam_logwealth_subsample.'
     )
-  K_bits = _checks.code_bits(K_bits)
-  delta = _checks.probability('delta', delta)
-  n_alpha = _checks.integer('n_alpha', n_alpha)
   grid_S = _checks.grid('grid', GRID_T if grid is None else grid)
   nats = code_penalty(K_bits, n_alpha, delta, grid_S.size)
-  growth_S = wealth.mean_log(x, lo, width, grid_S)
+  growth_S = betting.mean_log(x, lo, width, grid_S)
   penalty = math.fsum(nats.values()) / m
-  curve = wealth.solve(growth_S, grid_S, lo, width, penalty)
+  curve = betting.solve(growth_S, grid_S, lo, width, penalty)
   best = int(np.argmin(curve.value))
   t = grid_S[best]
-  free = float(wealth.solve(growth_S[best], t, lo, width, 0.0).value)
+  free = float(betting.solve(growth_S[best], t, lo, width, 0.0).value)
   mean = float(np.mean(x, dtype=np.float64))
   terms = {
       'empirical': mean,
@@ -126,26 +115,15 @@ def occam_logwealth_subsample(
   Args:
     losses: [n] losses of units drawn uniformly out of the m, with or without
       replacement, after the model was fixed; each in [lo, lo + width].
-    lo: smallest possible loss (a).
-    width: largest possible loss minus smallest (Δ), > 0.
-    K_bits: length of the model's prefix-free code, search included; >= 0.
-    m: number of independent units, whatever n is.
-    delta1: probability that the m units mislead, in (0, 1).
-    delta2: probability that the draw misleads, in (0, 1); delta1 + delta2 < 1
-      is the probability that the claim fails.
-    grid_t: values of t to try; None for `GRID_T`. Costs ln(length) nats twice.
-    grid_s: values of the second parameter; None for `GRID_S`. Costs ln(length)
+    m: Number of independent units, whatever n is.
+    grid_t: Values of t to try; None for `GRID_T`. Costs ln(length) nats twice.
+    grid_s: Values of the second parameter; None for `GRID_S`. Costs ln(length)
       nats in the second draw.
-    n_alpha: losses that are claimed together, or whose best is reported.
-    n_runs: models that are scored this way and whose best is reported. A model
-      must not have been chosen by looking at the draw that scores it.
+    lo, width, K_bits, delta1, delta2, n_alpha, n_runs: See the package.
 
   Returns:
     A `Bound` with terms `empirical` (the mean of the draws), `variance`,
     `resampling` and `complexity`; `chosen['t']` and `chosen['s']`.
-
-  Raises:
-    ValueError: where an argument is outside its range, or a loss is.
 
   Example:
     >>> losses = [0.2] * 50 + [0.4] * 30 + [0.9] * 20
@@ -155,12 +133,9 @@ def occam_logwealth_subsample(
     >>> round(bound, 10), bound.chosen['t']
     (0.5230995357, 0.1)
   """
-  x = wealth.check_losses(losses, lo, width)
+  x = betting.check_losses(losses, lo, width)
   m = _checks.integer('m', m)
-  K_bits = _checks.code_bits(K_bits)
   delta1, delta2 = occam.check_split(delta1, delta2)
-  n_alpha = _checks.integer('n_alpha', n_alpha)
-  n_runs = _checks.integer('n_runs', n_runs)
   grid_T = _checks.grid('grid_t', GRID_T if grid_t is None else grid_t)
   grid_S = _checks.grid('grid_s', GRID_S if grid_s is None else grid_s)
   code = code_penalty(K_bits, n_alpha, delta1, grid_T.size)
@@ -169,12 +144,12 @@ def occam_logwealth_subsample(
       x, lo, width, grid_T, grid_S, math.fsum(draw.values()) / x.size
   )
   penalty = math.fsum(code.values()) / m
-  curve = wealth.solve(growth_T, grid_T, lo, width, penalty)
+  curve = betting.solve(growth_T, grid_T, lo, width, penalty)
   best = int(np.argmin(curve.value))
   t = grid_T[best]
-  drawn = float(wealth.mean_log(x, lo, width, grid_T[best:best + 1])[0])
-  seen = float(wealth.solve(drawn, t, lo, width, 0.0).value)
-  whole = float(wealth.solve(growth_T[best], t, lo, width, 0.0).value)
+  drawn = float(betting.mean_log(x, lo, width, grid_T[best:best + 1])[0])
+  seen = float(betting.solve(drawn, t, lo, width, 0.0).value)
+  whole = float(betting.solve(growth_T[best], t, lo, width, 0.0).value)
   mean = float(np.mean(x, dtype=np.float64))
   terms = {
       'empirical': mean,
@@ -193,8 +168,8 @@ def _growth_of_all(x, lo, width, grid_T, grid_S, penalty):
   for i, t in enumerate(grid_T):
     y = -np.log1p(-t * scaled)
     largest = -math.log1p(-t)
-    inner = wealth.mean_log(y, 0.0, largest, grid_S)
-    curve = wealth.solve(inner, grid_S, 0.0, largest, penalty)
+    inner = betting.mean_log(y, 0.0, largest, grid_S)
+    curve = betting.solve(inner, grid_S, 0.0, largest, penalty)
     best = int(np.argmin(curve.value))
     growth_T[i], s_T[i] = -curve.value[best], grid_S[best]
   return growth_T, s_T

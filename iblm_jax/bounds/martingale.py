@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from iblm_jax.bounds import _checks, logwealth
-from iblm_jax.bounds import betting as wealth
+from iblm_jax.bounds import _checks, betting, logwealth
 from iblm_jax.bounds.bound import Bound, code_penalty
 
 # Guesses of the width, in bits, four to an octave; see azuma_tokens.
@@ -40,29 +39,20 @@ def azuma_tokens(
   ln 33 = 3.5 nats.
 
   Args:
-    risk: mean loss over the m tokens.
-    K_bits: length of the model's prefix-free code, search included; >= 0.
-    m: number of tokens.
+    risk: Mean loss over the m tokens.
+    m: Number of tokens.
     widths: Δ̂, a number > 0, or [m] numbers > 0, each a function of the prefix.
-    delta: probability that the claim fails, in (0, 1).
-    n_alpha: losses that are claimed together, or whose best is reported.
+    K_bits, delta, n_alpha: See the package.
 
   Returns:
     A `Bound` with terms `empirical` and `complexity`, and `chosen['width']`
     where widths were predicted.
 
-  Raises:
-    ValueError: where an argument is outside its range.
-
   Example:
     >>> round(azuma_tokens(2.0, 2000, 1_000_000, 9.005625, 0.05), 6)
     2.237353
   """
-  risk = _checks.number('risk', risk)
-  K_bits = _checks.code_bits(K_bits)
-  m = _checks.integer('m', m)
-  delta = _checks.probability('delta', delta)
-  n_alpha = _checks.integer('n_alpha', n_alpha)
+  risk, m = _checks.number('risk', risk), _checks.integer('m', m)
   chosen = {}
   if np.ndim(widths) == 0:
     nats = code_penalty(K_bits, n_alpha, delta)
@@ -102,26 +92,19 @@ def empirical_freedman(
 
   Args:
     losses: [m] losses in the order of the stream, each in [lo, lo + width].
-    lo: smallest possible loss.
-    width: largest possible loss minus smallest (Δ), > 0.
-    K_bits: length of the model's prefix-free code, search included; >= 0.
-    m: number of tokens or documents, the length of `losses`.
-    delta: probability that the claim fails, in (0, 1).
-    grid: values of s to try, distinct, in (0, 1), fixed before the data were
+    m: Number of tokens or documents, the length of `losses`.
+    grid: Values of s to try, distinct, in (0, 1), fixed before the data were
       seen; None for `logwealth.GRID_T`. Costs ln(length) nats.
     predictions: Y, a number fixed beforehand or [m] numbers, Y_i a function of
       what comes before token i (not of loss i, so not the mean of all losses);
       in [lo, lo + width]. None for the mean of the losses before i, with one
       more at the middle of the interval. For units drawn without replacement
       from a finite population only a fixed number is valid.
-    n_alpha: losses that are claimed together, or whose best is reported.
+    lo, width, K_bits, delta, n_alpha: See the package.
 
   Returns:
     A `Bound` with terms `empirical`, `variance` and `complexity`;
     `chosen['s']`.
-
-  Raises:
-    ValueError: where an argument is outside its range, or a loss is.
 
   Example:
     >>> losses = [0.2] * 50 + [0.4] * 30 + [0.9] * 20
@@ -131,13 +114,10 @@ def empirical_freedman(
     >>> round(bound, 10), bound.chosen
     (0.5536818414, {'s': 0.9})
   """
-  x = wealth.check_losses(losses, lo, width).astype(np.float64)
+  x = betting.check_losses(losses, lo, width).astype(np.float64)
   m = _checks.integer('m', m)
   if m != x.size:
     raise ValueError(f'm must be the number of losses, {x.size}, got {m}.')
-  K_bits = _checks.code_bits(K_bits)
-  delta = _checks.probability('delta', delta)
-  n_alpha = _checks.integer('n_alpha', n_alpha)
   grid_S = _checks.grid('grid', logwealth.GRID_T if grid is None else grid)
   if predictions is None:
     before = np.concatenate([[lo + width / 2], x[:-1]])
@@ -145,7 +125,7 @@ def empirical_freedman(
   elif np.ndim(predictions) == 0:
     y = np.full(m, _checks.number('predictions', predictions, lo, lo + width))
   else:
-    y = wealth.check_losses(np.asarray(predictions), lo, width)
+    y = betting.check_losses(np.asarray(predictions), lo, width)
     if y.size != m:
       raise ValueError(
           f'predictions must be one number or m={m} numbers, got {y.size}.'
@@ -153,7 +133,7 @@ def empirical_freedman(
   nats = code_penalty(K_bits, n_alpha, delta, grid_S.size)
   surprise = x - y
   # v(s A)/s averages to mean(A) - mean(ln(1 + s A))/s.
-  growth_S = wealth.mean_log(surprise, 0.0, width, grid_S, -1.0)
+  growth_S = betting.mean_log(surprise, 0.0, width, grid_S, -1.0)
   variance_S = -surprise.mean() - width * growth_S / grid_S
   complexity_S = width * math.fsum(nats.values()) / (m * grid_S)
   best = int(np.argmin(variance_S + complexity_S))

@@ -1,16 +1,13 @@
 """Occam bounds with Hoeffding's inequality, and the budget that they leave.
 
-Every model that a code of K bits describes gets prior mass 2^-K. By Kraft the
-masses sum to at most 1, so with probability 1-δ the bound holds for all models
-at once: the one it is applied to may depend on the data in any way. What may
-not depend on the data is the code itself (architecture, seeds, formats, grids).
+Every model that a code of K bits describes gets prior mass 2^-K. By Kraft's
+inequality the masses sum to at most 1, so with probability 1-δ the bound holds
+for all models at once: the one it is applied to may depend on the data in any
+way. What may not depend on the data is the code itself (architecture, seeds,
+formats, grids).
 
-Sources: arXiv 2312.17173, sections 3 and 4. Losses lie in an interval of width
-`delta_width`; penalties are in nats, risks in the unit of the loss.
-
-All bounds of this package hold for m independent units, and as well for m units
-drawn without replacement from a finite population, whose mean is then the risk
-(Hoeffding 1963, theorem 4; that mean includes the units that were drawn).
+Sources: arXiv 2312.17173, sections 3 and 4. Arguments that the bounds share are
+explained in the documentation of the package.
 """
 
 import math
@@ -31,31 +28,20 @@ def occam_hoeffding(
   """R <= R̂ + Δ sqrt((K ln 2 + ln(n_alpha/δ)) / (2m)), for all models at once.
 
   Args:
-    risk: mean loss over all m units (R̂).
-    K_bits: length of the model's prefix-free code, search included; >= 0.
-    m: number of independent units.
-    delta_width: width of the interval that losses lie in (Δ), > 0.
-    delta: probability that the claim fails, in (0, 1).
-    n_alpha: losses (α of the smoothing, k of the top-k error) that are claimed
-      together, or whose smallest bound is reported. The number of runs needs no
-      price here: their codes differ.
+    risk: Mean loss over all m units (R̂).
+    K_bits, m, delta_width, delta, n_alpha: See the package. The number of runs
+      needs no price here: their codes differ.
 
   Returns:
     A `Bound` with terms `empirical` and `complexity`.
-
-  Raises:
-    ValueError: where an argument is outside its range.
 
   Example:
     >>> round(occam_hoeffding(0.4, 1000, 100_000, 1.0, 0.05), 10)
     0.458997581
   """
   risk = _checks.number('risk', risk)
-  K_bits = _checks.code_bits(K_bits)
   m = _checks.integer('m', m)
   width = _checks.positive('delta_width', delta_width)
-  delta = _checks.probability('delta', delta)
-  n_alpha = _checks.integer('n_alpha', n_alpha)
   nats = code_penalty(K_bits, n_alpha, delta)
   terms = {'empirical': risk, 'complexity': width * _deviation(nats, m)}
   return Bound.of_terms(terms, nats)
@@ -69,24 +55,11 @@ def occam_subsample_ref(
     delta_width: float,
     delta: float,
 ) -> Bound:
-  """The subsampled bound as the paper's public code computes it.
+  """Computes the subsampled bound as the paper's public code does.
 
-  Valid for one loss and one run that were fixed beforehand; there for
-  comparison. Of δ, the share n/(n+m) pays for the code, the rest for the draw.
-
-  Args:
-    risk: mean loss over n units drawn uniformly out of the m.
-    K_bits: length of the model's code, >= 0.
-    m: number of independent units.
-    n: number of units drawn after the model was fixed.
-    delta_width: width of the interval that losses lie in, > 0.
-    delta: probability that the claim fails, in (0, 1).
-
-  Returns:
-    A `Bound` with terms `empirical`, `complexity` and `resampling`.
-
-  Raises:
-    ValueError: where an argument is outside its range.
+  It is valid for one loss and one run that were fixed beforehand, and is there
+  for comparison. Of δ, the share n/(n+m) pays for the code and the rest for the
+  draw. For arguments and result see `occam_subsample`.
 
   Example:
     >>> round(occam_subsample_ref(0.4, 1000, 100_000, 1000, 1.0, 0.05), 10)
@@ -117,24 +90,13 @@ def occam_subsample(
            + Δ sqrt(ln(n_alpha n_runs/δ2) / (2n)).
 
   Args:
-    risk: mean loss over n units drawn uniformly out of the m, with or without
+    risk: Mean loss over n units drawn uniformly out of the m, with or without
       replacement, after the model was fixed (R̂_n).
-    K_bits: length of the model's prefix-free code, search included; >= 0.
-    m: number of independent units.
-    n: number of units drawn.
-    delta_width: width of the interval that losses lie in (Δ), > 0.
-    delta1: probability that the m units mislead, in (0, 1).
-    delta2: probability that the draw misleads, in (0, 1); delta1 + delta2 < 1
-      is the probability that the claim fails.
-    n_alpha: losses that are claimed together, or whose best is reported.
-    n_runs: models that are scored this way and whose best is reported. A model
-      must not have been chosen by looking at the draw that scores it.
+    n: Number of units drawn.
+    K_bits, m, delta_width, delta1, delta2, n_alpha, n_runs: See the package.
 
   Returns:
     A `Bound` with terms `empirical`, `complexity` and `resampling`.
-
-  Raises:
-    ValueError: where an argument is outside its range.
 
   Example:
     >>> bound = occam_subsample(
@@ -143,12 +105,9 @@ def occam_subsample(
     2.347445
   """
   risk = _checks.number('risk', risk)
-  K_bits = _checks.code_bits(K_bits)
   m, n = _checks.integer('m', m), _checks.integer('n', n)
   width = _checks.positive('delta_width', delta_width)
   delta1, delta2 = check_split(delta1, delta2)
-  n_alpha = _checks.integer('n_alpha', n_alpha)
-  n_runs = _checks.integer('n_runs', n_runs)
   code = code_penalty(K_bits, n_alpha, delta1)
   draw = draw_penalty(n_alpha, n_runs, delta2)
   terms = {
@@ -171,25 +130,18 @@ def max_code_bits(
     n_alpha: int = len(smoothing.ALPHAS),
     n_runs: int = 1,
 ) -> float:
-  """How long a code may be before `occam_subsample` says nothing.
+  """Computes how long a code may be before `occam_subsample` says nothing.
 
   Args:
-    V: size of the vocabulary, at least 2; guessing costs log2 V bits a token.
-    alpha: share of the uniform distribution in the predictions, in (0, 1).
-    risk: mean loss over the subsample that a model is hoped to have, in bits.
-    m: number of independent units.
-    n: number of units drawn for scoring.
-    delta1: probability that the m units mislead, in (0, 1).
-    delta2: probability that the draw misleads, in (0, 1).
-    n_alpha: losses whose best bound is reported; the default grid has eight.
-    n_runs: models whose best bound is reported.
+    V: Size of the vocabulary, at least 2; guessing costs log2 V bits a token.
+    alpha: Weight of the uniform distribution in the predictions, in (0, 1).
+    risk: Mean loss over the subsample that a model is hoped to have, in bits.
+    m, n, delta1, delta2, n_alpha, n_runs: As for `occam_subsample`; the default
+      grid of alphas has eight.
 
   Returns:
     Bits, header and search included: the bound is below log2 V if and only if
     K is below this. 0 where no code is short enough.
-
-  Raises:
-    ValueError: where an argument is outside its range.
 
   Example:
     >>> round(max_code_bits(27, 0.05, 2.5, 100_000, 20_000, 0.025, 0.025), 2)

@@ -1,9 +1,9 @@
-"""What a model loses on documents, one number for each of them."""
+"""Losses of documents under a model, computed in batches on the device."""
 
 import collections
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,27 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from iblm_jax import bounds
+from iblm_jax.certification.scoring import DocumentLosses
 from iblm_jax.data import documents as documents_lib
 from iblm_jax.models import families
 
 # Batches that the device is given before the host reads its results.
 _AHEAD = 2
-
-
-class DocumentLosses(NamedTuple):
-  """A column for each document.
-
-  Attributes:
-    losses: float64 [A, N], bits per token of the smoothed predictions.
-    errors: float64 [K, N], share of tokens outside the k most likely.
-    tokens: int, targets scored in all, each document once.
-    token_losses: float64 [A], mean over these of the bits per token.
-  """
-
-  losses: np.ndarray
-  errors: np.ndarray
-  tokens: int
-  token_losses: np.ndarray
 
 
 def measure(
@@ -49,21 +34,21 @@ def measure(
   """Scores documents in batches of similar lengths.
 
   What is compiled depends on the model and the source alone: it serves any
-  units, weights and sizes of sets.
+  documents, weights and numbers of documents.
 
   Args:
-    params: of the model, on device.
-    cfg: of the model; it has no dropout, so its predictions are a function.
-    documents: where they come from.
+    params: The parameters of the model, on the device.
+    cfg: The config of the model, which has no dropout.
+    documents: The source of the documents.
     split: 'train' or 'heldout'.
-    indices: numbers of documents, [N]; one asked for twice is scored once.
-    alphas: weights of the uniform distribution.
-    top_k: sizes of the sets of most likely tokens.
-    max_tokens: of a batch.
-    report: told how many rows of how many are done.
+    indices: Numbers of documents, [N]; one asked for twice is scored once.
+    alphas: Weights of the uniform distribution.
+    top_k: Sizes of the sets of most likely tokens.
+    max_tokens: Most tokens of a batch.
+    report: Called with the number of rows scored and of all rows.
 
   Returns:
-    `DocumentLosses`, in the order of `indices`.
+    The losses, in the order of `indices`.
   """
   unique, place = np.unique(np.asarray(indices, np.int64), return_inverse=True)
   reduce = functools.partial(

@@ -1,39 +1,41 @@
-"""Certificates: train, code, decode, evaluate what was decoded, bound.
+"""Certificates of runs: train, code, decode, score what was decoded, bound.
 
-Everything after the bits is a function of the bits, the config and the data, so
-that `verification` does the same again and compares.
+Everything after the training is that of `assembly`, for a `RunSubject`.
 """
 
 import dataclasses
-import hashlib
-import io
+import functools
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
 
-from iblm_jax import bounds
-from iblm_jax.bounds import claims as claims_lib
 from iblm_jax.bounds import options as bound_options
-from iblm_jax.certification import document_losses, quantisation
+from iblm_jax.certification import (
+    assembly,
+    certificate,
+    document_losses,
+    quantisation,
+    scoring,
+    tuning,
+)
 from iblm_jax.data import documents as documents_lib
-from iblm_jax.data import hashing, kinds
-from iblm_jax.experiments._harness import workdirs
+from iblm_jax.data import kinds
 from iblm_jax.models import families
 from iblm_jax.training import config, loop, options, progress, restoring
 from iblm_jax.training import summary as summary_lib
 
-Report = Callable[[str], None]
+Report = scoring.Report
+check_coder = certificate.check_coder
+sample = assembly.sample
 _PRNG = ('jax_default_prng_impl', 'jax_threefry_partitionable')
-RECORDED = ('losses', 'errors', 'token_losses')  # in losses.npz
-# As the formulas call them.
-_SHORT = {'num_train': 'm', 'vocab_size': 'V'}
 
 
 class CertifyConfig(NamedTuple):
@@ -44,25 +46,25 @@ class CertifyConfig(NamedTuple):
 
 
 def from_dict(tree: Mapping[str, Any]) -> CertifyConfig:
-  """The config of a certificate, checked.
+  """Builds and checks the config of a certificate.
 
   Args:
-    tree: as `config.from_dict` takes it, and a group `certificate`.
+    tree: What `config.from_dict` takes, and a group `certificate`.
 
   Raises:
-    ValueError: for an unknown field, a value out of its range, a run that has
-      no parameterisation or whose data are no documents.
+    ValueError: A field is unknown or out of its range, the run has no
+      parameterisation, or its data are no documents.
   """
   if isinstance(tree, ml_collections.ConfigDict):
     tree = tree.to_dict()
   tree = json.loads(json.dumps(tree, default=list))
-  run_tree = {k: v for k, v in tree.items() if k != 'certificate'}
-  run = config.from_dict(run_tree)
-  cfg = CertifyConfig(
-      run, config.build(
-          bound_options.CertificateConfig, tree.get('certificate', {}),
-          'config.certificate',
-      )
+  run = config.from_dict(
+      {k: v for k, v in tree.items() if k != 'certificate'}
+  )
+  declared = config.build(
+      bound_options.CertificateConfig,
+      tree.get('certificate', {}),
+      'config.certificate',
   )
   if run.parameterisation is None:
     raise ValueError(
@@ -76,14 +78,14 @@ def from_dict(tree: Mapping[str, Any]) -> CertifyConfig:
         f'config.data.kind must be one of {allowed}, got'
         f' {run.data.kind!r}: a certificate is about documents.'
     )
-  return cfg
+  return CertifyConfig(run, declared)
 
 
 def alternatives(cfg: CertifyConfig) -> list[CertifyConfig]:
   """One config for each of `certificate.dims`; the config itself without any.
 
   Raises:
-    ValueError: if dims do not fit the parameterisation.
+    ValueError: Dims do not fit the parameterisation.
   """
   found = []
   for dims in cfg.certificate.dims:
@@ -95,7 +97,7 @@ def alternatives(cfg: CertifyConfig) -> list[CertifyConfig]:
 
 
 def folders(cfg: CertifyConfig, workdir: epath.Path) -> list[epath.Path]:
-  """Where each alternative is trained."""
+  """The folder in which each of `alternatives` is trained."""
   names = [
       'x'.join(str(d) for d in np.atleast_1d(dims))
       for dims in cfg.certificate.dims
@@ -107,7 +109,7 @@ def prepare(cfg: CertifyConfig) -> loop.Job:
   """Reads the data and checks that everything fits together.
 
   Raises:
-    ValueError: naming what does not fit, one device included; nothing was
+    ValueError: Something does not fit, one device included; nothing was
       compiled or written.
   """
   check_coder()
@@ -131,7 +133,7 @@ def finished(cfg: CertifyConfig, workdir: epath.Path) -> dict[str, Any] | None:
   """The certificate that a workdir holds, None if it holds none.
 
   Raises:
-    ValueError: if it has other options: a second one is a second run.
+    ValueError: It has other options; a second certificate is a second run.
   """
   path = workdir / 'certificate' / 'certificate.json'
   if not path.exists():
@@ -152,33 +154,86 @@ def finished(cfg: CertifyConfig, workdir: epath.Path) -> dict[str, Any] | None:
   return held
 
 
-class Candidate(NamedTuple):
-  """A code, its run, and what was trained before it was coded."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class RunSubject:
+  """A run as a `scoring.Subject`: its model, its vector and its documents.
 
-  code: quantisation.Code
+  Attributes:
+    cfg: The run and its claims.
+    job: The run, from `prepare`; only data, seeds and shapes matter.
+  """
+
   cfg: CertifyConfig
   job: loop.Job
-  trained: Any
+
+  claims_tokens = True
+
+  @property
+  def size(self) -> int:
+    """Numbers of the vector, d."""
+    return self.job.program.parameterisation.num_trained
+
+  @property
+  def population(self) -> Mapping[str, Any]:
+    """What the risk averages over, see `data.documents.Documents`."""
+    return documents_of(self.job).population
+
+  @property
+  def seed(self) -> int:
+    """Decides which documents help to choose among several codes."""
+    return self.cfg.run.data.seed
+
+  def scorer(self, w_d: np.ndarray) -> scoring.Measure:
+    """The function that scores documents with the vector `w_d`."""
+    params = model_params(self.job, w_d)
+
+    def measure(split, indices, *, alphas, top_k=(), report=scoring.quiet):
+      return document_losses.measure(
+          params,
+          self.cfg.run.model,
+          documents_of(self.job),
+          split,
+          indices,
+          alphas=alphas,
+          top_k=top_k,
+          max_tokens=self.cfg.certificate.max_tokens,
+          report=progress.countdown(report, f'{split}, rows scored'),
+      )
+
+    return measure
+
+  def describe(self) -> dict[str, Any]:
+    """What `certificate.json` says of the model, as JSON types."""
+    frozen = self.job.program.parameterisation.frozen['params']
+    return {
+        'config': config.to_dict(self.cfg.run),
+        'certificate': dataclasses.asdict(self.cfg.certificate),
+        'parameters': sum(
+            math.prod(leaf.shape) for leaf in jax.tree.leaves(frozen)
+        ),
+        'prng': {name: getattr(jax.config, name) for name in _PRNG},
+    }
 
 
 def certify(
     cfg: CertifyConfig,
     workdir: epath.Path,
     report: Report,
-    jobs: list[loop.Job] | None = None,
+    jobs: Sequence[loop.Job] | None = None,
 ) -> dict[str, Any]:
   """Trains where that is left to do, and writes the certificate.
 
   Args:
-    cfg: the run and its claims.
-    workdir: of the run, and of those of `alternatives` where there are several;
-      gets `certificate/`, of which certificate.json is written last. The caller
-      has checked that it holds this run or none.
-    report: told what a person wants to read, a line at a time.
-    jobs: of `prepare`, for each of `alternatives`, where the caller has them.
+    cfg: The run and its claims.
+    workdir: The folder of the run, and of those of `alternatives` where there
+      are several; gets `certificate/`, of which certificate.json is written
+      last. The caller has checked that it holds this run or none.
+    report: Receives lines for a person to read.
+    jobs: What `prepare` returned for each of `alternatives`, where the caller
+      has it.
 
   Returns:
-    The certificate.
+    The content of certificate.json.
   """
   started = time.monotonic()
   jobs = jobs or [prepare(one) for one in alternatives(cfg)]
@@ -190,262 +245,38 @@ def certify(
     loop.train(job, folder, report=report)
     trained = restoring.restore_trained(one.run, folder).params
     w_d = np.asarray(job.program.parameterisation.to_vector(trained))
-    candidates += [
-        Candidate(code, one, job, trained)
-        for code in quantisation.quantise(job, w_d, one.certificate, report)
-    ]
-  code, cfg, job, trained = _best(candidates, report)
-  scores = score(code, cfg, job, report)
-  tree = make_tree(code, cfg, job, scores)
-  before = document_losses.measure(
-      job.program.model_params(trained),
-      cfg.run.model,
-      documents_of(job),
-      'heldout',
-      _heldout(job, cfg),
-      alphas=(1e-9,),
-      top_k=(),
-      max_tokens=cfg.certificate.max_tokens,
-  )
-  tree['made'] = {
-      'seconds': round(time.monotonic() - started, 1),
-      'versions': summary_lib.versions('jax', 'numpy', 'constriction'),
-      'device': jax.devices()[0].device_kind,
-      'heldout_before_quantisation': float(before.losses.mean()),
-  }
-  file = io.BytesIO()
-  arrays = {name: getattr(scores.train, name) for name in RECORDED}
-  np.savez(file, **arrays)
-  parts = {name: part_hash(part) for name, part in tree.items()}
-  del parts['hashes']
-  tree['hashes'] |= {'losses': hash_of(file.getvalue()), 'parts': parts}
-  folder = workdir / 'certificate'
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / 'code.bin').write_bytes(code.data)
-  (folder / 'losses.npz').write_bytes(file.getvalue())
-  workdirs.write_json(folder / 'certificate.json', tree)
-  return tree
-
-
-class Scores(NamedTuple):
-  """What the model that bits stand for loses.
-
-  Attributes:
-    vector: float32 [d], what was decoded.
-    train: on the sample of the training set.
-    heldout: on units that training never saw.
-  """
-
-  vector: np.ndarray
-  train: document_losses.DocumentLosses
-  heldout: document_losses.DocumentLosses
-
-
-def score(
-    code: quantisation.Code, cfg: CertifyConfig, job: loop.Job, report: Report
-) -> Scores:
-  """Decodes and evaluates.
-
-  Args:
-    code: the bits.
-    cfg: the run and its claims.
-    job: of `prepare`; only data, seeds and shapes matter.
-    report: told what a person wants to read.
-
-  Raises:
-    ValueError: if the code is damaged.
-  """
-  options_, documents = cfg.certificate, documents_of(job)
-  w_d, params = quantisation.rebuild(code, job, options_)
-  measure = lambda split, indices: document_losses.measure(
-      params,
-      cfg.run.model,
-      documents,
-      split,
-      indices,
-      alphas=options_.alphas,
-      top_k=options_.top_k,
-      max_tokens=options_.max_tokens,
-      report=progress.countdown(report, f'{split}, rows scored'),
-  )
-  drawn = sample(code.data, documents.num_train, options_.sample)
-  return Scores(
-      w_d, measure('train', drawn), measure('heldout', _heldout(job, cfg))
-  )
-
-
-def make_tree(
-    code: quantisation.Code, cfg: CertifyConfig, job: loop.Job, scores: Scores
-) -> dict[str, Any]:
-  """What a certificate says, from bits, config, data and losses.
-
-  Args:
-    code: the bits.
-    cfg: the run and its claims.
-    job: of `prepare`.
-    scores: of `score`.
-
-  Returns:
-    The certificate, without the hashes of its files and parts and without what
-    differs from one making to the next.
-  """
-  options_, documents = cfg.certificate, documents_of(job)
-  made, population = job.program.parameterisation, documents.population
-  losses = scores.train
-  bits = claims_lib.code_bits(len(code.data), options_)
-  claims = claims_lib.make_claims(
-      losses.losses,
-      losses.errors,
-      vocab_size=documents.vocab_size,
-      total_bits=bits['total'],
-      m=documents.num_train,
-      population=population['size'],
-      cfg=options_,
-      tokens=losses.tokens,
-      token_losses_A=losses.token_losses,
-  )
-  tree = {
-      'claims': [
-          {k: v for k, v in claim.items() if k not in ('terms', 'nats')}
-          for claim in claims
-      ],
-      'terms': {
-          f'{claim["loss"]}, {claim["kind"]}': {
-              'sum': claim['terms'], 'nats': claim['nats']
-          }
-          for claim in claims
-      },
-      'population': {
-          **{_SHORT.get(k, k): v for k, v in population.items()},
-          'n': losses.losses.shape[1],
-          'drawn': 'all' if options_.sample is None else (
-              'uniformly with replacement, by the hash of the code'
-          ),
-          'tokens': losses.tokens,
-      },
-      'code': {
-          **bits,
-          'codebook': 16 * (1 if options_.codebook == 'step' else code.levels),
-          'numbers': made.num_trained,
-          'levels': code.levels,
-          'bits_per_number': bits['payload'] / made.num_trained,
-      },
-      'model': {
-          'config': config.to_dict(cfg.run),
-          'certificate': dataclasses.asdict(options_),
-          'parameters': _size(made.frozen['params']),
-          'prng': {name: getattr(jax.config, name) for name in _PRNG},
-      },
-      'hashes': {
-          'code': hash_of(code.data),
-          'decoded': hash_of(np.ascontiguousarray(scores.vector, '<f4')),
-          'data': population['hash'],
-      },
-      'heldout': _heldout_risk(scores.heldout, options_, claims),
-  }
-  return json.loads(json.dumps(tree))
-
-
-def sample(code: bytes, m: int, n: int | None) -> np.ndarray:
-  """Numbers of the units that are scored, int64 [n]; all m for None.
-
-  Drawn by the hash of the code: the sample is known once the model is, and
-  another model is scored on another sample. Who makes several codes and keeps
-  the one with the best sample must declare so many `runs`.
-  """
-  if n is None:
-    return np.arange(m)
-  digest = hashlib.sha256(b'sample' + code).digest()
-  key = np.frombuffer(digest[:8], '<u8')[0]
-  return hashing.below(hashing.fold(key, np.arange(n, dtype=np.uint64)), m)
-
-
-def check_coder() -> None:
-  """ValueError where the coder is not installed."""
-  try:
-    bounds.encode(np.array([0, 1]), 2)
-  except ImportError as error:
-    raise ValueError(str(error)) from error
-
-
-def _best(candidates: list[Candidate], report: Report) -> Candidate:
-  """The code with the best estimate of its certificate, on few documents.
-
-  These do not depend on the code, unlike those that the certificate is about.
-  """
-  if len(candidates) == 1:
-    return candidates[0]
-
-  def estimate(candidate):
-    code, cfg, job, _ = candidate
-    documents = documents_of(job)
-    options_ = dataclasses.replace(cfg.certificate, top_k=())
-    m = documents.num_train
-    few = hashing.below(
-        hashing.fold(cfg.run.data.seed, np.arange(2048, dtype=np.uint64)), m
+    tune = functools.partial(
+        tuning.tune, job=job, cfg=one.certificate, report=report
     )
-    _, params = quantisation.rebuild(code, job, options_)
-    found = document_losses.measure(
-        params, cfg.run.model, documents, 'train', few,
-        alphas=options_.alphas, top_k=(), max_tokens=options_.max_tokens,
+    codes = quantisation.quantise(
+        w_d,
+        one.certificate,
+        tune=tune if one.certificate.tuning_steps else None,
+        report=report,
     )
-    num = len(options_.alphas)
-    claims = claims_lib.make_claims(
-        np.resize(found.losses.T, (options_.sample or m, num)).T,
-        np.zeros((0, 0)),
-        vocab_size=documents.vocab_size,
-        total_bits=claims_lib.code_bits(len(code.data), options_)['total'],
-        m=m,
-        population=documents.population['size'],
-        cfg=options_,
-    )
-    (value,) = (
-        claim['value'] for claim in claims
-        if claim['kind'] == options_.headline
-    )
-    return value
-
-  scores = [estimate(candidate) for candidate in candidates]
-  best = candidates[int(np.argmin(scores))]
-  report(
-      f'{best.code.levels} levels in {len(best.code.data):,} bytes give the'
-      f' best certificate, about {min(scores):.3f} bits per token'
+    subject = RunSubject(one, job)
+    candidates += [assembly.Candidate(code, subject, w_d) for code in codes]
+  made = assembly.assemble(
+      candidates,
+      cfg.certificate,
+      started=started,
+      made={
+          'versions': summary_lib.versions('jax', 'numpy', 'constriction'),
+          'device': jax.devices()[0].device_kind,
+      },
+      report=report,
   )
-  return best
+  made.save(workdir / 'certificate')
+  return made.tree
+
+
+def model_params(job: loop.Job, w_d: np.ndarray) -> Any:
+  """The model's parameters that a vector [d] stands for."""
+  made = job.program.parameterisation
+  return job.program.model_params(made.from_vector(jnp.asarray(w_d)))
 
 
 def documents_of(job: loop.Job) -> documents_lib.Documents:
   """The units of a run."""
   assert isinstance(job.source, documents_lib.DocumentSource)
   return job.source.documents
-
-
-def _heldout(job, cfg) -> np.ndarray:
-  num = documents_of(job).num_heldout
-  return np.arange(min(num, cfg.certificate.heldout))
-
-
-def _heldout_risk(found, options_, claims) -> dict[str, Any]:
-  """Mean loss on documents that training never saw, at the claims' alphas."""
-  risks = {'documents': found.losses.shape[1]}
-  for claim in claims:
-    if claim['alpha'] is not None:
-      row = found.losses[options_.alphas.index(claim['alpha'])]
-      risks[f'{claim["loss"]}, {claim["kind"]}'] = float(row.mean())
-  for row, k in zip(found.errors, options_.top_k, strict=True):
-    risks[f'top-{k} error'] = float(row.mean())
-  return risks
-
-
-def _size(tree) -> int:
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def hash_of(data: Any) -> str:
-  """SHA-256 of bytes, in hexadecimal."""
-  return hashlib.sha256(data).hexdigest()
-
-
-def part_hash(part: Any) -> str:
-  """The hash of a part of a certificate, however it is written."""
-  return hash_of(json.dumps(part, sort_keys=True).encode())

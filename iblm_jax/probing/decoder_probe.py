@@ -1,15 +1,14 @@
-"""What a frozen encoder's embedding holds: a fresh decoder asked for it all.
+"""Probes of frozen encoders on data sources.
 
-The encoder is a function that never changes: of parameters, tokens and mask, to
-one vector a sequence. The decoder is trained to emit the whole sequence from
-that vector. The same decoder trained on a constant vector is the control: what
-it gets right, no embedding need hold.
+A fresh decoder is trained to emit a whole sequence from the one vector that the
+encoder makes of it. The same decoder trained on zeros is the control: what it
+gets right, no embedding needs to hold.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -34,12 +33,13 @@ _MEASURED = 1024
 
 
 class Encoder(NamedTuple):
-  """What is probed.
+  """A frozen function from sequences to vectors.
 
   Attributes:
-    embed: `(params, tokens_BxL, mask_BxL) -> [B, E]`, any dtype; pure.
-    params: that never change; the first argument of `embed`.
-    vocab_size: V of the tokens.
+    embed: Maps (params, tokens_BxL, mask_BxL) to [B, E] of any floating dtype;
+      pure.
+    params: The first argument of `embed`.
+    vocab_size: Tokens are in 0..vocab_size-1.
   """
 
   embed: Embed
@@ -49,23 +49,23 @@ class Encoder(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ProbeConfig:
-  """The decoder that is asked, and how it is trained.
+  """Size and training of the decoder that reads embeddings.
 
   Attributes:
     length: L, tokens of a sequence.
-    num_layers: of the decoder.
-    width: D of the decoder.
-    num_heads: of the decoder's attention, or of its mixing.
-    injection: how the vector enters it, see `ReconstructionConfig`; 'repeat'
-      takes a masked mixer.
-    num_steps: updates.
-    batch_size: sequences of an update.
-    peak: largest learning rate.
-    seed: of the decoder's initial parameters.
-    num_eval: held-out sequences, at most.
+    num_layers: Blocks of the decoder.
+    width: Width D of the decoder.
+    num_heads: Heads of its attention, or of its mixing.
+    injection: How the vector enters, see `ReconstructionConfig`; 'repeat' takes
+      a masked mixer.
+    num_steps: Updates.
+    batch_size: Sequences of an update.
+    peak: Largest learning rate.
+    seed: Seed of the decoder's initial parameters.
+    num_eval: Most held-out sequences that are read.
 
   Raises:
-    ValueError: for a value that is no positive number, or an unknown injection.
+    ValueError: A value is not a positive number, or `injection` is unknown.
   """
 
   length: int
@@ -93,7 +93,7 @@ class ProbeConfig:
       )
 
   def decoder(self, vocab_size: int) -> model_config.DecoderConfig:
-    """The blocks of the decoder."""
+    """The config of the decoder's blocks."""
     sizes: dict[str, Any] = dict(
         width=self.width, num_layers=self.num_layers, scan_layers=False
     )
@@ -115,21 +115,20 @@ class ProbeConfig:
 def of_model(
     model: families.ModelConfig, params: Any, position: str | None = None
 ) -> Encoder:
-  """The encoder of a model of ours, its own token embeddings included.
+  """Makes an encoder of a model, its own token embeddings included.
 
-  Behind a bottleneck, what passes it is the vector.
+  Behind a bottleneck, the vector is what passes the bottleneck. Of a memory
+  model the encoder of its chunks is read.
 
   Args:
-    model: of any family; of a memory model the encoder of its chunks is read.
-    params: of the model.
-    position: which position is the vector, see `embeddings.gather`; None is
-      what the model itself reads, the last valid one of a decoder.
-
-  Returns:
-    The encoder.
+    model: The config, of any family.
+    params: The parameters of the model.
+    position: The position whose state is the vector, see `embeddings.gather`;
+      None is the one that the model itself reads, the last valid one for a
+      decoder.
 
   Raises:
-    ValueError: for an unknown position, or a model that encodes nothing.
+    ValueError: The position is unknown, or the model encodes nothing.
   """
   place = position or getattr(model, 'position', 'last_valid')
   if place not in embeddings.POSITIONS:
@@ -152,25 +151,29 @@ def probe(
     heldout: batches_lib.Source,
     cfg: ProbeConfig,
     report: Report = lambda line: None,
-    control: dict[str, float] | None = None,
+    control: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-  """Trains a decoder on an encoder's embeddings, and one without them.
+  """Trains a decoder on an encoder's embeddings, and one on zeros.
 
   Args:
-    encoder: what is probed.
-    train: rows of at least `cfg.length` tokens, cut into sequences.
-    heldout: of the same language; never trained on.
-    cfg: of the decoder.
-    report: told what a person wants to read.
-    control: of an earlier call with the same data and config; None trains it.
+    encoder: What is probed.
+    train: Rows of at least `cfg.length` tokens, which are cut into sequences.
+    heldout: Rows of the same language, never trained on.
+    cfg: Size and training of the decoder.
+    report: Receives lines about the progress.
+    control: `control_of` an earlier result with the same data and config, which
+      spares the training of the control.
 
   Returns:
     'cross_entropy' (nats per token) and 'accuracy' on held-out sequences;
-    'constant/cross_entropy', 'constant/accuracy' of the control;
-    'recovered_bits' (of a sequence, beyond the control), 'recovered_fraction'
-    (of the control's cross-entropy), 'information_fraction' (1 - CE / ln V);
-    'mbe' and 'mbe/order_2' (nats), entropies of the embeddings of up to 1,024
-    sequences; 'tokens', counted in all, and 'num_tokens', a mean sequence's.
+    'constant/cross_entropy' and 'constant/accuracy' of the control;
+    'recovered_bits' of a sequence beyond the control, 'recovered_fraction' of
+    the control's cross-entropy, 'information_fraction' (1 - CE / ln V); 'mbe'
+    and 'mbe/order_2', entropies in nats of the embeddings of up to 1,024
+    sequences; 'tokens', counted in all, and 'num_tokens' of a mean sequence.
+
+  Raises:
+    ValueError: The rows cannot be cut into the sequences that are needed.
   """
   check_rows(train, heldout, cfg)
   # Once, and not at every step.
@@ -203,8 +206,8 @@ def probe(
   }
 
 
-def control_of(found: dict[str, float]) -> dict[str, float]:
-  """The control of a finished probe, for another one of the same data."""
+def control_of(found: Mapping[str, float]) -> dict[str, float]:
+  """The part of a result that serves other encoders of the same data."""
   return {
       name: found[f'constant/{name}'] for name in ('cross_entropy', 'accuracy')
   }
@@ -220,10 +223,10 @@ def check_rows(
         f' {cfg.length}.'
     )
   rows = heldout.batch_size * (heldout.num_eval_batches or math.inf)
-  there = rows * (heldout.length // cfg.length)
-  if there < cfg.batch_size:
+  held = rows * (heldout.length // cfg.length)
+  if held < cfg.batch_size:
     raise ValueError(
-        f'batch_size must be at most {there}, sequences of {cfg.length} tokens'
+        f'batch_size must be at most {held}, sequences of {cfg.length} tokens'
         f' that the held-out rows give, got {cfg.batch_size}.'
     )
 
@@ -231,7 +234,7 @@ def check_rows(
 def sequences(
     iterator: Iterator[batches_lib.Batch], cfg: ProbeConfig
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Tokens and masks [batch_size, L], cut from rows; what is over is left."""
+  """Cuts rows into tokens and masks [batch_size, L]; rests are left out."""
   held = [np.zeros([0, cfg.length], np.int32), np.zeros([0, cfg.length], bool)]
   for batch in iterator:
     count = batch['tokens'].shape[1] // cfg.length

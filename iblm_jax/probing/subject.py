@@ -1,4 +1,4 @@
-"""What a probe is about: a run of ours, or GPT-2 weights with a text."""
+"""Encoders and data to probe: those of a run, or GPT-2 weights and a text."""
 
 import dataclasses
 from typing import Any
@@ -19,17 +19,17 @@ _HOLDOUT = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """An encoder and what it reads.
+  """An encoder and the data that it reads.
 
   Attributes:
-    name: of the run.
-    what: the family of the model.
-    encoder: frozen.
-    train: rows for the probe's decoder.
-    heldout: rows for its evaluation.
+    name: Name of the run, or of the weights.
+    what: Family of the model.
+    encoder: The frozen encoder.
+    train: Rows that the probe's decoder is trained on.
+    heldout: Rows that it is evaluated on.
     length: L, tokens of a sequence.
-    position: which position is the vector.
-    step: updates that the model has seen; None for weights from elsewhere.
+    position: The position whose state is the vector.
+    step: Updates that the model has seen; None for weights from elsewhere.
   """
 
   name: str
@@ -42,7 +42,7 @@ class Subject:
   step: int | None = None
 
   def describe(self) -> dict[str, Any]:
-    """As JSON types."""
+    """The subject as JSON types."""
     return {
         'name': self.name,
         'family': self.what,
@@ -63,23 +63,20 @@ def load(
     position: str | None = None,
     step: int | None = None,
 ) -> Subject:
-  """Reads the checkpoint and opens the data.
+  """Reads a checkpoint, or GPT-2 weights, and opens the data.
 
   Args:
-    workdir: of the run.
-    gpt2: weights to take instead of a run.
-    text: file for these.
-    tokenizer: for these, see `gpt2_file.load`.
-    length: tokens of a sequence; None for what the model encodes.
-    position: see `probing.of_model`.
-    step: of the checkpoint, in updates; None for the newest one.
-
-  Returns:
-    The subject.
+    workdir: Folder of the run.
+    gpt2: Weights to take instead of a run.
+    text: A file of text, with `gpt2`.
+    tokenizer: The tokenizer, with `gpt2`; see `gpt2_file.load`.
+    length: Tokens of a sequence; None for what the model encodes.
+    position: See `decoder_probe.of_model`.
+    step: The checkpoint, in updates; None for the newest one.
 
   Raises:
-    ValueError: naming what is missing or does not fit.
-    CheckpointError: if no checkpoint of the run is intact.
+    ValueError: Something is missing or does not fit.
+    CheckpointError: No checkpoint of the run is intact.
   """
   if (gpt2 is None) != (text is None):
     raise ValueError(

@@ -573,7 +573,7 @@ def test_decoding_gives_the_nearest_stored_values(codebook):
   """A step survives: multiples of it that float16 cannot hold."""
   cfg = bound_options.CertificateConfig(levels=(15,), codebook=codebook)
   w_d = np.random.default_rng(0).normal(size=200).astype(np.float32)
-  (code,) = quantisation.quantise(None, w_d, cfg, lambda line: None)
+  (code,) = quantisation.quantise(w_d, cfg)
   found = quantisation.decode(code.data, 200, 15, cfg)
   if codebook == 'step':
     step, _ = bounds.fit_step(w_d, 15)

@@ -184,9 +184,10 @@ def score_all(
   code = (folder / 'code.bin').read_bytes()
   job = loop.prepare(cfg.run, jax.devices()[:1])
   documents = sources.make_documents(cfg.run.data)
-  _, params = quantisation.rebuild(
-      quantisation.Code(code, held['code']['levels']), job, options
+  w_d = quantisation.decode(
+      code, held['code']['numbers'], held['code']['levels'], options
   )
+  params = certification.model_params(job, w_d)
 
   def timed(indices):
     started = time.perf_counter()

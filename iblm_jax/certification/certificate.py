@@ -1,0 +1,164 @@
+"""The certificate: what it says, the files it lies in, hashes of its parts."""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from iblm_jax import bounds, files
+from iblm_jax.bounds import claims as claims_lib
+from iblm_jax.certification.scoring import DocumentLosses
+
+FILES = ('certificate.json', 'code.bin', 'losses.npz')
+# Arrays of `DocumentLosses` that losses.npz holds.
+RECORDED = ('losses', 'errors', 'token_losses')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Certificate:
+  """Claims about a model, and what anyone needs to check them.
+
+  Attributes:
+    tree: The content of certificate.json: `claims`, their addends in `terms`,
+      `population`, `code`, `model`, `heldout`, `hashes`, and in `made` what
+      differs from one making to the next.
+    code: The bytes that stand for the vector.
+    losses: The losses that the claims were made of, as an npz file.
+  """
+
+  tree: dict[str, Any]
+  code: bytes
+  losses: bytes
+
+  @property
+  def claims(self) -> list[dict[str, Any]]:
+    """One dictionary for each bound, see `bounds.claims.make_claims`."""
+    return self.tree['claims']
+
+  @property
+  def headline(self) -> dict[str, Any]:
+    """The claim in bits per token whose kind was declared beforehand."""
+    kind = self.tree['model']['certificate']['headline']
+    (claim,) = (
+        claim for claim in self.claims
+        if claim['loss'] == claims_lib.BITS and claim['kind'] == kind
+    )
+    return claim
+
+  def lines(self) -> list[str]:
+    """The certificate for a person to read, a line at a time."""
+    return describe(self.tree)
+
+  def save(self, folder: epath.PathLike) -> None:
+    """Writes code.bin, losses.npz and, last, certificate.json."""
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(folder / 'code.bin', self.code)
+    files.write_bytes(folder / 'losses.npz', self.losses)
+    files.write_json(folder / 'certificate.json', self.tree, indent=None)
+
+  @classmethod
+  def load(cls, folder: epath.PathLike) -> 'Certificate':
+    """Reads the files of a certificate without checking what they say.
+
+    Raises:
+      ValueError: A file is missing or is no JSON.
+    """
+    check_files(folder)
+    tree, code, losses = (
+        (epath.Path(folder) / name).read_bytes() for name in FILES
+    )
+    return cls(json.loads(tree), code, losses)
+
+
+def check_files(folder: epath.PathLike) -> None:
+  """ValueError unless a certificate is there, and what it takes to read it."""
+  for name in FILES:
+    if not (epath.Path(folder) / name).exists():
+      raise ValueError(f'{folder} must hold {name}; there is none.')
+  check_coder()
+
+
+def check_coder() -> None:
+  """ValueError where the coder is not installed."""
+  try:
+    bounds.encode(np.array([0, 1]), 2)
+  except ImportError as error:
+    raise ValueError(str(error)) from error
+
+
+def pack_losses(found: DocumentLosses) -> bytes:
+  """The arrays of `DocumentLosses` as an npz file."""
+  file = io.BytesIO()
+  np.savez(file, **{name: getattr(found, name) for name in RECORDED})
+  return file.getvalue()
+
+
+def unpack_losses(data: bytes) -> DocumentLosses:
+  """What `pack_losses` has packed; the number of tokens is not in it."""
+  with np.load(io.BytesIO(data)) as file:
+    return DocumentLosses(**{name: file[name] for name in RECORDED}, tokens=0)
+
+
+def hash_of(data: Any) -> str:
+  """SHA-256 of bytes, in hexadecimal."""
+  return hashlib.sha256(data).hexdigest()
+
+
+def part_hash(part: Any) -> str:
+  """The hash of a part of a certificate, however it is written."""
+  return hash_of(json.dumps(part, sort_keys=True).encode())
+
+
+def describe(tree: Mapping[str, Any]) -> list[str]:
+  """The content of certificate.json for a person, a line at a time."""
+  code, population = tree['code'], tree['population']
+  headline = tree['model']['certificate']['headline']
+  scored = (
+      f'{population["m"]:,} units ({population["unit"]}),'
+      f' {population["n"]:,} scored'
+  )
+  if 'unigram' in population:
+    scored += (
+        f'; {population["unigram"]:.4f} bits per token is the best without'
+        ' context'
+    )
+  found = [
+      f'code: {code["payload"]:,.0f} bits for {code["numbers"]:,} numbers'
+      f' ({code["bits_per_number"]:.2f} each), {code["total"]:,.1f} with'
+      ' prefix, choice and search',
+      scored,
+  ]
+  for claim in tree['claims']:
+    name = f'{claim["loss"]}, {claim["kind"]}'
+    mark = (
+        'CERTIFIED ' if name == f'{claims_lib.BITS}, {headline}' else ''
+    )
+    found.append(f'{mark}{name}: {_said(claim, tree["heldout"])}')
+  return found
+
+
+def _said(claim: Mapping[str, Any], risks: Mapping[str, Any]) -> str:
+  heldout = risks.get(
+      f'{claim["loss"]}, {claim["kind"]}', risks.get(claim['loss'])
+  )
+  vacuous = ' (vacuous)' if claim['value'] >= claim['trivial'] else ''
+  sure = (
+      'no promise, for comparison'
+      if claim['delta'] is None
+      else f'with probability {1 - claim["delta"]:g}'
+  )
+  if claim['kind'] == claims_lib.TOKENS:
+    sure += ', of these tokens in their contexts and of no new documents'
+  means = [f'{claim["empirical"]:.4f} on the sample']
+  if 'unseen' in claim:
+    means.append(f'{claim["unseen"]:.4f} unseen at worst')
+  if heldout is not None:
+    means.append(f'{heldout:.4f} held out')
+  means.append(f'{claim["trivial"]:.4f} by guessing')
+  return f'at most {claim["value"]:.4f}{vacuous}, {sure}; {", ".join(means)}'

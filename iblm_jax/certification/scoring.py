@@ -1,0 +1,131 @@
+"""Losses of documents, and what it takes to be certified."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from iblm_jax import bounds
+
+Report = Callable[[str], None]
+
+
+def quiet(line: str) -> None:
+  """Tells nobody."""
+  del line
+
+
+class DocumentLosses(NamedTuple):
+  """Losses of documents; each document is a column.
+
+  Attributes:
+    losses: float64 [A, N], bits per token of the smoothed predictions, a row
+      for each weight of the uniform distribution.
+    errors: float64 [K, N], share of tokens outside the k most likely ones.
+    tokens: Number of tokens scored, each document counted once.
+    token_losses: float64 [A], mean over these tokens of the bits per token.
+  """
+
+  losses: np.ndarray
+  errors: np.ndarray
+  tokens: int
+  token_losses: np.ndarray
+
+
+class Measure(Protocol):
+  """Scores documents with one fixed vector."""
+
+  def __call__(
+      self,
+      split: str,
+      indices: npt.ArrayLike,
+      *,
+      alphas: Sequence[float],
+      top_k: Sequence[int] = (),
+      report: Report = quiet,
+  ) -> DocumentLosses:
+    """Losses of the documents `indices` of 'train' or 'heldout', in order."""
+    ...
+
+
+class Subject(Protocol):
+  """Everything about a model and its documents that a certificate needs."""
+
+  @property
+  def size(self) -> int:
+    """Numbers of the vector, d."""
+    ...
+
+  @property
+  def population(self) -> Mapping[str, Any]:
+    """What the risk averages over, see `data.documents.Documents`."""
+    ...
+
+  @property
+  def seed(self) -> int:
+    """Decides which documents help to choose among several codes."""
+    ...
+
+  @property
+  def claims_tokens(self) -> bool:
+    """Whether to claim something about the tokens in their contexts."""
+    ...
+
+  def scorer(self, w_d: np.ndarray) -> Measure:
+    """The function that scores documents with the vector `w_d`."""
+    ...
+
+  def describe(self) -> dict[str, Any]:
+    """What `certificate.json` says of the model, as JSON types."""
+    ...
+
+
+def losses_of_tokens(
+    nll_bits: Sequence[npt.ArrayLike],
+    alphas: Sequence[float],
+    vocab_size: int,
+) -> DocumentLosses:
+  """Mixes predictions with the uniform distribution and averages documents.
+
+  Args:
+    nll_bits: For each document the bits -log2 p of its tokens, [T] and T >= 1;
+      0 or more, inf allowed. Documents may have different lengths.
+    alphas: Weights of the uniform distribution, each in (0, 1).
+    vocab_size: Tokens that there are, V.
+
+  Returns:
+    The mean loss of each document, in bits per token, and no errors.
+
+  Raises:
+    ValueError: The bits of a document are not of that form.
+
+  Example:
+    >>> found = losses_of_tokens([[1.0, 3.0], [2.0]], [1e-9], 4)
+    >>> found.losses.round(6), found.tokens
+    (array([[2., 2.]]), 3)
+  """
+  rows = [np.asarray(row, np.float64) for row in nll_bits]
+  for number, row in enumerate(rows):
+    # Probabilities in float32 may exceed 1 by rounding.
+    if row.ndim != 1 or not row.size or not (row >= -1e-5).all():
+      raise ValueError(
+          'nll_bits must give each document the bits of its tokens, a vector'
+          f' of at least one number >= 0, got {row!r} for the document at place'
+          f' {number} of those scored.'
+      )
+  counts_N = np.array([row.size for row in rows])
+  starts_N = np.cumsum(counts_N) - counts_N
+  logp = -np.concatenate(rows).clip(0.0) * np.log(2)
+  sums_AxN = np.stack([
+      np.add.reduceat(bounds.smoothed_nll_bits(logp, alpha, vocab_size),
+                      starts_N)
+      for alpha in alphas
+  ])
+  tokens = int(counts_N.sum())
+  return DocumentLosses(
+      sums_AxN / counts_N,
+      np.zeros((0, len(rows))),
+      tokens,
+      sums_AxN.sum(axis=1) / tokens,
+  )
