@@ -332,7 +332,7 @@ def make_tree(
       'model': {
           'config': config.to_dict(cfg.run),
           'certificate': dataclasses.asdict(options_),
-          'parameters': _size(made.frozen['params']),
+          'parameters': _size(made.fixed['params']),
           'prng': {name: getattr(jax.config, name) for name in _PRNG},
       },
       'hashes': {

@@ -141,7 +141,7 @@ def _tune(job, w, values, cfg, told) -> tuple[np.ndarray, np.ndarray]:
           job.program.batch_sharding,
           job.cfg.data.batch_size,
       )
-      trained, state = step(trained, state, made.frozen, batch)
+      trained, state = step(trained, state, made.fixed, batch)
       told(k + 1, cfg.tuning_steps)
   w_d, values_L = jax.device_get(trained)
   return np.asarray(w_d), np.asarray(values_L)

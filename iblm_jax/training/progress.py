@@ -13,7 +13,7 @@ class Meter:
       num_steps: int,
       tokens_per_step: int,
       *,
-      flops_per_token: float,
+      flops_per_token: float | None,
       peak_flops: float | None,
   ):
     """Starts the clock.
@@ -21,7 +21,7 @@ class Meter:
     Args:
       num_steps: length of the run.
       tokens_per_step: tokens that one update reads, padding included.
-      flops_per_token: of training.
+      flops_per_token: of training; None where not known.
       peak_flops: of all devices together, FLOP/s; None where not known.
     """
     self._num_steps = num_steps
@@ -53,7 +53,7 @@ class Meter:
     self.restart(step)
     tokens = self._rate * self._tokens_per_step
     rates = {'perf/tokens_per_second': tokens, 'perf/step_ms': 1e3 / self._rate}
-    if self._peak_flops:
+    if self._peak_flops and self._flops_per_token:
       rates['perf/mfu'] = tokens * self._flops_per_token / self._peak_flops
     return rates
 
