@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from iblm_jax import tagged
 from iblm_jax.information import entropy as entropy_lib
 from iblm_jax.models import config as model_config
 from iblm_jax.models import outputs
@@ -88,9 +89,8 @@ class Family:
   generates, is probed and certified. Functions take the config as `cfg`.
 
   Attributes:
-    name: What the field `family` of a config says, in files too.
-    config: Class of its configs, see `ModelConfig`. It must have the field
-      `family: str = name`, so that a config that is read finds its class.
+    name: What `model.family` says in config files.
+    config: Class of its configs, see `ModelConfig`.
     init: `(key, cfg) -> params`, a tree of float32 arrays. Leaves boxed by
       `flax.linen.with_logical_partitioning` are split over a mesh by the names
       of their axes; others are on every device.
@@ -141,6 +141,12 @@ class Family:
 
 
 _FAMILIES: dict[str, Family] = {}
+# How config files name the families; without a name they mean a decoder.
+UNION = tagged.Union(
+    'family',
+    lambda: {name: known.config for name, known in _FAMILIES.items()},
+    default='decoder',
+)
 
 
 def register(family: Family) -> Family:
@@ -154,7 +160,7 @@ def register(family: Family) -> Family:
 
   Raises:
     ValueError: The name or the class of configs belongs to another family, or
-      the class is no frozen dataclass with a field `family` of that name.
+      the class is no dataclass.
 
   Example:
     >>> register(registered()['decoder']).name
@@ -169,13 +175,8 @@ def register(family: Family) -> Family:
           f'family {family.name!r} with configs {cls.__name__} collides with'
           f' family {other.name!r} with configs {other.config.__name__}.'
       )
-  fields = getattr(cls, '__dataclass_fields__', {})
-  said = getattr(fields.get('family'), 'default', None)
-  if not fields or (family.name != 'decoder' and said != family.name):
-    raise ValueError(
-        f'{cls.__name__} must be a dataclass with the field'
-        f" 'family: str = {family.name!r}', got {said!r}."
-    )
+  if not dataclasses.is_dataclass(cls):
+    raise ValueError(f'config must be a dataclass, got {cls!r}.')
   _FAMILIES[family.name] = family
   return family
 

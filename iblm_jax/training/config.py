@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from iblm_jax import files
+from iblm_jax import files, tagged
 from iblm_jax.training import options
 
 RunConfig = options.RunConfig
@@ -52,7 +52,33 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
 
 def to_dict(cfg: Any) -> dict[str, Any]:
   """The options as JSON types; `from_dict` of it gives equal options."""
-  return json.loads(json.dumps(dataclasses.asdict(cfg)))
+  return json.loads(json.dumps(_tree(cfg)))
+
+
+def _tree(value: Any) -> Any:
+  """Dataclasses in a value as mappings, with the tags of their classes."""
+  if isinstance(value, tuple | list):
+    return [_tree(item) for item in value]
+  if isinstance(value, Mapping):
+    return {name: _tree(item) for name, item in value.items()}
+  if not dataclasses.is_dataclass(value):
+    return value
+  found = {}
+  for field in dataclasses.fields(value):
+    item, union = getattr(value, field.name), tagged.of(field)
+    tree = _tree(item)
+    if union is None or (item is None and not union.is_grouped):
+      found[field.name] = tree
+    elif union.is_grouped:
+      found |= {name: _tree(one) for name, one in union.written().items()}
+      if item is not None:
+        found[union.name_of(item)] = tree
+    else:
+      name = union.name_of(item)
+      if name != union.default and union.tag not in tree:
+        tree = {union.tag: name, **tree}
+      found[field.name] = tree
+  return found
 
 
 def read_run(workdir: epath.PathLike) -> RunConfig:
@@ -129,19 +155,23 @@ def differences(
 
 def build(cls: type, tree: Any, path: str) -> Any:
   """An options dataclass from JSON values; ValueError names path and value."""
-  if not isinstance(tree, Mapping):
-    raise ValueError(f'{path} must be a group of fields, got {tree!r}.')
-  hints = typing.get_type_hints(cls)
-  names = [field.name for field in dataclasses.fields(cls)]
+  _check_group(tree, path)
+  hints = _hints(cls)
   for name in tree:
-    if name not in names:
+    if name not in hints:
       raise ValueError(
-          f'{path}.{name} is not a field; {path} has {", ".join(names)}.'
+          f'{path}.{name} is not a field; {path} has {", ".join(hints)}.'
       )
   values = {
       name: _convert(hints[name], value, f'{path}.{name}')
       for name, value in tree.items()
   }
+  for field in dataclasses.fields(cls):
+    union = tagged.of(field)
+    if union is not None and union.is_grouped:
+      groups = {name: values.pop(name, None) for name in union.choices()}
+      chosen = values.get(union.tag, getattr(cls, union.tag, union.default))
+      values[field.name] = groups.get(chosen)
   missing = [
       field.name
       for field in dataclasses.fields(cls)
@@ -157,8 +187,27 @@ def build(cls: type, tree: Any, path: str) -> Any:
     raise ValueError(f'{path}: {error}') from error
 
 
+def _check_group(tree: Any, path: str) -> None:
+  if not isinstance(tree, Mapping):
+    raise ValueError(f'{path} must be a group of fields, got {tree!r}.')
+
+
+def _hints(cls: type) -> dict[str, Any]:
+  """What each name in a tree of the class holds: a type or a union."""
+  hints, found = typing.get_type_hints(cls), {}
+  for field in dataclasses.fields(cls):
+    union = tagged.of(field)
+    if union is not None and union.is_grouped:
+      found |= {name: kind | None for name, kind in union.choices().items()}
+    else:
+      found[field.name] = union or hints[field.name]
+  return found
+
+
 def _convert(hint: Any, value: Any, path: str) -> Any:
   """Checks a JSON value against a type and returns it as that type."""
+  if isinstance(hint, tagged.Union):
+    return _build_tagged(hint, value, path)
   if dataclasses.is_dataclass(hint):
     return build(hint, value, path)
   origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -168,8 +217,6 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if value is None and type(None) in args:
       return None
     kinds = [arg for arg in args if arg is not type(None)]
-    if len(kinds) > 1 and all(map(dataclasses.is_dataclass, kinds)):
-      return _build_family(kinds, value, path)
     errors = []
     for kind in kinds:
       try:
@@ -188,26 +235,22 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
       raise ValueError(f'{path} must be a list, got {value!r}.')
     return _tuples(value)
   if origin is not None and issubclass(origin, Mapping):
-    if not isinstance(value, dict):
-      raise ValueError(f'{path} must be a group of fields, got {value!r}.')
+    _check_group(value, path)
     return value
   return _scalar(hint, value, path)
 
 
-def _build_family(kinds: list[type], value: Any, path: str) -> Any:
-  """One of several dataclasses, by the field `family` of the value.
-
-  The first of them has no such field, and is what a value without it means.
-  """
-  by_name = {getattr(kind, 'family', 'decoder'): kind for kind in kinds}
-  name = value.get('family', 'decoder') if isinstance(value, Mapping) else None
-  if name is not None and (not isinstance(name, str) or name not in by_name):
+def _build_tagged(union: tagged.Union, value: Any, path: str) -> Any:
+  """The class of a union that the tag among the fields of a tree names."""
+  _check_group(value, path)
+  choices, name = union.choices(), value.get(union.tag, union.default)
+  if not isinstance(name, str) or name not in choices:
     raise ValueError(
-        f'{path}.family must be one of {tuple(by_name)}, got {name!r}.'
+        f'{path}.{union.tag} must be one of {tuple(choices)}, got {name!r}.'
     )
-  if name == 'decoder':
-    value = {k: v for k, v in value.items() if k != 'family'}
-  return build(by_name[name or 'decoder'], value, path)
+  if union.tag not in _hints(choices[name]):
+    value = {k: v for k, v in value.items() if k != union.tag}
+  return build(choices[name], value, path)
 
 
 def _scalar(hint: type, value: Any, path: str) -> Any:

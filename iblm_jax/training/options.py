@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+from iblm_jax import tagged
 from iblm_jax.data import sources
 from iblm_jax.models import families
 from iblm_jax.objectives import iblm, layer_weights, tasks
@@ -107,7 +108,7 @@ class RunConfig:
     ValueError: where options of two packages contradict each other.
   """
 
-  model: families.ModelConfig
+  model: families.ModelConfig = tagged.field(families.UNION)
   data: sources.DataConfig
   optimizer: optimizers.OptimizerConfig
   objective: iblm.ObjectiveConfig = iblm.ObjectiveConfig()
