@@ -69,7 +69,7 @@ def from_dict(tree: Mapping[str, Any]) -> CertifyConfig:
         'config.parameterisation must be given: a certificate is about what is'
         " coded. kind='full' codes the change of every parameter."
     )
-  families.the_decoder(run.model, 'a certificate')
+  families.check_predicts_next(run.model, 'a certificate')
   if run.data.kind not in sources.DOCUMENT_KINDS:
     raise ValueError(
         f'config.data.kind must be one of {tuple(sources.DOCUMENT_KINDS)}, got'

@@ -55,6 +55,11 @@ class AutoencoderConfig:
     _ = self.reconstruction
 
   @property
+  def vocab_size(self) -> int:
+    """V, number of tokens."""
+    return self.encoder.vocab_size
+
+  @property
   def reconstruction(self) -> reconstruction.ReconstructionConfig:
     """From the vector to the tokens."""
     return reconstruction.ReconstructionConfig(

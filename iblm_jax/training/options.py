@@ -123,12 +123,14 @@ class RunConfig:
   train: LoopConfig = LoopConfig()
 
   def __post_init__(self):
-    layer_weights.check_schedule(
-        self.objective.layer_schedule,
-        families.num_layers(self.model),
-        self.objective.skip_first,
-        self.objective.skip_last,
-    )
+    num_layers = families.num_layers(self.model)
+    if num_layers or self.objective.measures_entropy:
+      layer_weights.check_schedule(
+          self.objective.layer_schedule,
+          num_layers,
+          self.objective.skip_first,
+          self.objective.skip_last,
+      )
     if self.data.batch_size % self.train.accumulation:
       raise ValueError(
           'data.batch_size must be a multiple of train.accumulation, got'
