@@ -124,7 +124,13 @@ class RunConfig:
 
   def __post_init__(self):
     num_layers = families.num_layers(self.model)
-    if num_layers or self.objective.measures_entropy:
+    if not num_layers and self.objective.measures_entropy:
+      raise ValueError(
+          'model.num_layers must be given where the entropy of layers is'
+          ' measured; without it, objective.measure_entropy must be False and'
+          f" objective.method 'ce', got {type(self.model).__name__}."
+      )
+    if num_layers:
       layer_weights.check_schedule(
           self.objective.layer_schedule,
           num_layers,

@@ -105,11 +105,12 @@ def evaluation_line(step: int, name: str, values: Mapping[str, float]) -> str:
       for metric, value in values.items()
       if metric.endswith('/accuracy')
   )
+  entropy = f', entropy {values["mbe"]:.3f} nats' if 'mbe' in values else ''
   return (
       f'  eval at step {step} on {name}: cross-entropy'
       f' {values["cross_entropy"]:.4f} nats, accuracy'
       f' {values["accuracy"]:.1%}{others}, exact match'
-      f' {values["exact_match"]:.1%}, entropy {values["mbe"]:.3f} nats'
+      f' {values["exact_match"]:.1%}{entropy}'
   )
 
 
