@@ -103,7 +103,7 @@ def _time_steps():
             cfg.model, length
         )
         if variant:
-          made = program.parameterisation.frozen['projector']
+          made = program.parameterisation.fixed['projector']
           flop[name] = 2 * projectors.kron_flop(made)
         with jax.set_mesh(program.mesh):
           rows = mesh_lib.put_batch(

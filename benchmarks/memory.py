@@ -25,13 +25,16 @@ import timing
 
 # Run as a program, the folder on the path is this file's.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from iblm_jax.models import config, decoder, flops
-from iblm_jax.models.generation import decoding, kv_cache, memory_decoding
-from iblm_jax.models.generation import incremental as open_window
+from iblm_jax.models import config, decoder, flops, memory
+from iblm_jax.models.generation import (
+    decoding,
+    incremental,
+    kv_cache,
+    memory_decoding,
+)
 from iblm_jax.models.memory import config as memory_config
 from iblm_jax.models.memory import cost as memory_cost
-from iblm_jax.models.memory import layout as memories
-from iblm_jax.models.memory import model as memory
+from iblm_jax.models.memory import layout
 from iblm_jax.objectives import causal  # noqa: E402
 
 TABLES = ('encoding', 'decoding', 'chunks', 'arithmetic')
@@ -72,7 +75,7 @@ def least(programs, repeats):
 
 def at_once(params, tokens_BxT, cfg):
   """Memories of all chunks."""
-  return memories.encode_chunks(params, tokens_BxT, cfg).vector_BxMxD
+  return layout.encode_chunks(params, tokens_BxT, cfg).vector_BxMxD
 
 
 def in_a_loop(params, tokens_BxT, cfg):
@@ -252,7 +255,7 @@ def of_rows(cfg, params):
           lambda p, t: decoder.apply(p['decoder'], t, part)
       ),
       'prefill': lambda p, t: memory_decoding.read(p, t, looped),
-      'cached': lambda p, t: open_window.enter(
+      'cached': lambda p, t: incremental.enter(
           p, held, last, t[:, past:], looped
       ),
       'prefill whole': lambda p, t: decoding.prefill(
@@ -348,7 +351,7 @@ def arithmetic(args):
        lambda p, t, s: decoding.extend(p['decoder'], t[:, None], s, part),
        (shapes, token, whole)),
       ('a token, memories', memories_of(costs['decode']),
-       lambda p, t, s: open_window.feed(p, t, s, cfg),
+       lambda p, t, s: incremental.feed(p, t, s, cfg),
        (shapes, token, state)),
       ('forward, whole row',
        costs['prefill'].full_context + head * (length - 1),

@@ -7,7 +7,6 @@ model has room for its own number of tokens, the prompt's among them.
 """
 
 import math
-import types
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from absl import flags
 from iblm_jax import cli, config
 from iblm_jax.data import kinds, sources
 from iblm_jax.models import families
-from iblm_jax.models.generation import decoding, memory_decoding
+from iblm_jax.models.generation import full_forward
 from iblm_jax.objectives import tasks
 from iblm_jax.training import options, restoring
 
@@ -26,24 +25,19 @@ FLAGS = flags.FLAGS
 _MAX_TOKENS = 200
 
 
-def sampler(model: families.ModelConfig) -> types.ModuleType:
-  """The module that samples from a model.
+def sampler(model: families.ModelConfig) -> families.Sampler:
+  """Finds the module that samples from a model.
 
   Raises:
-    ValueError: for a family that has no next token, or keeps no state for it.
+    ValueError: The model cannot generate.
 
   Example:
-    >>> sampler(families.DecoderConfig(8)).__name__
+    >>> from iblm_jax import models
+    >>> sampler(models.DecoderConfig(8)).__name__
     'iblm_jax.models.generation.decoding'
   """
-  samplers = {'decoder': decoding, 'memory': memory_decoding}
-  family = families.name(model)
-  if family not in samplers:
-    raise ValueError(
-        f'sampling needs a model of the family {" or ".join(samplers)}, got'
-        f' {family!r}.'
-    )
-  return samplers[family]
+  own = families.family(model).sampler
+  return full_forward if own is None else own(model)
 
 
 def tokens_of_text(cfg: options.RunConfig, vocab_size: int) -> np.ndarray:
@@ -53,7 +47,7 @@ def tokens_of_text(cfg: options.RunConfig, vocab_size: int) -> np.ndarray:
     cfg: of the run.
     vocab_size: of the tokenizer; a model may have more, and a blank.
   """
-  model_size = families.vocab_size(cfg.model)
+  model_size = cfg.model.vocab_size
   allowed_V = np.arange(model_size) < vocab_size
   if cfg.task.has_blanks:
     allowed_V[tasks.blank(cfg.task, model_size)] = False
@@ -77,7 +71,7 @@ def main() -> None:
     ).astype(np.int32)
     num_tokens = FLAGS.max_tokens
     if num_tokens is None:
-      longest = families.longest(cfg.model) or math.inf
+      longest = families.lengths(cfg.model).longest or math.inf
       num_tokens = max(1, min(_MAX_TOKENS, longest - prompt_T.size))
     samples.check_sampling(
         cfg.model,

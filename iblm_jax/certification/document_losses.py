@@ -84,15 +84,18 @@ def measure(
 @functools.partial(jax.jit, static_argnames='cfg')
 def _scores(params, batch, *, cfg) -> tuple[Any, Any]:
   """Log-probability and rank of every target, [R, L]."""
-  logits_RxLxV = families.family(cfg).apply(
-      params,
-      batch['tokens'],
-      cfg,
-      mask=batch['mask'],
-      segment_ids=batch['segment_ids'],
-      positions=batch['positions'],
-  ).logits_BxLxV
   targets_RxL = batch['targets']
+  length = targets_RxL.shape[1]
+  # Rows are as short as their bucket; some models read one length alone.
+  room = ((0, 0), (0, (families.lengths(cfg).fixed or length) - length))
+  read = {
+      name: jnp.pad(batch[name], room) if room[1][1] else batch[name]
+      for name in ('tokens', 'mask', 'segment_ids', 'positions')
+  }
+  found = families.apply(params, read.pop('tokens'), cfg, **read)
+  logits_RxLxV = found.logits_BxLxV[:, :length] if room[1][1] else (
+      found.logits_BxLxV
+  )
   chosen_RxL = jnp.take_along_axis(
       logits_RxLxV, targets_RxL[..., None], axis=-1
   )[..., 0]

@@ -71,7 +71,7 @@ def from_dict(tree: Mapping[str, Any]) -> CertifyConfig:
         'config.parameterisation must be given: a certificate is about what is'
         " coded. kind='full' codes the change of every parameter."
     )
-  families.the_decoder(run.model, 'a certificate')
+  families.check_predicts_next(run.model, 'a certificate')
   allowed = kinds.names('make_documents')
   if run.data.kind not in allowed:
     raise ValueError(
@@ -204,7 +204,7 @@ class RunSubject:
 
   def describe(self) -> dict[str, Any]:
     """What `certificate.json` says of the model, as JSON types."""
-    frozen = self.job.program.parameterisation.frozen['params']
+    frozen = self.job.program.parameterisation.fixed['params']
     return {
         'config': config.to_dict(self.cfg.run),
         'certificate': dataclasses.asdict(self.cfg.certificate),

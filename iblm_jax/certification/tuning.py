@@ -79,7 +79,7 @@ def tune(
           job.program.batch_sharding,
           job.cfg.data.batch_size,
       )
-      trained, state = step(trained, state, made.frozen, batch)
+      trained, state = step(trained, state, made.fixed, batch)
       told(k + 1, cfg.tuning_steps)
   w_d, values_L = jax.device_get(trained)
   return np.asarray(w_d), np.asarray(values_L)

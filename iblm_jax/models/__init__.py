@@ -1,1 +1,45 @@
-"""Model families behind `init(rng, cfg)` and `apply(params, tokens, cfg)`."""
+"""Models: decoders, masked mixers, autoencoders, memory models, and your own.
+
+`init` and `apply` serve every family: the class of a config says which it is.
+`register` adds a family of one's own, which every program then knows.
+"""
+
+from iblm_jax.models import builtin as _builtin  # registers our families
+from iblm_jax.models.autoencoder import AutoencoderConfig
+from iblm_jax.models.config import DecoderConfig, gpt2, llama, modded_gpt
+from iblm_jax.models.families import (
+    Family,
+    Lengths,
+    ModelConfig,
+    apply,
+    encode,
+    init,
+    register,
+    registered,
+    shapes,
+)
+from iblm_jax.models.memory.config import MemoryConfig
+from iblm_jax.models.mixer_config import MixerConfig
+from iblm_jax.models.outputs import Outputs
+
+del _builtin
+
+__all__ = [
+    'AutoencoderConfig',
+    'DecoderConfig',
+    'Family',
+    'Lengths',
+    'MemoryConfig',
+    'MixerConfig',
+    'ModelConfig',
+    'Outputs',
+    'apply',
+    'encode',
+    'gpt2',
+    'init',
+    'llama',
+    'modded_gpt',
+    'register',
+    'registered',
+    'shapes',
+]

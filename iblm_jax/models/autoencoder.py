@@ -10,7 +10,6 @@ from flax import linen as nn
 from iblm_jax.models import config as model_config
 from iblm_jax.models import decoder, outputs, reconstruction
 from iblm_jax.models.nn import embeddings
-from iblm_jax.models.nn import partition_specs as boxed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +55,11 @@ class AutoencoderConfig:
     _ = self.reconstruction
 
   @property
+  def vocab_size(self) -> int:
+    """V, number of tokens."""
+    return self.encoder.vocab_size
+
+  @property
   def reconstruction(self) -> reconstruction.ReconstructionConfig:
     """From the vector to the tokens."""
     return reconstruction.ReconstructionConfig(
@@ -91,23 +95,18 @@ def check_encoder(encoder: model_config.DecoderConfig, length: int) -> None:
     )
 
 
-def boxed_init(rng: jax.Array, cfg: AutoencoderConfig) -> Any:
+def partitioned_init(rng: jax.Array, cfg: AutoencoderConfig) -> Any:
   """Parameters whose leaves still carry their logical axis names."""
   encoder_rng, decoder_rng = jax.random.split(rng)
   return {
-      'encoder': decoder.boxed_init(encoder_rng, cfg.encoder),
-      'decoder': reconstruction.boxed_init(decoder_rng, cfg.reconstruction),
+      'encoder': decoder.partitioned_init(encoder_rng, cfg.encoder),
+      'decoder': reconstruction.partitioned_init(decoder_rng, cfg.reconstruction),
   }
 
 
 def init(rng: jax.Array, cfg: AutoencoderConfig) -> Any:
   """Fresh parameters: 'encoder' as of a decoder, 'decoder' without tokens."""
-  return nn.meta.unbox(boxed_init(rng, cfg))
-
-
-def logical_axes(cfg: AutoencoderConfig) -> Any:
-  """Logical axis names of every parameter: `init`'s tree of PartitionSpecs."""
-  return boxed.logical_axes(boxed_init, cfg)
+  return nn.meta.unbox(partitioned_init(rng, cfg))
 
 
 def embed(

@@ -13,15 +13,19 @@ from flax import linen as nn
 
 from iblm_jax.models import config as model_config
 from iblm_jax.models import outputs
-from iblm_jax.models.nn import blocks, layers, stack
-from iblm_jax.models.nn import embedding_head as ends
-from iblm_jax.models.nn import partition_specs as boxed
+from iblm_jax.models.nn import (
+    blocks,
+    embedding_head,
+    layers,
+    partition_specs,
+    stack,
+)
 
 Params = dict[str, Any]
 DecoderConfig = model_config.DecoderConfig
 
 
-def boxed_init(rng: jax.Array, cfg: DecoderConfig) -> Params:
+def partitioned_init(rng: jax.Array, cfg: DecoderConfig) -> Params:
   """Parameters whose leaves still carry their logical axis names."""
   embed_rng, block_rng, head_rng = jax.random.split(rng, 3)
   tokens_BxL = jnp.zeros([1, 1], jnp.int32)
@@ -36,7 +40,7 @@ def boxed_init(rng: jax.Array, cfg: DecoderConfig) -> Params:
         key, x_BxLxD, x_BxLxD, angles, attend, values, True, None
     )
 
-  embed, head = ends.Embed(cfg), ends.Head(cfg)
+  embed, head = embedding_head.Embed(cfg), embedding_head.Head(cfg)
   stacked = jax.lax.map(init_block, jax.random.split(block_rng, cfg.num_layers))
   params = {
       'embed': embed.init(embed_rng, tokens_BxL, tokens_BxL)['params'],
@@ -68,12 +72,12 @@ def init(rng: jax.Array, cfg: DecoderConfig) -> Params:
     >>> params['blocks']['mlp']['up']['kernel'].shape
     (2, 16, 64)
   """
-  return nn.meta.unbox(boxed_init(rng, cfg))
+  return nn.meta.unbox(partitioned_init(rng, cfg))
 
 
 def logical_axes(cfg: DecoderConfig) -> Any:
   """Logical axis names of every parameter: `init`'s tree of PartitionSpecs."""
-  return boxed.logical_axes(boxed_init, cfg)
+  return partition_specs.logical_axes(partitioned_init, cfg)
 
 
 def apply(
@@ -180,7 +184,7 @@ def embed(
   """The residual stream before the first block, [B, L, D]."""
   if positions is None:
     positions = stack.default_positions(tokens_BxL)
-  return layers.call(ends.Embed(cfg), params['embed'], tokens_BxL, positions)
+  return layers.call(embedding_head.Embed(cfg), params['embed'], tokens_BxL, positions)
 
 
 def final_norm(
@@ -193,7 +197,7 @@ def final_norm(
 def head(params: Params, x_BxLxD: jax.Array, cfg: DecoderConfig) -> jax.Array:
   """Final norm and logits, float32 [B, L, V]."""
   table_VxD = params['embed']['tokens'] if cfg.tie_embeddings else None
-  return layers.call(ends.Head(cfg), params['head'], x_BxLxD, table_VxD)
+  return layers.call(embedding_head.Head(cfg), params['head'], x_BxLxD, table_VxD)
 
 
 def _check(tokens_BxL, cfg, mask, segment_ids, positions):

@@ -3,6 +3,9 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+
+from iblm_jax.information import entropy
 
 # What `apply` can be asked to collect from every layer.
 COLLECT = (None, 'hidden', 'entropy', 'entropy_and_norm')
@@ -40,3 +43,96 @@ class Outputs(NamedTuple):
   hidden: jax.Array | None = None
   entropy: jax.Array | None = None
   log_norm: jax.Array | None = None
+
+
+def measure(
+    x_BxLxD: jax.Array,
+    collect: str | None,
+    cfg: entropy.EntropyConfig,
+    *,
+    mask: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+) -> Collected:
+  """What is kept of the states of one layer.
+
+  Args:
+    x_BxLxD: States after the layer.
+    collect: One of `COLLECT`.
+    cfg: How the entropy is measured.
+    mask: bool [B, L], the valid tokens; others are left out of the entropy.
+    segment_ids: int [B, L]; windows of the entropy stay within a segment.
+
+  Raises:
+    ValueError: `collect` is unknown.
+  """
+  check_collect(collect)
+  if collect is None:
+    return Collected()
+  if collect == 'hidden':
+    return Collected(hidden=x_BxLxD)
+  s = entropy.patch_entropy(
+      x_BxLxD,
+      patch_size=cfg.patch_size,
+      alpha=cfg.alpha,
+      mask=mask,
+      segment_ids=segment_ids,
+      center=cfg.center,
+      normalize=cfg.normalize,
+  )
+  if collect == 'entropy':
+    return Collected(entropy=s)
+  return Collected(entropy=s, log_norm=_log_rms(x_BxLxD, mask))
+
+
+def of_hidden(
+    found: Outputs,
+    collect: str | None,
+    cfg: entropy.EntropyConfig,
+    *,
+    mask: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+) -> Outputs:
+  """What was asked for, made of the hidden states that a model always gives.
+
+  Args:
+    found: From the `apply` of a family.
+    collect: One of `COLLECT`.
+    cfg: How the entropy is measured.
+    mask: See `measure`.
+    segment_ids: See `measure`.
+
+  Returns:
+    `found` itself where it holds what was asked for.
+
+  Raises:
+    ValueError: `collect` is unknown.
+  """
+  check_collect(collect)
+  if found.hidden is None or collect == 'hidden':
+    return found
+  kept = Collected()
+  if collect is not None:
+    kept = jax.lax.map(
+        lambda x_BxLxD: measure(
+            x_BxLxD, collect, cfg, mask=mask, segment_ids=segment_ids
+        ),
+        found.hidden,
+    )
+  return Outputs(found.logits_BxLxV, *kept)
+
+
+def check_collect(collect: str | None) -> None:
+  """Raises ValueError for what no model can collect."""
+  if collect not in COLLECT:
+    raise ValueError(f'collect must be one of {COLLECT}, got {collect!r}.')
+
+
+def _log_rms(x_BxLxD, mask):
+  """Log of the root mean square entry of the valid tokens."""
+  x_BxLxD = x_BxLxD.astype(jnp.float32)
+  count = x_BxLxD.size
+  if mask is not None:
+    x_BxLxD = jnp.where(mask[..., None], x_BxLxD, 0.0)
+    count = x_BxLxD.shape[-1] * jnp.maximum(jnp.sum(mask), 1)
+  square = jnp.sum(x_BxLxD * x_BxLxD) / count
+  return 0.5 * jnp.log(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))

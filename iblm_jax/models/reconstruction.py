@@ -115,10 +115,10 @@ class Inject(nn.Module):
     )(windows_BxLxW)
 
 
-def boxed_init(rng: jax.Array, cfg: ReconstructionConfig) -> Any:
+def partitioned_init(rng: jax.Array, cfg: ReconstructionConfig) -> Any:
   """Parameters whose leaves still carry their logical axis names."""
   inject_rng, decoder_rng = jax.random.split(rng)
-  params = dict(decoder.boxed_init(decoder_rng, cfg.decoder))
+  params = dict(decoder.partitioned_init(decoder_rng, cfg.decoder))
   tables = params.pop('embed')
   if cfg.decoder.positions == 'learned':
     params['embed'] = {'positions': tables['positions']}
@@ -137,7 +137,7 @@ def init(rng: jax.Array, cfg: ReconstructionConfig) -> Any:
     >>> sorted(params), params['inject']['unroll']['kernel'].shape
     (['blocks', 'head', 'inject'], (8, 16))
   """
-  return nn.meta.unbox(boxed_init(rng, cfg))
+  return nn.meta.unbox(partitioned_init(rng, cfg))
 
 
 def apply(

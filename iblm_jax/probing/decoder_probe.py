@@ -137,12 +137,12 @@ def of_model(
     )
 
   def embed(params, tokens_BxL, mask_BxL):
-    h_BxLxE, _ = families.encode(params, tokens_BxL, model, mask_BxL)
+    h_BxLxE = families.encode(params, tokens_BxL, model, mask_BxL)
     e_BxE = embeddings.gather(h_BxLxE, mask_BxL, place)
     return families.narrowed(params, e_BxE, model)
 
   families.encoder(model)  # raises
-  return Encoder(embed, params, families.vocab_size(model))
+  return Encoder(embed, params, model.vocab_size)
 
 
 def probe(

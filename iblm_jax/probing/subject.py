@@ -94,7 +94,7 @@ def load(
     raise ValueError(f'tokenizer must be None without gpt2, got {tokenizer!r}.')
   run = config.read_run(workdir)
   families.encoder(run.model)
-  own = families.measured_length(run.model)
+  own = families.lengths(run.model).measured
   if own is not None and length not in (None, own):
     raise ValueError(
         f'length must be {own}, which is what this model encodes, got {length}.'
@@ -102,7 +102,7 @@ def load(
   names = sources.split_names(run.data)
   if len(names) < 2:
     raise ValueError('the data of the run must hold something out.')
-  _check_length(length, families.longest(families.encoder(run.model)))
+  _check_length(length, families.lengths(run.model).longest)
   splits = sources.make_sources(run.data)
   restored = restoring.restore_params(run, workdir, step=step)
   encoder = probing.of_model(run.model, restored.params, position)

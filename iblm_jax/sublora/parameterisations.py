@@ -86,32 +86,32 @@ class Parameterisation:
   Attributes:
     config: what is trained.
     initial: the trained pytree at the start: float32 zeros.
-    frozen: everything else, a pytree, to be passed to compiled functions:
+    fixed: everything else, a pytree, to be passed to compiled functions:
       'params' (θ0), 'lora' (u0) and 'projector', where there are any.
   """
 
   config: ParameterisationConfig
   initial: Any
-  frozen: dict[str, Any]
+  fixed: dict[str, Any]
 
   @property
   def num_trained(self) -> int:
     """d, numbers that are trained (and coded)."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.initial))
 
-  def expand(self, trained: Any, frozen: dict[str, Any] | None = None) -> Any:
+  def expand(self, trained: Any, fixed: dict[str, Any] | None = None) -> Any:
     """The model's parameters.
 
     Args:
       trained: like `initial`. Gradients flow into it alone.
-      frozen: `self.frozen`, as an argument of the compiled function around:
+      fixed: `self.fixed`, as an argument of the compiled function around:
         left out, it is compiled into it as constants.
 
     Returns:
       A tree like θ0, with its dtypes; equal to it where `trained` is zero.
     """
     return expand(
-        trained, self.frozen if frozen is None else frozen, self.config
+        trained, self.fixed if fixed is None else fixed, self.config
     )
 
   def to_vector(self, trained: Any) -> jax.Array:
@@ -169,18 +169,18 @@ def make(
     True
   """
   draws.check_key(key)
-  frozen = {'params': params0}
+  fixed = {'params': params0}
   changed = params0
   if config.lora is not None:
     changed = lora_lib.lora_init(
         params0, config.lora, draws.named_key(key, 'lora')
     )
-    frozen['lora'] = changed
+    fixed['lora'] = changed
   if config.dims is None:
     initial = jax.tree.map(
         lambda leaf: jnp.zeros_like(leaf, jnp.float32), changed
     )
-    return Parameterisation(config, initial, frozen)
+    return Parameterisation(config, initial, fixed)
   projector = projectors.make_projector(
       config.projector,
       changed,
@@ -191,24 +191,24 @@ def make(
       direct=config.direct,
       stacked=config.lora.stacked if config.lora else paths.STACKED,
   )
-  frozen['projector'] = projector
+  fixed['projector'] = projector
   initial = jnp.zeros(projector.size, jnp.float32)
-  return Parameterisation(config, initial, frozen)
+  return Parameterisation(config, initial, fixed)
 
 
 def expand(
-    trained: Any, frozen: dict[str, Any], config: ParameterisationConfig
+    trained: Any, fixed: dict[str, Any], config: ParameterisationConfig
 ) -> Any:
   """The model's parameters, see `Parameterisation.expand`."""
-  frozen = {
+  fixed = {
       name: part if name == 'projector' else jax.lax.stop_gradient(part)
-      for name, part in frozen.items()
+      for name, part in fixed.items()
   }
-  change = frozen['projector'].apply(trained) if config.dims else trained
+  change = fixed['projector'].apply(trained) if config.dims else trained
   if config.lora is None:
-    return _add(frozen['params'], change)
-  adapters = _add(frozen['lora'], change)
-  return lora_lib.lora_apply(frozen['params'], adapters, config.lora)
+    return _add(fixed['params'], change)
+  adapters = _add(fixed['lora'], change)
+  return lora_lib.lora_apply(fixed['params'], adapters, config.lora)
 
 
 def subspace(

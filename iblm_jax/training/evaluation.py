@@ -53,7 +53,10 @@ def eval_step(
   for name in others:
     seen = tasks.view(batch, name, blank_id)
     found[name], _ = iblm.measure(params, seen, apply=apply, collect=None)
-  return Sums(sums, found, outputs.entropy * sums.rows)
+  entropy_N = outputs.entropy
+  if entropy_N is None:  # of a model that shows no layers
+    entropy_N = jnp.zeros([0])
+  return Sums(sums, found, entropy_N * sums.rows)
 
 
 def evaluate(
@@ -101,7 +104,7 @@ def evaluate(
           for view, of_view in others.items()
           for name, value in _means(of_view).items()
       },
-      'mbe': float(entropy_N.mean()),
+      **({'mbe': float(entropy_N.mean())} if entropy_N.size else {}),
       **{
           f'mbe/layer_{layer:02d}': float(value)
           for layer, value in enumerate(entropy_N)

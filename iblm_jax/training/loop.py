@@ -217,9 +217,8 @@ def _steps(
   frozen = program_lib.frozen_stacks(cfg, program.abstract_state.params)
 
   def flops_per_token(model):
-    return cfg.task.reads * flops.training_flops_per_token(
-        model, length, frozen
-    )
+    counted = flops.training_flops_per_token(model, length, frozen)
+    return None if counted is None else cfg.task.reads * counted
 
   meter = progress.Meter(
       loop.num_steps,
@@ -345,7 +344,7 @@ def check_data(
 ) -> None:
   """Raises ValueError where the model does not fit the data."""
   for name, split in splits.items():
-    vocab = families.vocab_size(cfg.model)
+    vocab = cfg.model.vocab_size
     if split.vocab_size > vocab:
       raise ValueError(
           'model.vocab_size must be at least that of the data,'
@@ -364,20 +363,19 @@ def check_data(
           'rows of the data must be even to be copied, as task asks, got'
           f' {split.length} tokens in {name!r}.'
       )
-    fixed = families.fixed_length(cfg.model)
+    fixed, longest, measured = families.lengths(cfg.model)
     if fixed is not None and split.length != fixed:
       raise ValueError(
           f'rows of the data must have {fixed} tokens, as the model has, got'
           f' {split.length} in {name!r}.'
       )
-    measured = families.measured(cfg.model)
-    length = families.measured_length(cfg.model) or split.length
-    if measured.entropy.patch_size > length:
+    length = measured or split.length
+    patch_size = families.entropy_of(cfg.model).patch_size
+    if families.num_layers(cfg.model) and patch_size > length:
       raise ValueError(
           'model.entropy.patch_size must be at most the length of a row,'
-          f' {length} in {name!r}, got {measured.entropy.patch_size}.'
+          f' {length} in {name!r}, got {patch_size}.'
       )
-    longest = families.longest(cfg.model)
     if longest is not None and split.length > longest:
       raise ValueError(
           f'model.max_length must be at least {split.length}, the length of a'

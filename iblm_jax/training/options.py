@@ -5,7 +5,6 @@ import itertools
 
 from iblm_jax import fields, tagged
 from iblm_jax.data import sources
-from iblm_jax.models import config as model_config
 from iblm_jax.models import families
 from iblm_jax.objectives import iblm, layer_weights, tasks
 from iblm_jax.optim import dual as dual_lib
@@ -113,12 +112,20 @@ class RunConfig:
   train: LoopConfig = LoopConfig()
 
   def __post_init__(self):
-    layer_weights.check_schedule(
-        self.objective.layer_schedule,
-        families.measured(self.model).num_layers,
-        self.objective.skip_first,
-        self.objective.skip_last,
-    )
+    num_layers = families.num_layers(self.model)
+    if not num_layers and self.objective.measures_entropy:
+      raise ValueError(
+          'model.num_layers must be given where the entropy of layers is'
+          ' measured; without it, objective.measure_entropy must be False and'
+          f" objective.method 'ce', got {type(self.model).__name__}."
+      )
+    if num_layers:
+      layer_weights.check_schedule(
+          self.objective.layer_schedule,
+          num_layers,
+          self.objective.skip_first,
+          self.objective.skip_last,
+      )
     if self.data.batch_size % self.train.accumulation:
       raise ValueError(
           'data.batch_size must be a multiple of train.accumulation, got'
@@ -144,9 +151,8 @@ class RunConfig:
         )
     self._check_task()
     if self.train.windows:
-      window = getattr(self.model, 'window', None)
-      is_decoder = isinstance(self.model, model_config.DecoderConfig)
-      if not is_decoder or self.train.windows[-1] != window:
+      window = dataclasses.asdict(self.model).get('window')
+      if self.train.windows[-1] != window:
         raise ValueError(
             'the last of train.windows must be model.window, got'
             f' {self.train.windows} and {window}.'
@@ -190,14 +196,14 @@ class RunConfig:
 
   def _check_task(self):
     """What is asked must be what the model was made for."""
-    reproduces = isinstance(self.model, families.AutoencoderConfig)
+    reproduces = families.family(self.model).reproduces
     if reproduces != (self.task.kind == 'regeneration'):
       raise ValueError(
           "task.kind must be 'regeneration' for an autoencoder, whose logits"
           ' reproduce tokens, and for no other model, got'
           f' {self.task.kind!r} for {type(self.model).__name__}.'
       )
-    blank, vocab = self.task.blank_id, families.vocab_size(self.model)
+    blank, vocab = self.task.blank_id, self.model.vocab_size
     if blank is not None and blank >= vocab:
       raise ValueError(
           f'task.blank_id must be below model.vocab_size {vocab}, got {blank}.'

@@ -10,8 +10,7 @@ from flax import linen as nn
 
 from iblm_jax.models import families, parameter_groups
 from iblm_jax.optim import freezing, optimizers, schedules
-from iblm_jax.sublora import parameterisations, paths
-from iblm_jax.sublora import prng as draws
+from iblm_jax.sublora import parameterisations, paths, prng
 from iblm_jax.training import evaluation, options
 from iblm_jax.training import state as state_lib
 from iblm_jax.training import step as step_lib
@@ -94,14 +93,14 @@ class Program:
     self.init = jax.jit(
         init,
         out_shardings=shardings,
-        compiler_options=draws.compiler_options(
+        compiler_options=prng.compiler_options(
             self.abstract_state.params, platform
         ),
     )
 
     def train_step(model, align=None):
       settings = dict(
-          num_layers=families.measured(model).num_layers,
+          num_layers=families.num_layers(model),
           tx=tx,
           learning_rate=schedules.make_schedule(cfg.optimizer.schedule),
           objective=cfg.objective,
@@ -109,7 +108,7 @@ class Program:
           dual_config=cfg.dual,
           accumulation=cfg.train.accumulation,
           task=cfg.task,
-          vocab_size=families.vocab_size(model),
+          vocab_size=model.vocab_size,
           align=align,
       )
       out = (shardings, replicated)
@@ -127,9 +126,9 @@ class Program:
             donate_argnums=0,
         )
 
-      def step(frozen, state, batch):
+      def step(fixed, state, batch):
         expand = functools.partial(
-            parameterisations.expand, frozen=frozen, config=cfg.parameterisation
+            parameterisations.expand, fixed=fixed, config=cfg.parameterisation
         )
         return step_lib.train_step(
             state, batch, apply=_apply(model), expand=expand, **settings
@@ -141,7 +140,7 @@ class Program:
           out_shardings=out,
           donate_argnums=1,
       )
-      return _WithFrozen(jitted, lambda: self.parameterisation.frozen)
+      return _WithFixed(jitted, lambda: self.parameterisation.fixed)
 
     stages = [
         dataclasses.replace(model, window=window)
@@ -158,7 +157,7 @@ class Program:
                 evaluation.eval_step,
                 apply=_apply(model),
                 task=cfg.task,
-                vocab_size=families.vocab_size(model),
+                vocab_size=model.vocab_size,
             )
         ),
         in_shardings=(
@@ -179,8 +178,8 @@ class Program:
     shardings = param_shardings(cfg, self.mesh)
     with jax.set_mesh(self.mesh):
       key = jax.random.key(cfg.train.seed)
-      params = draws.run_once(
-          functools.partial(families.family(cfg.model).init, cfg=cfg.model),
+      params = prng.run_once(
+          functools.partial(families.init, cfg=cfg.model),
           key,
           out_shardings=shardings,
       )
@@ -190,7 +189,7 @@ class Program:
     """Parameters of the model, of what is trained: `state.params`."""
     if self._cfg.parameterisation is None:
       return trained
-    return self._expand(trained, self.parameterisation.frozen)
+    return self._expand(trained, self.parameterisation.fixed)
 
   @functools.cached_property
   def _expand(self):
@@ -199,22 +198,20 @@ class Program:
     return jax.jit(functools.partial(parameterisations.expand, config=cfg))
 
 
-class _WithFrozen:
+class _WithFixed:
   """A compiled function whose first argument is always the same."""
 
-  def __init__(self, function: Any, frozen: Callable[[], Any]):
-    self._function, self._frozen = function, frozen
+  def __init__(self, function: Any, fixed: Callable[[], Any]):
+    self._function, self._fixed = function, fixed
 
   def __call__(self, *args):
-    return self._function(self._frozen(), *args)
+    return self._function(self._fixed(), *args)
 
   def lower(self, *args):
-    return self._function.lower(self._frozen(), *args)
+    return self._function.lower(self._fixed(), *args)
 
 
 def _apply(model: families.ModelConfig, frozen: tuple[str, ...] = ()):
-  family = families.family(model)
-
   def apply(params, tokens_BxL, **kwargs):
     if frozen:  # nothing of the backward pass is computed for them
       params = jax.tree.map(
@@ -222,7 +219,7 @@ def _apply(model: families.ModelConfig, frozen: tuple[str, ...] = ()):
           trained_leaves(params, frozen),
           params,
       )
-    return family.apply(params, tokens_BxL, model, **kwargs)
+    return families.apply(params, tokens_BxL, model, **kwargs)
 
   return apply
 
@@ -244,7 +241,7 @@ def check_frozen(cfg: options.RunConfig, params: Any) -> None:
   paths.check_patterns('frozen', cfg.frozen, names)
   if all(paths.matches(name, cfg.frozen) for name in names):
     raise ValueError(f'frozen must leave something to train, got {cfg.frozen}.')
-  measured = next(iter(families.stacks(cfg.model)))
+  measured = next(iter(families.stacks(cfg.model)), None)
   if cfg.objective.method != 'ce' and measured in frozen_stacks(cfg, params):
     raise ValueError(
         f"objective.method must be 'ce' where all of the {measured} is frozen:"
@@ -285,7 +282,7 @@ def abstract_state(
   )
   kind = cfg.parameterisation and cfg.parameterisation.kind
   if kind in (None, 'full'):
-    axes = families.family(cfg.model).logical_axes(cfg.model)
+    axes = families.logical_axes(cfg.model)
   else:  # few numbers, on every device
     axes = jax.tree.map(
         lambda _: jax.sharding.PartitionSpec(), abstract.params

@@ -13,7 +13,7 @@ class Meter:
       num_steps: int,
       tokens_per_step: int,
       *,
-      flops_per_token: float,
+      flops_per_token: float | None,
       peak_flops: float | None,
   ):
     """Starts the clock.
@@ -21,7 +21,7 @@ class Meter:
     Args:
       num_steps: The length of the run.
       tokens_per_step: Tokens that one update reads, padding included.
-      flops_per_token: FLOPs of training on one token.
+      flops_per_token: FLOPs of training on one token; None where not known.
       peak_flops: FLOP/s of all devices together; None where it is not known.
     """
     self._num_steps = num_steps
@@ -48,7 +48,7 @@ class Meter:
     self.restart(step)
     tokens = self._rate * self._tokens_per_step
     rates = {'perf/tokens_per_second': tokens, 'perf/step_ms': 1e3 / self._rate}
-    if self._peak_flops:
+    if self._peak_flops and self._flops_per_token:
       rates['perf/mfu'] = tokens * self._flops_per_token / self._peak_flops
     return rates
 
@@ -100,11 +100,12 @@ def evaluation_line(step: int, name: str, values: Mapping[str, float]) -> str:
       for metric, value in values.items()
       if metric.endswith('/accuracy')
   )
+  entropy = f', entropy {values["mbe"]:.3f} nats' if 'mbe' in values else ''
   return (
       f'  eval at step {step} on {name}: cross-entropy'
       f' {values["cross_entropy"]:.4f} nats, accuracy'
       f' {values["accuracy"]:.1%}{others}, exact match'
-      f' {values["exact_match"]:.1%}, entropy {values["mbe"]:.3f} nats'
+      f' {values["exact_match"]:.1%}{entropy}'
   )
 
 

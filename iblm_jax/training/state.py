@@ -25,7 +25,7 @@ def init_state(
     parameterisation: parameterisations.ParameterisationConfig | None = None,
 ) -> TrainState:
   """What is trained, fresh, and optimizer state, at step 0."""
-  params = families.family(cfg).init(rng, cfg)
+  params = families.init(rng, cfg)
   return first_state(params, rng, tx, parameterisation)
 
 

@@ -7,9 +7,9 @@ import pytest
 import tiny_models
 
 from iblm_jax.information import entropy
-from iblm_jax.models import autoencoder, decoder, families
+from iblm_jax import models
+from iblm_jax.models import autoencoder, builtin, decoder, families
 from iblm_jax.models.memory import config as memory_config
-from iblm_jax.models.memory import model as memory
 from iblm_jax.models.nn import embeddings, layers
 
 ROWS, LENGTH = 2, 12  # 3 chunks of 4 in memory models
@@ -45,7 +45,7 @@ def cfg(request):
 
 
 def in_bfloat16(cfg):
-  if isinstance(cfg, families.DecoderConfig):
+  if isinstance(cfg, models.DecoderConfig):
     return dataclasses.replace(cfg, dtype='bfloat16')
   parts = {
       part: in_bfloat16(getattr(cfg, part)) for part in ('encoder', 'decoder')
@@ -56,7 +56,7 @@ def in_bfloat16(cfg):
 def traced(cfg, collect, mask=None):
   tokens = jax.ShapeDtypeStruct((ROWS, LENGTH), jnp.int32)
   return jax.eval_shape(
-      lambda params, tokens: families.family(cfg).apply(
+      lambda params, tokens: models.apply(
           params, tokens, cfg, mask=mask, collect=collect
       ),
       families.shapes(cfg),
@@ -67,10 +67,10 @@ def traced(cfg, collect, mask=None):
 def test_shapes_are_those_of_init_and_every_dimension_has_a_name(cfg):
   params = families.shapes(cfg)
   made = jax.eval_shape(
-      lambda key: families.family(cfg).init(key, cfg), jax.random.key(0)
+      lambda key: models.init(key, cfg), jax.random.key(0)
   )
   assert params == made
-  axes = families.family(cfg).logical_axes(cfg)
+  axes = families.logical_axes(cfg)
   is_spec = lambda x: isinstance(x, jax.sharding.PartitionSpec)
   ranks = jax.tree.map(lambda leaf: leaf.ndim, params)
   assert ranks == jax.tree.map(len, axes, is_leaf=is_spec)
@@ -106,7 +106,7 @@ def test_what_is_collected(name):
     found = {key: leaf.shape for key, leaf in found.items() if leaf is not None}
     assert found == fields
     if collect == 'hidden':
-      assert families.measured_length(cfg) in (None, outputs.hidden.shape[2])
+      assert families.lengths(cfg).measured in (None, outputs.hidden.shape[2])
       assert families.measured(cfg).width == outputs.hidden.shape[3]
   rounded = traced(in_bfloat16(cfg), 'hidden')
   assert rounded.logits_BxLxV.dtype == jnp.float32
@@ -122,7 +122,7 @@ def test_entropy_is_that_of_the_streams(name):
 
   @jax.jit
   def run(params):
-    apply = lambda collect: families.family(cfg).apply(
+    apply = lambda collect: models.apply(
         params, tokens, cfg, collect=collect
     )
     hidden, measured = apply('hidden').hidden, apply('entropy_and_norm')
@@ -141,8 +141,9 @@ def test_entropy_is_that_of_the_streams(name):
 
 def test_names_and_modules(cfg):
   name = families.name(cfg)
-  assert {'decoder': decoder, 'mixer': decoder, 'autoencoder': autoencoder,
-          'memory': memory}[name] is families.family(cfg)
+  assert {'decoder': builtin.DECODER, 'mixer': builtin.DECODER,
+          'autoencoder': builtin.AUTOENCODER,
+          'memory': builtin.MEMORY}[name] is families.family(cfg)
   assert [key for key in CONFIGS if CONFIGS[key] is cfg][0].startswith(name)
 
 
@@ -156,18 +157,18 @@ def test_what_programs_ask_of_a_model():
   assert families.stacks(none) == {'decoder': none.decoder}
   assert families.measured(parallel) is parallel.encoder
   assert families.measured(none) is none.decoder
-  fixed = [families.fixed_length(c) for c in (plain, mixing, auto, parallel)]
+  fixed = [families.lengths(c).fixed for c in (plain, mixing, auto, parallel)]
   assert fixed == [None, None, LENGTH, LENGTH]
   longest = [
-      families.longest(c) for c in (plain, learned, mixing, auto, parallel)
+      families.lengths(c).longest for c in (plain, learned, mixing, auto, parallel)
   ]
   assert longest == [None, 9, LENGTH, LENGTH, LENGTH]
   oracle = CONFIGS['memory_oracle_add']
   lengths = [
-      families.measured_length(c) for c in (plain, auto, parallel, none, oracle)
+      families.lengths(c).measured for c in (plain, auto, parallel, none, oracle)
   ]
   assert lengths == [None, LENGTH, 4, 7, LENGTH]
-  assert {families.vocab_size(c) for c in CONFIGS.values()} == {11}
+  assert {c.vocab_size for c in CONFIGS.values()} == {11}
   assert families.encoder(plain) is plain
   assert families.encoder(parallel) is parallel.encoder
   for kind in ('none', 'recurrent'):
@@ -195,7 +196,7 @@ def test_encode_reads_the_encoder_of_a_model(name):
 
   @jax.jit
   def run(params, tokens, mask):
-    return families.encode(params, tokens, cfg, mask)[0]
+    return families.encode(params, tokens, cfg, mask)
 
   found = np.asarray(run(params, tokens, mask))
   # The head reads what is encoded: check through the embedding's logits.
@@ -230,10 +231,10 @@ def test_what_is_kept_of_a_vector_is_all_that_goes_on(cfg, numbers):
   e = np.random.default_rng(1).normal(size=(64, width)).astype(np.float32)
   kept = np.asarray(families.narrowed(params, e, cfg))
   assert kept.shape == (64, numbers)
-  if isinstance(cfg, families.DecoderConfig):
+  if isinstance(cfg, models.DecoderConfig):
     np.testing.assert_array_equal(kept, e)
     return
-  is_memory = isinstance(cfg, families.MemoryConfig)
+  is_memory = isinstance(cfg, models.MemoryConfig)
   way = cfg.passage if is_memory else cfg.reconstruction.passage
   tree = params if is_memory else params['decoder']['inject']
   read = layers.call(

@@ -66,7 +66,7 @@ def expanded(kind):
         jax.grad(loss, argnums=(0, 1))(trained, frozen['params']),
     )
 
-  return w, program(it.frozen, it.from_vector(jnp.asarray(w)))
+  return w, program(it.fixed, it.from_vector(jnp.asarray(w)))
 
 
 @pytest.mark.parametrize('kind', CONFIGS)
@@ -106,7 +106,7 @@ def test_values():
   theta = jax.tree.map(lambda x: np.asarray(x, np.float32), params0())
 
   def adapted(change):
-    u = jax.tree.map(np.add, made('lora').frozen['lora'], change)
+    u = jax.tree.map(np.add, made('lora').fixed['lora'], change)
     full = lambda node: 1.5 * np.einsum('...ri,...or->...io', node['a'],
                                         node['b'])
     return {
@@ -120,9 +120,9 @@ def test_values():
   def change(kind):
     w, _ = expanded(kind)
     it = made(kind)
-    if 'projector' not in it.frozen:
+    if 'projector' not in it.fixed:
       return it.from_vector(jnp.asarray(w))
-    return it.frozen['projector'].apply(jnp.asarray(w))
+    return it.fixed['projector'].apply(jnp.asarray(w))
 
   add = lambda kind: jax.tree.map(np.add, theta, change(kind))
   for kind, want in (

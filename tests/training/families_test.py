@@ -318,7 +318,7 @@ def test_few_numbers_train_a_memory_model():
   )
   job = loop.prepare(config_lib.from_dict(c), jax.devices()[:1])
   made = job.program.parameterisation
-  adapters = made.frozen['lora']
+  adapters = made.fixed['lora']
   query = adapters['encoder']['blocks']['attention']['query']['kernel']
   assert query['a'].shape == (1, 1, 16) and query['b'].shape == (1, 16, 1)
   assert adapters['decoder']['head']['kernel']['a'].shape == (1, 16)
@@ -339,7 +339,7 @@ def test_few_numbers_train_a_memory_model():
   for path, leaf in jax.tree_util.tree_leaves_with_path(trained):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     old = functools.reduce(
-        lambda tree, key: tree[key], name.split('/'), made.frozen['params']
+        lambda tree, key: tree[key], name.split('/'), made.fixed['params']
     )
     adapted = 'head/kernel' in name or (
         'encoder/blocks' in name and 'query' in name

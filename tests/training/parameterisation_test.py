@@ -72,7 +72,7 @@ def of_adapters(adapters, grads):
 
 def make_pullback(made):
   """(trained, gradient of the parameters) -> gradient of what is trained."""
-  kind, frozen = made.config.kind, made.frozen
+  kind, frozen = made.config.kind, made.fixed
   project = frozen.get('projector')
   assert (project is None) == (kind in ('lora', 'full'))
   if project:  # op by op its products would be compiled one by one
@@ -126,7 +126,7 @@ def test_steps(tiny, kind, accumulation):
   jax.tree.map(
       np.testing.assert_array_equal,
       job.program.model_params(made.initial),
-      made.frozen['params'],
+      made.fixed['params'],
   )
   if kind == 'sublora':
     fresh = job.program.init(jax.random.key(job.cfg.train.seed))

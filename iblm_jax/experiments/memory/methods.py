@@ -396,6 +396,9 @@ def tree(method: Method, seed: int, text: str | None, smoke: bool):
   stacks = ['model'] if method.base == 'decoder' else [
       'model.encoder', 'model.decoder'
   ]
+  model = base['model']
+  parts = [model.get('encoder', model), model.get('decoder', model)]
+  num_heads = 1 if any('mixer' in part for part in parts) else 2
   changes: dict[str, Any] = {}
   if text is not None:
     length = data['markov']['length']
@@ -413,7 +416,7 @@ def tree(method: Method, seed: int, text: str | None, smoke: bool):
     for stack in stacks:
       changes |= {
           f'{stack}.width': 16, f'{stack}.mlp_width': 32,
-          f'{stack}.num_heads': 1 if 'mixer' in str(base['model']) else 2,
+          f'{stack}.num_heads': num_heads,
           f'{stack}.num_layers': 1,
       }
   return variants.change(base, changes)

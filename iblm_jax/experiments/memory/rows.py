@@ -192,7 +192,7 @@ class Maker:
   def _probe(self, run, workdir, report) -> dict[str, float]:
     """What an embedding holds, by the common probe."""
     cfg, data = run.cfg, run.cfg.data
-    length = families.measured_length(cfg.model) or memory_methods.LENGTH
+    length = families.lengths(cfg.model).measured or memory_methods.LENGTH
     if data.markov is not None:  # of whole documents, for every encoder
       language = dataclasses.replace(data.markov, length=length)
       data = dataclasses.replace(data, options=language)

@@ -1,6 +1,6 @@
 """The window of a memory model that a row is in, token by token.
 
-`memory_windows` lays out the windows of all chunks of a row; here is one, with
+`memory.windows` lays out the windows of all chunks of a row; here is one, with
 the keys and values of its slots and of the tokens so far. A mixer has none to
 keep: its window is computed again for every token.
 """
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from iblm_jax.models import decoder
 from iblm_jax.models.generation import kv_cache
 from iblm_jax.models.memory import config as memory_config
-from iblm_jax.models.memory import windows as memory_windows
+from iblm_jax.models.memory import windows as windows_lib
 from iblm_jax.models.nn import stack
 
 
@@ -86,7 +86,7 @@ def feed(
   if state.cache is None:
     return _recomputed(params, state, cfg), state
   x_Bx1xD = decoder.embed(
-      tree, token_B[:, None], memory_windows.token_embedding(cfg)
+      tree, token_B[:, None], windows_lib.token_embedding(cfg)
   )
   if part.positions == 'learned':
     place_D = tree['embed']['positions'][index].astype(x_Bx1xD.dtype)
@@ -123,9 +123,9 @@ def _recomputed(params, state, cfg):
 
 
 def _window(params, state, tokens_BxR, cfg):
-  """Slots and tokens as the decoder reads them, see `memory_windows`."""
+  """Slots and tokens as the decoder reads them, see `memory.windows`."""
   x_BxRxD = decoder.embed(
-      params['decoder'], tokens_BxR, memory_windows.token_embedding(cfg)
+      params['decoder'], tokens_BxR, windows_lib.token_embedding(cfg)
   )
   held_S = _held(state.chunk, cfg)
   memory_BxSxD = jnp.pad(state.memory_BxMxD, ((0, 0), (0, 1), (0, 0)))
@@ -135,14 +135,14 @@ def _window(params, state, tokens_BxR, cfg):
       params['slot'].astype(x_BxRxD.dtype)[None, None],
   )
   whole_BxPxD = jnp.concatenate([slots_BxSxD, x_BxRxD], axis=1)
-  return memory_windows.placed(params, whole_BxPxD, cfg)
+  return windows_lib.placed(params, whole_BxPxD, cfg)
 
 
 def _held(chunk, cfg):
   """The chunk whose memory a slot holds, int [C]; -1 for an empty one."""
   if cfg.kind == 'none':
     return jnp.full([cfg.num_chunks], -1)
-  return memory_windows.held_chunks(chunk[None], cfg)[0]
+  return windows_lib.held_chunks(chunk[None], cfg)[0]
 
 
 def _visible(chunk, cfg):

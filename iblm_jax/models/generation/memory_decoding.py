@@ -12,13 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.models.generation import decoding, kv_cache
-from iblm_jax.models.generation import incremental as open_window
+from iblm_jax.models.generation import decoding, incremental, kv_cache
 from iblm_jax.models.memory import config as memory_config
-from iblm_jax.models.memory import layout as memories
+from iblm_jax.models.memory import layout
 
 MemoryConfig = memory_config.MemoryConfig
-State = open_window.State
+State = incremental.State
 
 
 def start(params: Any, cfg: MemoryConfig, batch_size: int) -> State:
@@ -65,9 +64,9 @@ def read(
   shape = (batch, cfg.num_chunks - 1, cfg.decoder.width)
   memory_BxMxD = jnp.zeros(shape, cfg.decoder.compute_dtype)
   if chunks and cfg.kind == 'parallel':
-    held = memories.encode_chunks(params, tokens_BxT[:, :past], cfg)
+    held = layout.encode_chunks(params, tokens_BxT[:, :past], cfg)
     memory_BxMxD = memory_BxMxD.at[:, :chunks].set(held.vector_BxMxD)
-  return open_window.enter(
+  return incremental.enter(
       params, memory_BxMxD, jnp.int32(chunks), tokens_BxT[:, past:], cfg
   )
 
@@ -93,7 +92,7 @@ def step(
   return jax.lax.cond(
       completes & (state.chunk < cfg.num_chunks - 1),
       functools.partial(close, cfg=cfg),
-      functools.partial(open_window.feed, cfg=cfg),
+      functools.partial(incremental.feed, cfg=cfg),
       params,
       token_B,
       state,
@@ -104,14 +103,14 @@ def close(
     params: Any, token_B: jax.Array, state: State, cfg: MemoryConfig
 ) -> tuple[jax.Array, State]:
   """`step` for the last token of a chunk: remembers it, opens a new window."""
-  tokens_BxL = open_window.with_token(state, token_B)
+  tokens_BxL = incremental.with_token(state, token_B)
   memory_BxMxD = state.memory_BxMxD
   if cfg.kind == 'parallel':
-    held = memories.encode_chunks(params, tokens_BxL, cfg)
+    held = layout.encode_chunks(params, tokens_BxL, cfg)
     memory_BxMxD = jax.lax.dynamic_update_slice_in_dim(
         memory_BxMxD, held.vector_BxMxD, state.chunk, axis=1
     )
-  return open_window.enter(
+  return incremental.enter(
       params, memory_BxMxD, state.chunk + 1, tokens_BxL[:, :0], cfg
   )
 

@@ -3,17 +3,13 @@
 from iblm_jax.models.memory.config import MemoryConfig
 from iblm_jax.models.memory.model import (
     apply,
-    boxed_init,
     decode,
     init,
-    logical_axes,
 )
 
 __all__ = [
     'MemoryConfig',
     'apply',
-    'boxed_init',
     'decode',
     'init',
-    'logical_axes',
 ]

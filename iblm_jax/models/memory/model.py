@@ -14,26 +14,23 @@ from flax import linen as nn
 
 from iblm_jax.models import decoder, outputs
 from iblm_jax.models.memory import config as memory_config
-from iblm_jax.models.memory import layout as memories
-from iblm_jax.models.memory import oracle as oracle_memory
-from iblm_jax.models.memory import recurrent as recurrent_memory
-from iblm_jax.models.memory import windows as memory_windows
+from iblm_jax.models.memory import layout, oracle, recurrent
+from iblm_jax.models.memory import windows as windows_lib
 from iblm_jax.models.nn import embeddings, layers, stack
-from iblm_jax.models.nn import partition_specs as boxed
 
 MemoryConfig = memory_config.MemoryConfig
 
 
-def boxed_init(rng: jax.Array, cfg: MemoryConfig) -> Any:
+def partitioned_init(rng: jax.Array, cfg: MemoryConfig) -> Any:
   """Parameters whose leaves still carry their logical axis names."""
   encoder_rng, decoder_rng, passage_rng, slot_rng = jax.random.split(rng, 4)
   params: dict[str, Any]
   if cfg.kind == 'oracle_embedding':
-    params = {'decoder': oracle_memory.boxed_decoder(decoder_rng, cfg)}
+    params = {'decoder': oracle.boxed_decoder(decoder_rng, cfg)}
   else:
-    params = {'decoder': decoder.boxed_init(decoder_rng, cfg.decoder)}
+    params = {'decoder': decoder.partitioned_init(decoder_rng, cfg.decoder)}
   if cfg.has_encoder:
-    params['encoder'] = decoder.boxed_init(encoder_rng, cfg.encoder)
+    params['encoder'] = decoder.partitioned_init(encoder_rng, cfg.encoder)
   if cfg.kind != 'none':
     m_BxE = jnp.zeros([1, cfg.passage.width_in], cfg.decoder.compute_dtype)
     made = embeddings.Pass(cfg.decoder, cfg.passage).init(passage_rng, m_BxE)
@@ -60,12 +57,7 @@ def init(rng: jax.Array, cfg: MemoryConfig) -> Any:
     A nested dict of float32 arrays; 'encoder' and 'decoder' are as of
     `models.decoder`. What a kind does not use is not there.
   """
-  return nn.meta.unbox(boxed_init(rng, cfg))
-
-
-def logical_axes(cfg: MemoryConfig) -> Any:
-  """Logical axis names of every parameter: `init`'s tree of PartitionSpecs."""
-  return boxed.logical_axes(boxed_init, cfg)
+  return nn.meta.unbox(partitioned_init(rng, cfg))
 
 
 def apply(
@@ -126,22 +118,22 @@ def apply(
         f' {mask.shape}.'
     )
   if cfg.is_oracle:
-    return oracle_memory.apply(params, tokens_BxL, cfg, mask, collect)
+    return oracle.apply(params, tokens_BxL, cfg, mask, collect)
   if cfg.kind == 'recurrent':
-    return recurrent_memory.apply(params, tokens_BxL, cfg, mask, collect)
+    return recurrent.apply(params, tokens_BxL, cfg, mask, collect)
   if cfg.kind == 'none':
     return decode(params, tokens_BxL, None, cfg, mask, collect)
   past = (cfg.num_chunks - 1) * cfg.chunk_length
-  past_memories = memories.encode_chunks(
+  past_held = layout.encode_chunks(
       params, tokens_BxL[:, :past], cfg, mask[:, :past], collect
   )
-  return decode(params, tokens_BxL, past_memories, cfg, mask)
+  return decode(params, tokens_BxL, past_held, cfg, mask)
 
 
 def decode(
     params: Any,
     tokens_BxT: jax.Array,
-    held: memories.Memories | None,
+    held: layout.Memories | None,
     cfg: MemoryConfig,
     mask_BxT: jax.Array | None = None,
     collect: str | None = None,
@@ -165,9 +157,9 @@ def decode(
   # Masks are of chunks of a window, not of documents in a row.
   part = dataclasses.replace(cfg.decoder, document_mask=not cfg.decoder.mixer)
   x_BxTxD = decoder.embed(
-      params['decoder'], tokens_BxT, memory_windows.token_embedding(cfg)
+      params['decoder'], tokens_BxT, windows_lib.token_embedding(cfg)
   )
-  windows = memory_windows.lay_out(
+  windows = windows_lib.lay_out(
       None if held is None else held.vector_BxMxD,
       None if held is None else held.there_BxM,
       params['slot'],
@@ -177,7 +169,7 @@ def decode(
   )
   y_WxPxD, collected = stack.run(
       params['decoder'],
-      memory_windows.placed(params, windows.x_WxPxD, cfg),
+      windows_lib.placed(params, windows.x_WxPxD, cfg),
       part,
       mask=windows.present_WxP,
       segment_ids=windows.present_WxP.astype(jnp.int32),
@@ -185,7 +177,7 @@ def decode(
       collect=collect,
   )
   y_BxCxPxD = y_WxPxD.reshape(batch, chunks, *y_WxPxD.shape[1:])
-  y_BxTxD = memory_windows.next_token_states(y_BxCxPxD, length)
+  y_BxTxD = windows_lib.next_token_states(y_BxCxPxD, length)
   logits_BxTxV = decoder.head(params['decoder'], y_BxTxD, part)
   return outputs.Outputs(
       logits_BxTxV, *(collected if held is None else held.collected)

@@ -13,16 +13,15 @@ import jax.numpy as jnp
 
 from iblm_jax.models import decoder, outputs
 from iblm_jax.models.memory import config as memory_config
-from iblm_jax.models.memory import layout as memories
-from iblm_jax.models.nn import embedding_head as ends
-from iblm_jax.models.nn import embeddings, layers, stack
+from iblm_jax.models.memory import layout
+from iblm_jax.models.nn import embedding_head, embeddings, layers, stack
 
 
 def boxed_decoder(rng: jax.Array, cfg: memory_config.MemoryConfig) -> Any:
   """A decoder whose token embeddings leave room for the vector."""
-  params = decoder.boxed_init(rng, cfg.decoder)
+  params = decoder.partitioned_init(rng, cfg.decoder)
   tokens_BxL = jnp.zeros([1, 1], jnp.int32)
-  made = ends.Embed(_narrow(cfg)).init(
+  made = embedding_head.Embed(_narrow(cfg)).init(
       jax.random.fold_in(rng, 1), tokens_BxL, tokens_BxL
   )
   return {**params, 'embed': made['params']}
@@ -43,14 +42,14 @@ def vector(
     collect: str | None = None,
 ) -> tuple[jax.Array, outputs.Collected]:
   """What the decoder is given of a row, [B, D'], and what was collected."""
-  e_BxE, collected = memories.embed(
+  e_BxE, collected = layout.embed(
       params, tokens_BxT, cfg, mask=mask_BxT, collect=collect
   )
   m_BxD = layers.call(
       embeddings.Pass(cfg.decoder, cfg.passage), params['passage'], e_BxE
   )
   table_VxD = params['decoder']['embed']['tokens']
-  return memories.like_tokens(m_BxD, table_VxD, cfg.decoder), collected
+  return layout.like_tokens(m_BxD, table_VxD, cfg.decoder), collected
 
 
 def decode(

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from iblm_jax.information import entropy
 from iblm_jax.models import decoder, outputs
 from iblm_jax.models.memory import config as memory_config
-from iblm_jax.models.memory import layout as memories
-from iblm_jax.models.memory import windows as memory_windows
+from iblm_jax.models.memory import layout
+from iblm_jax.models.memory import windows as windows_lib
 from iblm_jax.models.nn import embeddings, layers, stack
 
 
@@ -54,7 +54,7 @@ def apply(
     m_BxD = layers.call(
         embeddings.Pass(part, cfg.passage), params['passage'], written_BxD
     )
-    m_BxD = memories.like_tokens(m_BxD, tree['embed']['tokens'], part)
+    m_BxD = layout.like_tokens(m_BxD, tree['embed']['tokens'], part)
     # A chunk of padding says nothing.
     there_B = mask_BxL.any(axis=1)
     new_Bx1xD = jnp.where(there_B[:, None, None], m_BxD[:, None], m_Bx1xD)
@@ -63,7 +63,7 @@ def apply(
   _, (y_CxBxPxD, collected) = jax.lax.scan(
       step, like(params['slot']), (chunk(x_BxTxD), chunk(mask_BxT))
   )
-  y_BxTxD = memory_windows.next_token_states(
+  y_BxTxD = windows_lib.next_token_states(
       y_CxBxPxD.swapaxes(0, 1), length
   )
   if collected.hidden is not None:  # chunks are rows

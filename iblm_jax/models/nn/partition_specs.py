@@ -1,4 +1,4 @@
-"""Shapes and axis names of a family's parameters, traced once for a config."""
+"""Shapes and axis names of a model's parameters, traced once for a config."""
 
 import functools
 from collections.abc import Callable
@@ -9,21 +9,24 @@ from flax import linen as nn
 
 
 @functools.cache
-def _traced(boxed_init: Callable[..., Any], cfg: Any) -> Any:
-  boxed = jax.eval_shape(
-      functools.partial(boxed_init, cfg=cfg), jax.random.key(0)
-  )
+def _traced(init: Callable[..., Any], cfg: Any) -> Any:
+  made = jax.eval_shape(lambda key: init(key, cfg), jax.random.key(0))
   # Without shardings, which are of the mesh that is set at the moment.
   return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), boxed
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), made
   )
 
 
-def shapes(boxed_init: Callable[..., Any], cfg: Any) -> Any:
-  """What `init` returns, as a tree of `jax.ShapeDtypeStruct`."""
-  return nn.meta.unbox(_traced(boxed_init, cfg))
+def shapes(init: Callable[..., Any], cfg: Any) -> Any:
+  """Gives a tree of `jax.ShapeDtypeStruct` of the parameters.
+
+  Args:
+    init: `(key, cfg) -> params`; leaves may be boxed with their axis names.
+    cfg: A hashable config.
+  """
+  return nn.meta.unbox(_traced(init, cfg))
 
 
-def logical_axes(boxed_init: Callable[..., Any], cfg: Any) -> Any:
-  """Logical axis names of every parameter: `init`'s tree of PartitionSpecs."""
-  return nn.get_partition_spec(_traced(boxed_init, cfg))
+def logical_axes(init: Callable[..., Any], cfg: Any) -> Any:
+  """Gives a tree of PartitionSpecs of logical axis names; empty if unboxed."""
+  return nn.get_partition_spec(_traced(init, cfg))

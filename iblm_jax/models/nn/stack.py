@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.information import entropy
 from iblm_jax.models import config as model_config
 from iblm_jax.models import outputs
 from iblm_jax.models.nn import attention, blocks, layers
@@ -48,10 +47,7 @@ def run(
   Raises:
     ValueError: for an unknown `collect`.
   """
-  if collect not in outputs.COLLECT:
-    raise ValueError(
-        f'collect must be one of {outputs.COLLECT}, got {collect!r}.'
-    )
+  outputs.check_collect(collect)
   implementation = attention.resolve(
       cfg.attention, jax.default_backend(), cfg.compute_dtype
   )
@@ -68,22 +64,9 @@ def run(
     return mixed, None
 
   def measure(x_BxLxD):
-    if collect is None:
-      return outputs.Collected()
-    if collect == 'hidden':
-      return outputs.Collected(hidden=x_BxLxD)
-    s = entropy.patch_entropy(
-        x_BxLxD,
-        patch_size=cfg.entropy.patch_size,
-        alpha=cfg.entropy.alpha,
-        mask=mask,
-        segment_ids=segment_ids,
-        center=cfg.entropy.center,
-        normalize=cfg.entropy.normalize,
+    return outputs.measure(
+        x_BxLxD, collect, cfg.entropy, mask=mask, segment_ids=segment_ids
     )
-    if collect == 'entropy':
-      return outputs.Collected(entropy=s)
-    return outputs.Collected(entropy=s, log_norm=_log_rms(x_BxLxD, mask))
 
   if positions is None:
     positions = default_positions(x_BxLxD)
@@ -216,17 +199,6 @@ def run_blocks(
 
 def _is_list(x):
   return isinstance(x, list)
-
-
-def _log_rms(x_BxLxD, mask):
-  """Log of the root mean square entry of the valid tokens."""
-  x_BxLxD = x_BxLxD.astype(jnp.float32)
-  count = x_BxLxD.size
-  if mask is not None:
-    x_BxLxD = jnp.where(mask[..., None], x_BxLxD, 0.0)
-    count = x_BxLxD.shape[-1] * jnp.maximum(jnp.sum(mask), 1)
-  square = jnp.sum(x_BxLxD * x_BxLxD) / count
-  return 0.5 * jnp.log(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
 
 
 def angles(positions_BxL: jax.Array, cfg: model_config.DecoderConfig):

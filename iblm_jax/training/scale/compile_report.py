@@ -87,11 +87,12 @@ def make_report(
   devices = list(program.mesh.devices.flat)
   tokens = cfg.data.batch_size * length
   read = tokens * cfg.task.reads
-  step_flops = read * flops.training_flops_per_token(
+  token_flops = flops.training_flops_per_token(
       cfg.model,
       length,
       program_lib.frozen_stacks(cfg, program.abstract_state.params),
   )
+  step_flops = None if token_flops is None else read * token_flops
   memory = _memory(compiled)
   try:
     moved = collectives.totals(compiled.as_text() or '', len(devices))
@@ -136,7 +137,9 @@ def _bounds(
   if chip is None:
     return None
   return {
-      'arithmetic': step_flops / len(devices) / chip.flops,
+      'arithmetic': None
+      if step_flops is None
+      else step_flops / len(devices) / chip.flops,
       'memory': (memory['arguments'] + memory['output'])
       / chip.memory_bandwidth,
       'communication': None
@@ -158,8 +161,11 @@ def lines(report: dict[str, Any]) -> list[str]:
           f'{name} {memory[name] / _GB:.3f} GB'
           for name in ('total', 'arguments', 'temporaries', 'output', 'code')
       ),
-      f'{report["flops"]["step"] / 1e12:.3f} TFLOP a step by formula',
   ]
+  if report['flops']['step'] is not None:
+    text.append(
+        f'{report["flops"]["step"] / 1e12:.3f} TFLOP a step by formula'
+    )
   found = report['collectives']
   if isinstance(found, str):
     text.append(f'collectives were {found}')
