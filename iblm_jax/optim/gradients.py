@@ -20,10 +20,11 @@ def value_and_grads(
   `jax.jit`, `jax.vmap` and `jax.lax.scan`.
 
   Args:
-    main_and_aux: (params, *args) -> (main, aux), two scalars, for example the
-      cross-entropy and the entropy; ((main, aux), more) with `has_aux`.
+    main_and_aux: function from `params` and `args` to the two losses,
+      floating scalars, for example the cross-entropy and the entropy. With
+      `has_aux` it returns ((main, aux), more).
     params: what to differentiate by, a tree of floating arrays.
-    *args: further arguments of `main_and_aux`, which are not differentiated.
+    *args: further arguments, by which nothing is differentiated.
     has_aux: whether `main_and_aux` returns something beside the two losses.
 
   Returns:

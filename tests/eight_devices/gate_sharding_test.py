@@ -127,3 +127,27 @@ def test_every_device_holds_the_same_decision(axis_type):
   shards = optim.phase(state).addressable_shards
   assert len(shards) == 8
   assert len({int(s.data) for s in shards}) == 1
+
+
+@pytest.mark.parametrize('axis_type', AXES, ids=['auto', 'explicit'])
+def test_two_gradients_on_a_mesh_equal_one_device(axis_type):
+  def losses(params):
+    hidden = jnp.tanh(params['w'].T @ params['stack'][0])
+    return jnp.sum(jnp.square(hidden)), jnp.sum(hidden**4)
+
+  want = optim.value_and_grads(losses, trees()[0])
+  mesh = make_mesh(axis_type)
+  with jax.set_mesh(mesh):
+    specs = {'w': P(), 'stack': P(None, None, 'model'), 'b': P()}
+    params = {
+        k: jax.device_put(x, NamedSharding(mesh, specs[k]))
+        for k, x in trees()[0].items()
+    }
+    got = jax.jit(lambda p: optim.value_and_grads(losses, p))(params)
+  jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
+      got,
+      want,
+  )
+  for gradient in got[1]:
+    assert jax.typeof(gradient['stack']) == jax.typeof(params['stack'])
