@@ -11,7 +11,7 @@ import optax
 from iblm_jax import bounds
 from iblm_jax.bounds import options
 from iblm_jax.certification.scoring import Report
-from iblm_jax.models import decoder
+from iblm_jax.models import families
 from iblm_jax.objectives import iblm
 from iblm_jax.sublora import parameterisations
 from iblm_jax.training import loop, progress
@@ -49,7 +49,7 @@ def tune(
   tx = optax.adam(rate)
   trains_values = cfg.codebook != 'step'
 
-  def loss(trained, frozen, batch):
+  def loss(trained, fixed, batch):
     w_d, values_L = trained
     if trains_values:
       # As they will be stored; a gradient in float16 could vanish.
@@ -58,14 +58,14 @@ def tune(
     else:
       values_L = jax.lax.stop_gradient(values_L)
     quantised = made.from_vector(bounds.ste_quantize(w_d, values_L))
-    params = parameterisations.expand(quantised, frozen, made.config)
-    apply = functools.partial(_apply, cfg=model)
+    params = parameterisations.expand(quantised, fixed, made.config)
+    apply = functools.partial(families.apply, cfg=model)
     sums, _ = iblm.measure(params, batch, apply=apply, collect=None)
     return sums.nll / sums.tokens
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(trained, state, frozen, batch):
-    grads = jax.grad(loss)(trained, frozen, batch)
+  def step(trained, state, fixed, batch):
+    grads = jax.grad(loss)(trained, fixed, batch)
     updates, state = tx.update(grads, state)
     return optax.apply_updates(trained, updates), state
 
@@ -83,7 +83,3 @@ def tune(
       told(k + 1, cfg.tuning_steps)
   w_d, values_L = jax.device_get(trained)
   return np.asarray(w_d), np.asarray(values_L)
-
-
-def _apply(params, tokens_BxL, *, cfg, **options_of_apply):
-  return decoder.apply(params, tokens_BxL, cfg, **options_of_apply)

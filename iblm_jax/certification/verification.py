@@ -1,7 +1,6 @@
 """Checks certificates of runs: rebuilds the run, then `comparison`."""
 
 import dataclasses
-from typing import Any
 
 from etils import epath
 

@@ -22,9 +22,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from iblm_jax import config, sublora
+from iblm_jax import config, models, sublora
 from iblm_jax.data import make_source, split_names
-from iblm_jax.models import families
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'compatibility/v0_1'
 
@@ -236,15 +235,14 @@ def options(**groups):
 def model(name) -> dict:
   """Fresh parameters at a fixed key, and what they make of fixed tokens."""
   cfg = options(model=MODELS[name]).model
-  family = families.family(cfg)
   tokens_BxL = np.random.default_rng(1).integers(
       11, size=(2, LENGTH), dtype=np.int32
   )
 
   @jax.jit
   def run(key, tokens_BxL):
-    params = family.init(key, cfg)
-    outputs = family.apply(params, tokens_BxL, cfg, collect='entropy')
+    params = models.init(key, cfg)
+    outputs = models.apply(params, tokens_BxL, cfg, collect='entropy')
     return params, (outputs.logits_BxLxV, outputs.entropy)
 
   params, outputs = run(jax.random.key(7), tokens_BxL)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tiny_models
 
-from iblm_jax.information import entropy
 from iblm_jax import models
+from iblm_jax.information import entropy
 from iblm_jax.models import autoencoder, builtin, decoder, families
 from iblm_jax.models.memory import config as memory_config
 from iblm_jax.models.nn import embeddings, layers
