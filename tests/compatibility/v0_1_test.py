@@ -12,6 +12,7 @@ import observations
 import pytest
 from programs import run
 
+from iblm_jax import config
 from iblm_jax.experiments._harness import results
 from iblm_jax.reports import tables
 
@@ -82,6 +83,16 @@ def test_results_are_those_of_their_rows(made, name):
   assert results.summarise(tree['rows']) == tree['summary']
   baseline = tree['paired']['baseline']
   assert results.compare(tree['rows'], baseline) == tree['paired']
+
+
+def test_configs_of_old_runs_are_those_of_the_files():
+  """So that a run of any of them goes on."""
+  old = expected()['configs']
+  new = observations.configs(observations.FOLDER.parents[2] / 'configs')
+  assert new.keys() >= old.keys() and len(old) > 30
+  for name, tree in old.items():
+    kept, made = (config.from_dict(one) for one in (tree, new[name]))
+    assert kept == made, name
 
 
 @pytest.mark.parametrize('kind', observations.DATA)

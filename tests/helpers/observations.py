@@ -12,6 +12,8 @@ import json
 import os
 import pathlib
 import platform
+import re
+import runpy
 import shutil
 import tarfile
 import tempfile
@@ -230,6 +232,29 @@ def options(**groups):
   if tree['model'].get('family') == 'autoencoder':
     tree['task'] = dict(kind='regeneration')
   return config.from_dict(tree)
+
+
+def configs(folder) -> dict[str, dict]:
+  """Options of every variant of every config file, as config.json has them."""
+  found = {}
+  for path in sorted(pathlib.Path(folder).glob('*.py')):
+    module = runpy.run_path(str(path))
+    if path.stem == 'curriculum' or 'get_config' not in module:
+      continue  # a list of runs
+    try:
+      module['get_config']('no variant')
+    except ValueError as error:
+      names = {*re.findall(r"'(\w+)'", str(error)), 'smoke'}
+    for name in sorted(names):
+      tree = module['get_config'](name).to_dict()
+      tree.pop('certificate', None)
+      kind = tree['data'].get('kind')
+      if kind in ('text', 'shards'):  # the user says which
+        key = 'paths' if kind == 'text' else 'train'
+        tree['data'][kind][key] = 'a.txt' if kind == 'text' else 'a.bin'
+      cfg = config.from_dict(tree)
+      found[f'{path.stem}:{name}'] = config.to_dict(cfg)
+  return found
 
 
 def model(name) -> dict:

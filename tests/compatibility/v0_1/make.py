@@ -113,6 +113,9 @@ def main():
   subprocess.run(
       [sys.executable, '-P', update, f'--folder={made}/results'], check=True
   )
+  expected['configs'] = observations.configs(
+      pathlib.Path(os.environ['PYTHONPATH'], 'configs')
+  )
   expected['models'] = {
       name: observations.model(name) for name in observations.MODELS
   }
