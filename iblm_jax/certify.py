@@ -9,10 +9,10 @@ the code stands for. The second needs the certificate and the data alone.
 
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
-from iblm_jax import cli, errors
+from iblm_jax import cli, config_flag, errors
 from iblm_jax import config as config_lib
+from iblm_jax.bounds import options
 from iblm_jax.certification import certificate, verification
 from iblm_jax.certification import pipeline as certification
 
@@ -21,13 +21,15 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
   """Makes a certificate, or verifies one."""
+  if config_flag.answered():
+    return
   with cli.refusing():
     if (FLAGS.verify is None) == (FLAGS.workdir is None):
       raise ValueError('one of --workdir and --verify must be given.')
     if FLAGS.workdir is not None and FLAGS.config is None:
       raise ValueError('--workdir needs --config.')
   if FLAGS.verify is not None:
-    return verify(epath.Path(FLAGS.verify))
+    return verify(epath.Path(FLAGS.verify), FLAGS.data)
   workdir = epath.Path(FLAGS.workdir)
   with cli.refusing():
     cfg = certification.from_dict(FLAGS.config)
@@ -49,12 +51,12 @@ def main() -> None:
     cli.report(line)
 
 
-def verify(folder: epath.Path) -> None:
-  """Exit status 1 names the first thing that differs."""
+def verify(folder: epath.Path, data: str | None = None) -> None:
+  """Verifies a certificate; the run fails at the first thing that differs."""
   with cli.refusing():
     verification.check_files(folder)
   try:
-    verification.verify(folder, cli.report, FLAGS.data)
+    verification.verify(folder, cli.report, data)
   except (verification.Mismatch, ValueError) as error:
     raise errors.RunFailed(f'not verified: {error}') from error
   cli.report(f'verified: {folder}')
@@ -62,8 +64,11 @@ def verify(folder: epath.Path) -> None:
 
 def run() -> None:
   """Entry point."""
-  config_flags.DEFINE_config_file(
-      'config', None, 'Config file, with a variant: configs/x.py:variant.'
+  config_flag.define(
+      lambda tree: {
+          'config': config_lib.RunConfig,
+          'config.certificate': options.CertificateConfig,
+      }
   )
   flags.DEFINE_string('workdir', None, 'Folder of the run.')
   flags.DEFINE_string('verify', None, 'Folder of a certificate to check.')

@@ -1,10 +1,12 @@
-"""What all programs share: flags and exit statuses; light to import.
+"""What all programs share: plugins and exit statuses; light to import.
 
 Exit status 0 is success, 1 a run that failed, 2 bad flags or a bad config, and
 143 (as after SIGTERM) a run that was asked to stop and saved first.
 """
 
 import contextlib
+import importlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -22,7 +24,7 @@ class BadUsage(Exception):
 
 @contextlib.contextmanager
 def refusing():
-  """Marks the part of a program where bad values and files are the user's."""
+  """Blames the caller's input for bad values and files inside the context."""
   try:
     yield
   except (ValueError, OSError) as error:
@@ -33,11 +35,17 @@ def run(main: Callable[..., None], positional: str = '') -> None:
   """Parses flags, runs `main` and turns its errors into exit statuses.
 
   Args:
-    main: takes no arguments, or the list of positional ones; flags are parsed
+    main: Takes no arguments, or the list of positional ones. Flags are parsed
       when it is called.
-    positional: how a usage message names positional arguments; empty if the
+    positional: How a usage message names the positional arguments; empty if the
       program takes none.
   """
+  flags.DEFINE_list(
+      'plugin',
+      [],
+      'Modules to import first, which register kinds of data or families of'
+      ' models; the current folder is searched too.',
+  )
 
   def guarded(argv):
     arguments = argv[1:]
@@ -62,11 +70,12 @@ def run(main: Callable[..., None], positional: str = '') -> None:
 
 
 def report(line: str) -> None:
-  """Prints a line for the person who watches, at once."""
+  """Prints a line at once for the person who watches."""
   print(line, flush=True)
 
 
 def _parse(argv):
+  _import_plugins(argv)
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
@@ -76,6 +85,21 @@ def _parse(argv):
     _leave(f'--config: no field {error.args[0]}', _BAD_USAGE)
   except Exception as error:  # a config file is code and may raise anything
     _leave(f'--config: {error}', _BAD_USAGE)
+
+
+def _import_plugins(argv):
+  """Imports modules before any flag is parsed: --config may need them."""
+  known = flags.FlagValues()
+  flags.DEFINE_list('plugin', [], '', flag_values=known)
+  known.set_gnu_getopt(True)
+  known(argv, known_only=True)
+  if known.plugin and os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())
+  for name in known.plugin:
+    try:
+      importlib.import_module(name)
+    except Exception as error:  # a plugin is code and may raise anything
+      _leave(f'--plugin: cannot import {name!r}: {error}', _BAD_USAGE)
 
 
 def _leave(message: str, status: int) -> None:

@@ -9,9 +9,8 @@ it stopped. DIR/curriculum.json has the summary of each stage.
 
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
-from iblm_jax import cli
+from iblm_jax import cli, config, config_flag
 from iblm_jax.training import curriculum as curricula
 
 FLAGS = flags.FLAGS
@@ -19,6 +18,8 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
   """Checks every stage, then trains them."""
+  if config_flag.answered():
+    return
   workdir = epath.Path(FLAGS.workdir)
   with cli.refusing():
     stages = curricula.make(FLAGS.config.to_dict(), workdir)
@@ -32,11 +33,11 @@ def main() -> None:
 
 def run() -> None:
   """Entry point."""
-  config_flags.DEFINE_config_file(
-      'config', None, 'Config file, with a variant: configs/x.py:variant.'
+  config_flag.define(
+      lambda tree: {f'config.{name}': config.RunConfig for name in tree.order}
   )
   flags.DEFINE_string('workdir', None, 'Folder of all stages.')
-  flags.mark_flags_as_required(['config', 'workdir'])
+  config_flag.require('config', 'workdir')
   cli.run(main)
 
 

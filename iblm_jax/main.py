@@ -4,13 +4,11 @@ Every field of the config is a flag: --config.objective.weight=0.3. Running the
 same command again resumes the run that the workdir holds.
 """
 
-
 import jax
 from absl import flags
 from etils import epath
-from ml_collections import config_flags
 
-from iblm_jax import cli, files
+from iblm_jax import cli, config_flag, files
 from iblm_jax import config as config_lib
 from iblm_jax.data import sources
 from iblm_jax.training import program as program_lib
@@ -22,6 +20,8 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
   """Checks the config against data, devices and workdir, then trains."""
+  if config_flag.answered():
+    return
   workdir = epath.Path(FLAGS.workdir)
   if FLAGS.topology:
     jax.config.update('jax_platforms', 'cpu')
@@ -61,9 +61,7 @@ def compile_only(
 
 def run() -> None:
   """Entry point."""
-  config_flags.DEFINE_config_file(
-      'config', None, 'Config file, with a variant: configs/x.py:variant.'
-  )
+  config_flag.define(lambda tree: {'config': config_lib.RunConfig})
   flags.DEFINE_string('workdir', None, 'Folder of the run.')
   flags.DEFINE_bool(
       'compile_only',
@@ -82,7 +80,7 @@ def run() -> None:
   )
   flags.DEFINE_integer('num_processes', None, 'Processes of the run.')
   flags.DEFINE_integer('process_id', None, 'Number of this process.')
-  flags.mark_flags_as_required(['config', 'workdir'])
+  config_flag.require('config', 'workdir')
   cli.run(main)
 
 

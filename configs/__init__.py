@@ -1,0 +1,1 @@
+"""Configs of runs, curricula and certificates; `iblm-train --list` lists them."""

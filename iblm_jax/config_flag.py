@@ -1,0 +1,109 @@
+"""The flag --config of the programs, and what they say about configs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from iblm_jax import cli, config_files, field_listing
+
+FLAGS = flags.FLAGS
+# Dataclasses of the groups of a config, by path.
+Layout = Callable[[ml_collections.ConfigDict], dict[str, type]]
+
+
+class _Parser(config_flags.config_flags.ConfigFileFlagParser):
+  """Reads a config by name or path; every field that it lacks is a flag too."""
+
+  def __init__(self, layout: Layout):
+    super().__init__('config', lock_config=False)
+    self.layout = layout
+
+  def parse(self, argument: str) -> Any:
+    config = super().parse(config_files.find(argument))
+    if isinstance(config, ml_collections.ConfigDict):
+      for path, cls in self.layout(config).items():
+        group = config
+        for name in path.split('.')[1:]:
+          group = _group(group, name)
+        _add_groups(group, cls)
+    return config
+
+
+def define(layout: Layout) -> None:
+  """Defines --config, --list and --help_config.
+
+  Args:
+    layout: Which dataclass describes which group of a config; the config itself
+      has the path 'config'.
+  """
+  config_flags.DEFINE_config_file(
+      'config', None, 'Name or path of a config, with a variant: NAME:VARIANT.',
+      lock_config=False, accept_new_attributes=True,
+  )
+  FLAGS['config'].parser = _Parser(layout)
+  flags.DEFINE_bool('list', False, 'List the configs and their variants.')
+  flags.DEFINE_bool('help_config', False, 'List every field of the config.')
+
+
+def require(*names: str) -> None:
+  """Requires flags, unless only something about configs is asked."""
+  for name in names:
+    flags.register_multi_flags_validator(
+        [name, 'list', 'help_config'],
+        lambda values, name=name: (
+            values[name] is not None
+            or values['list']
+            or values['help_config']
+        ),
+        f'Flag --{name} must have a value.',
+    )
+
+
+def answered() -> bool:
+  """Prints what was asked about configs; False if nothing was."""
+  if FLAGS.list:
+    lines = config_files.listing()
+  elif FLAGS.help_config:
+    config = FLAGS.config
+    with cli.refusing():
+      if config is None:
+        raise ValueError('--help_config needs --config.')
+      lines = [
+          line
+          for path, cls in FLAGS['config'].parser.layout(config).items()
+          for line in field_listing.lines(cls, _at(config, path), path)
+      ]
+  else:
+    return False
+  for line in lines:
+    cli.report(line)
+  return True
+
+
+def _at(config: ml_collections.ConfigDict, path: str) -> dict[str, Any]:
+  tree = config.to_dict()
+  for name in path.split('.')[1:]:
+    tree = tree[name]
+  return tree
+
+
+def _group(config: ml_collections.ConfigDict, name: str) -> Any:
+  """A group of a config, empty where the config has none."""
+  if name not in config:
+    config[name] = ml_collections.ConfigDict()
+  return config[name]
+
+
+def _add_groups(config: ml_collections.ConfigDict, cls: type) -> None:
+  """Adds the groups that a config leaves to their defaults, as empty ones."""
+  tree = config.to_dict()
+  for entry in field_listing.entries(cls, tree):
+    needed = entry.value is dataclasses.MISSING
+    if entry.group is not None and not needed:
+      group = _group(config, entry.name)
+      if isinstance(group, ml_collections.ConfigDict):
+        _add_groups(group, entry.group)
