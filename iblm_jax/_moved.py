@@ -57,7 +57,7 @@ MOVED = {
     'experiments.variants': 'experiments._harness.variants',
     'experiments.verification': 'certification.verification',
     'experiments.workdirs': 'experiments._harness.workdirs',
-    'information.series': 'analysis.series',
+    'information.series': 'analysis',
     'models.attention': 'models.nn.attention',
     'models.blocks': 'models.nn.blocks',
     'models.boxed': 'models.nn.partition_specs',

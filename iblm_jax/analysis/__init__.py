@@ -1,1 +1,45 @@
-"""What a model does: layer profiles, spectra, attribution, time series."""
+"""What a model does: profiles of its layers, attribution, time series."""
+
+from iblm_jax.analysis.agreement import (
+    Reliability,
+    reliability,
+    sign_agreement,
+)
+from iblm_jax.analysis.attribution import (
+    gradient_times_input,
+    occlusion,
+    scale_scores,
+    shift_entropy,
+)
+from iblm_jax.analysis.profiles import layer_profiles
+from iblm_jax.analysis.retrieval import draw_queries, infonce
+from iblm_jax.analysis.series import (
+    DominantPeriod,
+    SurrogateTest,
+    autocorrelation,
+    dominant_period,
+    surrogate_test,
+    surrogates,
+)
+from iblm_jax.analysis.statistics import mean_ci, paired
+
+__all__ = [
+    'DominantPeriod',
+    'Reliability',
+    'SurrogateTest',
+    'autocorrelation',
+    'dominant_period',
+    'draw_queries',
+    'gradient_times_input',
+    'infonce',
+    'layer_profiles',
+    'mean_ci',
+    'occlusion',
+    'paired',
+    'reliability',
+    'scale_scores',
+    'shift_entropy',
+    'sign_agreement',
+    'surrogate_test',
+    'surrogates',
+]

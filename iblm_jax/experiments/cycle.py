@@ -20,7 +20,7 @@ from absl import flags
 from etils import epath
 
 from iblm_jax import cli
-from iblm_jax.analysis import series
+from iblm_jax.analysis import agreement, series
 from iblm_jax.experiments import multiplication
 from iblm_jax.experiments._harness import program, results, variants, workdirs
 from iblm_jax.information import alignment
@@ -214,10 +214,10 @@ def statistics_of(
         found[f'{layer}/{statistic}'] = value
   half = lambda name: measured[f'alignment/halves/cosine_{name}']
   positive = [float(np.mean(half(name) > 0)) for name in ('aa', 'bb')]
-  shared = series.reliability(half('aa'), half('bb'))
+  shared = agreement.reliability(half('aa'), half('bb'))
   period = series.dominant_period(key, cosine_T, num=_NUM_SURROGATES)
   found |= {
-      'agreement': float(series.sign_agreement(half('aa'), half('bb'))),
+      'agreement': float(agreement.sign_agreement(half('aa'), half('bb'))),
       'agreement_by_chance': positive[0] * positive[1]
       + (1 - positive[0]) * (1 - positive[1]),
       'reliability': float(shared.correlation),
@@ -227,7 +227,7 @@ def statistics_of(
       'same_half': float((half('aa') + half('bb')).mean() / 2),
       'other_half': float((half('ab') + half('ba')).mean() / 2),
       'agreement_other_half': float(
-          series.sign_agreement(half('aa'), half('ab'))
+          agreement.sign_agreement(half('aa'), half('ab'))
       ),
       'gradient_noise/main': float(half('main').mean()),
       'gradient_noise/aux': float(half('aux').mean()),

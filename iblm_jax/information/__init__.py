@@ -66,7 +66,7 @@ __all__ = [
     'tree_dot',
 ]
 
-# Names of 0.1 that are in `iblm_jax.analysis.series` now.
+# Names of 0.1 that are in `iblm_jax.analysis` now.
 _MOVED = (
     'DominantPeriod',
     'Reliability',
@@ -83,11 +83,11 @@ _MOVED = (
 def __getattr__(name: str) -> Any:
   if name not in _MOVED:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  series = 'iblm_jax.analysis.series'
+  package = 'iblm_jax.analysis'
   warnings.warn(
-      f'{__name__}.{name} is now {series}.{name}; the old name will go with'
+      f'{__name__}.{name} is now {package}.{name}; the old name will go with'
       ' version 0.3.',
       DeprecationWarning,
       stacklevel=2,
   )
-  return getattr(importlib.import_module(series), name)
+  return getattr(importlib.import_module(package), name)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from iblm_jax import information
+from iblm_jax.analysis import agreement
 from iblm_jax.analysis import series as series_lib
 
 KEY = jax.random.key(0)
@@ -223,10 +224,10 @@ def test_a_straight_line_has_no_period():
 def test_sign_agreement():
   a, b = noise(100), noise(100, seed=1)
   want = np.mean((a > 0) == (b > 0))
-  np.testing.assert_allclose(series_lib.sign_agreement(a, b), want, rtol=1e-6)
-  assert series_lib.sign_agreement(a, 2 * a) == 1
-  assert series_lib.sign_agreement(a, -a) == 0
-  assert series_lib.sign_agreement([0.0, 0.0, 1.0], [0.0, 1.0, 0.0]) == (
+  np.testing.assert_allclose(agreement.sign_agreement(a, b), want, rtol=1e-6)
+  assert agreement.sign_agreement(a, 2 * a) == 1
+  assert agreement.sign_agreement(a, -a) == 0
+  assert agreement.sign_agreement([0.0, 0.0, 1.0], [0.0, 1.0, 0.0]) == (
       pytest.approx(1 / 3)
   )
 
@@ -235,7 +236,7 @@ def test_reliability_of_signal_and_noise():
   # Var 1 of signal against 1 of noise in a half: r = 1/2, corrected 2/3.
   signal = noise(20_000)
   a, b = (signal + noise(20_000, seed=s) for s in (1, 2))
-  got = series_lib.reliability(a, b)
+  got = agreement.reliability(a, b)
   want = np.corrcoef(np.float64(a), np.float64(b))[0, 1]
   np.testing.assert_allclose(got.correlation, want, rtol=1e-5)
   np.testing.assert_allclose(got.corrected, 2 * want / (1 + want), rtol=1e-5)
@@ -245,7 +246,7 @@ def test_reliability_of_signal_and_noise():
 
 def test_the_interval_is_fishers_at_the_effective_size():
   a, b = red_noise(2, 300, memory=0.9)
-  got = series_lib.reliability(a, b, level=0.9)
+  got = agreement.reliability(a, b, level=0.9)
   y = [np.float64(x) - np.mean(np.float64(x)) for x in (a, b)]
   rho = [[v[: 300 - k] @ v[k:] / (v @ v) for k in range(1, 61)] for v in y]
   shrink = 1 - np.arange(1, 61) / 300
@@ -265,7 +266,7 @@ def test_the_interval_is_fishers_at_the_effective_size():
 @pytest.mark.parametrize('memory', [0.0, 0.8])
 def test_the_interval_covers_no_agreement(memory):
   a, b = red_noise(2, 1000, 200, memory=memory)
-  f = jax.jit(jax.vmap(series_lib.reliability))
+  f = jax.jit(jax.vmap(agreement.reliability))
   got = f(a, b)
   covered = np.mean((got.low <= 0) & (0 <= got.high))
   error = np.sqrt(0.95 * 0.05 / 1000)
@@ -277,16 +278,16 @@ def test_the_interval_covers_no_agreement(memory):
 
 def test_reliability_of_extremes():
   a = noise(30)
-  same, opposite = (series_lib.reliability(a, c * a) for c in (1, -1))
+  same, opposite = (agreement.reliability(a, c * a) for c in (1, -1))
   np.testing.assert_allclose(same.correlation, 1, rtol=1e-6)
   np.testing.assert_allclose(same.corrected, 1, rtol=1e-6)
   assert same.low > 0.99 and same.high <= 1
   np.testing.assert_allclose(opposite.correlation, -1, rtol=1e-6)
   assert opposite.corrected == -1
-  constant = series_lib.reliability(a, np.full(30, 0.1))
+  constant = agreement.reliability(a, np.full(30, 0.1))
   assert constant.correlation == 0
   assert constant.low < 0 < constant.high
-  few = series_lib.reliability([1, 2, 3, 4, 6.0], [1, 2, 3, 5, 5.0])
+  few = agreement.reliability([1, 2, 3, 4, 6.0], [1, 2, 3, 5, 5.0])
   assert few.effective_size <= 5
   assert few.low >= -1
 
@@ -308,7 +309,7 @@ def test_bad_arguments_raise():
     with pytest.raises(ValueError, match=rf'max_lag must be in.*7\].*{lag}'):
       series_lib.autocorrelation(x, lag)
   with pytest.raises(ValueError, match=r'b_T must have the shape.*\(8,\).*7'):
-    series_lib.sign_agreement(x, x[:7])
+    agreement.sign_agreement(x, x[:7])
   for level in (0, 1.0, 95):
     with pytest.raises(ValueError, match=r'level must be in \(0, 1\)'):
-      series_lib.reliability(x, x, level=level)
+      agreement.reliability(x, x, level=level)
