@@ -34,7 +34,7 @@ def run() -> None:
   """Starts the experiment that the first argument names."""
   known = summaries()
   name = sys.argv[1] if len(sys.argv) > 1 else ''
-  if not name:
+  if not name or name[0] == '-':
     width = max(map(len, known))
     for name, text in known.items():
       cli.report(f'{name:{width}}  {text}')
