@@ -1,10 +1,16 @@
 """Package metadata; tool settings are in pyproject.toml."""
 
 import pathlib
+import re
 
 import setuptools
 
 _HERE = pathlib.Path(__file__).parent
+_VERSION = re.search(
+    r"^__version__ = '(.+)'$",
+    (_HERE / 'iblm_jax/__init__.py').read_text(encoding='utf-8'),
+    re.MULTILINE,
+)[1]
 
 _PLOT = ['matplotlib>=3.8']
 _CERTIFY = ['constriction>=0.4']
@@ -28,7 +34,7 @@ _TEST = [
 
 setuptools.setup(
     name='iblm-jax',
-    version='0.1.0',
+    version=_VERSION,
     description=(
         'Train, measure, build and certify language models with the'
         ' information bottleneck, in JAX.'
@@ -38,8 +44,16 @@ setuptools.setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     python_requires='>=3.11',
-    packages=setuptools.find_packages(include=['iblm_jax', 'iblm_jax.*']),
-    package_data={'iblm_jax': ['py.typed']},
+    packages=[
+        *setuptools.find_packages(include=['iblm_jax', 'iblm_jax.*']),
+        'iblm_jax.configs',
+        'iblm_jax.launch',
+    ],
+    package_dir={'iblm_jax.configs': 'configs', 'iblm_jax.launch': 'launch'},
+    package_data={
+        'iblm_jax': ['py.typed'],
+        'iblm_jax.launch': ['*.sh', '*.sbatch'],
+    },
     install_requires=[
         'absl-py>=2.1',
         'einops>=0.8',
@@ -84,6 +98,9 @@ setuptools.setup(
             'iblm-certify = iblm_jax.certify:run',
             'iblm-generate = iblm_jax.generate:run',
             'iblm-prepare = iblm_jax.data.prepare:run',
+            'iblm-probe = iblm_jax.probe:run',
+            'iblm-curriculum = iblm_jax.curriculum:run',
+            'iblm-experiment = iblm_jax.experiment:run',
         ],
     },
     classifiers=[

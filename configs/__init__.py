@@ -1,1 +1,1 @@
-"""Configs of runs, curricula and certificates; `iblm-train --list` lists them."""
+"""Configs of runs, curricula and certificates: see `iblm-train --list`."""

@@ -1,22 +1,25 @@
 """An autoencoder: one vector that a whole row of tokens can be read from.
 
-  python -m iblm_jax.main --config=configs/autoencoder.py --workdir=runs/ae
-  python -m iblm_jax.probe --workdir=runs/ae
-
-Variants: markov (the default: documents of an artificial language, made on the
-fly), mixer (the same with masked mixers), text (bytes of your own files,
---config.data.text.paths=...) and smoke.
+python -m iblm_jax.main --config=configs/autoencoder.py --workdir=runs/ae
+python -m iblm_jax.probe --workdir=runs/ae
 """
 
 import ml_collections
 from ml_collections import config_dict
 
+from iblm_jax import config_files
+
+VARIANTS = {
+    'markov': 'documents of an artificial language, made on the fly (default)',
+    'mixer': 'the same with masked mixers',
+    'text': 'bytes of your own files: --config.data.text.paths=...',
+    'smoke': 'a check of a minute that everything runs',
+}
+
 
 def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
   """The config of a variant."""
-  variants = ('markov', 'mixer', 'text', 'smoke')
-  if variant not in variants:
-    raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
+  config_files.check_variant(variant, VARIANTS)
   length = 32 if variant == 'text' else 16
 
   c = ml_collections.ConfigDict()
@@ -46,11 +49,9 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
       decoder=dict(stack),
       length=length,
       injection='repeat' if variant == 'mixer' else 'unroll',
-      compression=1,
-      position='last_valid',
   )
   c.task = dict(kind='regeneration')
-  c.data = dict(kind='markov', batch_size=64, seed=0, num_threads=1, prefetch=4)
+  c.data = dict(kind='markov', batch_size=64)
   if variant == 'text':
     c.data.kind = 'text'
     c.data.text = dict(
@@ -81,15 +82,11 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
           warmup_steps=100,
       ),
   )
-  c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.train = dict(
       num_steps=3000,
-      seed=0,
-      accumulation=1,
       log_every=50,
       eval_every=500,
       checkpoint_every=500,
-      keep_checkpoints=3,
   )
   if variant == 'smoke':
     for part in (c.model.encoder, c.model.decoder):

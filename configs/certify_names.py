@@ -6,21 +6,23 @@
 As configs/certify_words.py with a twelfth of the documents, so the code must be
 short. How short is searched: two subspaces are tried, and the choice is paid
 for with a bit. Numbers are multiples of one step, which takes 16 bits where a
-codebook takes 16 a level. Variants:
-
-  half   14,700 of the 29,494 distinct names train (the default)
-  m28k   28,000 of them train
-  smoke  a minute's check that everything runs, on the same file
+codebook takes 16 a level.
 """
 
 from ml_collections import config_dict
 
+from iblm_jax import config_files
+
+VARIANTS = {
+    'half': '14,700 of the 29,494 distinct names train (default)',
+    'm28k': '28,000 of them train',
+    'smoke': 'a check of a minute that everything runs, on the same file',
+}
+
 
 def get_config(variant='half'):
   """The config of a variant."""
-  variants = ('half', 'm28k', 'smoke')
-  if variant not in variants:
-    raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
+  config_files.check_variant(variant, VARIANTS)
   c = config_dict.ConfigDict()
   c.model = dict(
       vocab_size=27,

@@ -21,24 +21,26 @@ adapters (theirs, `rdkronqr`, is a flag away:
 --config.parameterisation.projector=rdkronqr); the head is a matrix of its own
 at its random start instead of the embedding's copy; no dropout. Shards are
 `.bin` files as `iblm_jax.data.prepare` writes them, with GPT-2's tokenizer.
-
-Variants: small (the default; 124 M parameters, d = 50,000), medium and large,
-and smoke, which runs on a CPU in a minute on the files of
-configs/fineweb.py:smoke.
 """
 
 import dataclasses
 
 from ml_collections import config_dict
 
+from iblm_jax import config_files
 from iblm_jax.models import config as model_config
+
+VARIANTS = {
+    'small': '124 M parameters, d = 50,000 (default)',
+    'medium': '355 M parameters',
+    'large': '774 M parameters',
+    'smoke': 'a check of a minute on a CPU, on the files of fineweb:smoke',
+}
 
 
 def get_config(variant='small'):
   """The config of a variant."""
-  variants = ('small', 'medium', 'large', 'smoke')
-  if variant not in variants:
-    raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
+  config_files.check_variant(variant, VARIANTS)
   c = config_dict.ConfigDict()
   size = 'small' if variant == 'smoke' else variant
   c.model = dataclasses.asdict(
@@ -82,12 +84,10 @@ def get_config(variant='small'):
       projector='kron',
       lora=dict(rank=4, alpha_scale=32.0),
   )
-  c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.train = dict(
       num_steps=600_000,
       seed=137,
       accumulation=40,
-      log_every=10,
       eval_every=2000,
       checkpoint_every=2000,
   )

@@ -1,23 +1,23 @@
 """A certificate on documents of a known distribution.
 
-  python -m iblm_jax.certify --config=configs/certify_synthetic.py --workdir=DIR
-
-Variants:
-
-  subspace    all parameters in a random subspace (the default)
-  sublora     adapters on query, value and head in a random subspace
-  lora        adapters, every number of them trained and coded
-  full        all parameters trained and coded
-  smoke       a minute's check that everything runs
+python -m iblm_jax.certify --config=configs/certify_synthetic.py --workdir=DIR
 """
 
 from ml_collections import config_dict
 
+from iblm_jax import config_files
+
+VARIANTS = {
+    'subspace': 'all parameters in a random subspace (default)',
+    'sublora': 'adapters on query, value and head in a random subspace',
+    'lora': 'adapters, every number of them trained and coded',
+    'full': 'all parameters trained and coded',
+    'smoke': 'a check of a minute that everything runs',
+}
+
 
 def get_config(variant='subspace'):
-  variants = ('sublora', 'subspace', 'lora', 'full', 'smoke')
-  if variant not in variants:
-    raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
+  config_files.check_variant(variant, VARIANTS)
   c = config_dict.ConfigDict()
   c.model = dict(
       vocab_size=27,

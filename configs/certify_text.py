@@ -8,21 +8,23 @@ file of docs/data.md. Guessing costs log2 257 = 8.006 bits a byte. With so few
 units the code must be short: 2,048 numbers in multiples of one step.
 The pages are a finite list, and 90 % of them train, so most of the certificate
 is what `counting` says without any code; `unseen` tells what is left for pages
-that were not seen. Variants:
-
-  half   3,600 pages train
-  most   6,500 pages train (the default)
-  smoke  a minute's check that everything runs, on the same file
+that were not seen.
 """
 
 from ml_collections import config_dict
 
+from iblm_jax import config_files
+
+VARIANTS = {
+    'most': '6,500 pages train (default)',
+    'half': '3,600 pages train',
+    'smoke': 'a check of a minute that everything runs, on the same file',
+}
+
 
 def get_config(variant='most'):
   """The config of a variant."""
-  variants = ('most', 'half', 'smoke')
-  if variant not in variants:
-    raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
+  config_files.check_variant(variant, VARIANTS)
   c = config_dict.ConfigDict()
   c.model = dict(
       vocab_size=257,

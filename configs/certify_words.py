@@ -4,15 +4,7 @@
       --config.data.words.path=english_words.txt.gz
 
 A word list is a finite population: the certificate is about the mean over all
-its words, of which the training set is a random subset. Variants:
-
-  half   185,000 words train, as many are held out: what is certified is mostly
-         about words that were not seen (the default)
-  m350k  350,000 of the 370,099 words train; a smaller penalty, but 95 % of the
-         words that the claim averages over were trained on
-  long   as m350k, with four times the numbers: a longer code, which bounds for
-         finite lists can afford
-  smoke  a minute's check that everything runs, on the same file
+its words, of which the training set is a random subset.
 
 Why a subspace of 4,096 numbers: for losses of a word between lo and hi the
 log-wealth penalty is about (hi - R) K ln 2 / m bits per character once the code
@@ -24,12 +16,28 @@ scoring the rest is affordable, and only so the bounds for finite lists apply.
 
 from ml_collections import config_dict
 
+from iblm_jax import config_files
+
+VARIANTS = {
+    'half': (
+        '185,000 words train and as many are held out: most of the claim is'
+        ' about words that were not seen (default)'
+    ),
+    'm350k': (
+        '350,000 of the 370,099 words train: a smaller penalty, but 95 % of'
+        ' the words that the claim averages over were trained on'
+    ),
+    'long': (
+        'as m350k, with four times the numbers: a longer code, which bounds'
+        ' for finite lists can afford'
+    ),
+    'smoke': 'a check of a minute that everything runs, on the same file',
+}
+
 
 def get_config(variant='half'):
   """The config of a variant."""
-  variants = ('half', 'm350k', 'long', 'smoke')
-  if variant not in variants:
-    raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
+  config_files.check_variant(variant, VARIANTS)
   c = config_dict.ConfigDict()
   c.model = dict(
       vocab_size=27,

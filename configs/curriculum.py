@@ -4,19 +4,23 @@
 
 autoencoder (one vector a chunk), blank (its encoder is frozen; the decoder
 learns to read memories: it copies from blanks), copy (the same with the tokens
-in sight), combined (next tokens, and copying from blanks). Variants: markov
-(the default) and smoke. Fields of a stage are flags:
---config.blank.train.num_steps=500.
+in sight), combined (next tokens, and copying from blanks). Fields of a
+stage are flags: --config.blank.train.num_steps=500.
 """
 
 import ml_collections
 
+from iblm_jax import config_files
+
+VARIANTS = {
+    'markov': 'documents of an artificial language (default)',
+    'smoke': 'a check of a minute that everything runs',
+}
+
 
 def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
   """The config of a variant."""
-  variants = ('markov', 'smoke')
-  if variant not in variants:
-    raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
+  config_files.check_variant(variant, VARIANTS)
   smoke = variant == 'smoke'
   chunks, length = 4, 8
   stack = dict(
@@ -76,7 +80,8 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
       chunk_length=length,
       layout='recent',
       encoder=parts['encoder'],
-      # Of places in a window: blanks are told apart by nothing else.
+      # Positions within the window. Blank tokens have no other feature that
+      # distinguishes them.
       decoder=dict(
           stack,
           positions='learned',

@@ -6,8 +6,7 @@
       --config.data.shards.validation='fineweb10B/fineweb_val_*.bin'
 
 The files are those many have already: 256 int32 of header, then uint16 GPT-2
-tokens (docs/data.md). Variants are SIZE_METHOD: small (124 M parameters in
-blocks and one embedding), medium, large or xl, with ce, mbe or gapt. What each
+tokens (docs/data.md). Variants are SIZE_METHOD. What each
 needs on which machine is in docs/scale.md; nothing here has been trained at
 these sizes by us.
 
@@ -25,19 +24,32 @@ import dataclasses
 
 import ml_collections
 
+from iblm_jax import config_files
 from iblm_jax.models import config as model_config
 
-_SIZES = ('small', 'medium', 'large', 'xl', 'tldr')
-_METHODS = ('ce', 'mbe', 'gapt')
+_SIZES = {
+    'small': '124 M parameters in blocks and one embedding',
+    'medium': 'the size of GPT-2 medium',
+    'large': 'the size of GPT-2 large',
+    'xl': 'the size of GPT-2 XL',
+    'tldr': 'a stand-in that runs on a CPU',
+}
+_METHODS = {
+    'ce': 'cross-entropy alone',
+    'mbe': 'plus the entropy of the layers at every step',
+    'gapt': 'plus the entropy in compression phases',
+}
+VARIANTS = {
+    f'{size}_{method}': f'{what}, {how}'
+    for size, what in _SIZES.items()
+    for method, how in _METHODS.items()
+}
+VARIANTS['smoke'] = 'a check of a minute on a CPU, on the files of tldr'
 
 
 def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
   """The config of a variant."""
-  variants = [f'{size}_{method}' for size in _SIZES for method in _METHODS]
-  if variant not in (*variants, 'smoke'):
-    raise ValueError(
-        f'variant must be smoke or one of {variants}, got {variant!r}.'
-    )
+  config_files.check_variant(variant, VARIANTS)
   size, method = ('tldr_gapt' if variant == 'smoke' else variant).split('_')
 
   c = ml_collections.ConfigDict()
@@ -49,7 +61,6 @@ def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
   c.data = dict(
       kind='shards',
       batch_size=256,
-      seed=0,
       num_threads=2,
       prefetch=8,
       shards=dict(
@@ -64,20 +75,9 @@ def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
   c.objective = dict(
       method=method,
       weight=1.0,  # lambda
-      reduction='mean',
-      layer_schedule='rotate',
-      skip_first=1,
-      skip_last=1,
-      floor='max',
       measure_entropy=True,
   )
   c.gate = dict(
-      patience_main=125,  # updates
-      patience_aux=75,
-      rtol_main=0.01,
-      rtol_aux=0.01,
-      spike=0.1,
-      best='every_step',
       ema=0.98,  # the paper's gate reads single batches: ema=0
       reset_aux_best=True,
   )
@@ -99,19 +99,12 @@ def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
           final_fraction=0.1,
       ),
   )
-  # Cosine of both losses' gradients, every so many steps; 0 for never.
-  c.alignment = dict(every=0, matrices=False, halves=False, norm_control=False)
   c.mesh = dict(data=-1, fsdp=8 if size in ('large', 'xl') else 1, tensor=1)
   c.train = dict(
       num_steps=1750,
-      seed=0,
-      accumulation=1,
       windows=(64, 256, 512, 768, 1024, 1280, 1536, 1792),
-      log_every=10,
       eval_every=125,
       checkpoint_every=125,
-      keep_checkpoints=3,
-      tensorboard=False,
   )
   if size == 'tldr':
     c.model.update(

@@ -5,10 +5,8 @@
       --config.data.shards.train='fineweb10B/fineweb_train_*.bin' \
       --config.data.shards.validation='fineweb10B/fineweb_val_*.bin'
 
-Variants are SIZE_METHOD: small (124 M parameters), medium (355 M), large
-(774 M) or xl (1.56 B), with ce, mbe or gapt; and smoke, which runs on a CPU in
-a minute on the files of configs/fineweb.py:smoke. The batch is for 64 devices;
-what a step needs on which machine, without having it:
+Variants are SIZE_METHOD. The batch is for 64 devices. What a step needs on a
+machine that you do not have:
 
   python -m iblm_jax.main --config=configs/gpt2.py:xl_gapt --compile_only \
       --topology=v5e:8x8 --config.mesh.fsdp=64 --workdir=runs/plan
@@ -21,19 +19,33 @@ import dataclasses
 
 import ml_collections
 
+from iblm_jax import config_files
 from iblm_jax.models import config as model_config
 
-_SIZES = ('small', 'medium', 'large', 'xl')
-_METHODS = ('ce', 'mbe', 'gapt')
+_SIZES = {
+    'small': '124 M parameters',
+    'medium': '355 M parameters',
+    'large': '774 M parameters',
+    'xl': '1.56 B parameters',
+}
+_METHODS = {
+    'ce': 'cross-entropy alone',
+    'mbe': 'plus the entropy of the layers at every step',
+    'gapt': 'plus the entropy in compression phases',
+}
+VARIANTS = {
+    f'{size}_{method}': f'{what}, {how}'
+    for size, what in _SIZES.items()
+    for method, how in _METHODS.items()
+}
+VARIANTS['smoke'] = (
+    'a check of a minute on a CPU, on the files of fineweb:smoke'
+)
 
 
 def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
   """The config of a variant."""
-  variants = [f'{size}_{method}' for size in _SIZES for method in _METHODS]
-  if variant not in (*variants, 'smoke'):
-    raise ValueError(
-        f'variant must be smoke or one of {variants}, got {variant!r}.'
-    )
+  config_files.check_variant(variant, VARIANTS)
   size, method = ('small_gapt' if variant == 'smoke' else variant).split('_')
 
   c = ml_collections.ConfigDict()
@@ -45,7 +57,6 @@ def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
   c.data = dict(
       kind='shards',
       batch_size=128,
-      seed=0,
       num_threads=2,
       prefetch=8,
       shards=dict(
@@ -60,23 +71,9 @@ def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
   c.objective = dict(
       method=method,
       weight=0.1,  # lambda
-      reduction='mean',
-      layer_schedule='rotate',
-      skip_first=1,
-      skip_last=1,
-      floor='max',
       measure_entropy=method != 'ce',
   )
-  c.gate = dict(
-      patience_main=125,  # updates
-      patience_aux=75,
-      rtol_main=0.01,
-      rtol_aux=0.01,
-      spike=0.1,
-      best='every_step',
-      ema=0.98,
-      reset_aux_best=True,
-  )
+  c.gate = dict(ema=0.98, reset_aux_best=True)
   c.optimizer = dict(
       name='adamw',
       b1=0.9,
@@ -87,18 +84,10 @@ def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
           name='cosine', peak=6e-4, warmup_steps=1000, final_fraction=0.1
       ),
   )
-  # Cosine of both losses' gradients, every so many steps; 0 for never.
-  c.alignment = dict(every=0, matrices=False, halves=False, norm_control=False)
-  c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.train = dict(
       num_steps=20_000,
-      seed=0,
-      accumulation=1,
-      log_every=10,
       eval_every=1000,
       checkpoint_every=1000,
-      keep_checkpoints=3,
-      tensorboard=False,
   )
   if variant == 'smoke':
     c.model.update(

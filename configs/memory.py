@@ -10,28 +10,31 @@ may be taken, and kept as it is:
   ... --config.start.workdir=runs/ae --config.frozen=^encoder/
 
 (several patterns: --config.frozen="('^encoder/', '^slot')").
-
-Variants: combined (the default), causal (next tokens alone), blank (copying
-from blanks alone), no_memory, recurrent, oracle (a vector of the whole row),
-mixer (masked mixers instead of transformers), gapt (combined, with the entropy
-of the encoder compressed in phases), full_context (a plain decoder of the whole
-row, for comparison), text (combined, on bytes of your own files:
---config.data.text.paths=...) and smoke.
 """
 
 import ml_collections
 from ml_collections import config_dict
 
-_VARIANTS = (
-    'combined', 'causal', 'blank', 'no_memory', 'recurrent', 'oracle', 'mixer',
-    'gapt', 'full_context', 'text', 'smoke',
-)
+from iblm_jax import config_files
+
+VARIANTS = {
+    'combined': 'next tokens, and copying from blanks (default)',
+    'causal': 'next tokens alone',
+    'blank': 'copying from blanks alone',
+    'no_memory': 'chunks that see nothing of the past',
+    'recurrent': 'one memory that each chunk updates',
+    'oracle': 'a vector of the whole row',
+    'mixer': 'masked mixers instead of transformers',
+    'gapt': 'combined, with the entropy of the encoder compressed in phases',
+    'full_context': 'a plain decoder of the whole row, for comparison',
+    'text': 'combined, on bytes of your files: --config.data.text.paths=...',
+    'smoke': 'a check of a minute that everything runs',
+}
 
 
 def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
   """The config of a variant."""
-  if variant not in _VARIANTS:
-    raise ValueError(f'variant must be one of {_VARIANTS}, got {variant!r}.')
+  config_files.check_variant(variant, VARIANTS)
   chunks, length = 4, 16 if variant == 'text' else 8
 
   c = ml_collections.ConfigDict()
@@ -65,8 +68,6 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
       # The chunk before this one is always in the same slot.
       layout='recent',
       empty='masked',
-      compression=1,
-      position='last_valid',
   )
   if variant == 'mixer':
     # That of configs/autoencoder.py:mixer, whose sequences are longer.
@@ -75,7 +76,8 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
         length=chunks + length, num_heads=4, kernel=1
     )
   if variant not in ('mixer', 'recurrent', 'oracle'):
-    # Of places in a window: blanks are told apart by nothing else.
+    # Positions within the window. Blank tokens have no other feature that
+    # distinguishes them.
     c.model.decoder.update(
         positions='learned', max_length=chunks + length,
         # It takes more to read a chunk out of one vector than to write it.
@@ -92,7 +94,7 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
   )
   if variant == 'blank':
     c.task.kind = 'blank_copy'
-  c.data = dict(kind='markov', batch_size=32, seed=0, num_threads=1, prefetch=4)
+  c.data = dict(kind='markov', batch_size=32)
   if variant == 'text':
     c.data.kind = 'text'
     c.data.text = dict(
@@ -136,15 +138,11 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
           warmup_steps=100,
       ),
   )
-  c.mesh = dict(data=-1, fsdp=1, tensor=1)
   c.train = dict(
       num_steps=2000,
-      seed=0,
-      accumulation=1,
       log_every=50,
       eval_every=500,
       checkpoint_every=500,
-      keep_checkpoints=3,
   )
   if variant == 'smoke':
     for part in (c.model.encoder, c.model.decoder):

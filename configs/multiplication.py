@@ -3,26 +3,31 @@
 A decoder of 0.8 M parameters reads `<bos>12x34=408<eos>` and is trained on the
 digits after '='. Operands have 1 or 2 digits; a tenth of the pairs is held out
 (`in_distribution`), and `out_of_distribution` has operands of 3 digits.
-
-Variants, as in --config=configs/multiplication.py:gapt
-  ce          cross-entropy alone (the entropy is measured, not trained)
-  mbe         plus the entropy of the layers' representations at every step
-  gapt        plus the entropy in compression phases; the gate reads smoothed
-              losses, so that phases have a length
-  gapt_paper  the gate with the paper's defaults: raw losses of each batch
-  gapt_vn     order 1 (von Neumann), so the eigendecomposition is trained
-  dual        as little entropy as a cross-entropy of 0.6 nats allows
-  smoke       a minute's check that everything runs
 """
 
 import ml_collections
 
+from iblm_jax import config_files
+
+VARIANTS = {
+    'ce': 'cross-entropy alone (the entropy is measured, not trained)',
+    'mbe': "plus the entropy of the layers' representations at every step",
+    'gapt': (
+        'plus the entropy in compression phases; the gate reads smoothed'
+        ' losses, so that phases have a length (default)'
+    ),
+    'gapt_paper': (
+        "the gate with the paper's defaults: raw losses of each batch"
+    ),
+    'gapt_vn': 'order 1 (von Neumann), so the eigendecomposition is trained',
+    'dual': 'as little entropy as a cross-entropy of 0.6 nats allows',
+    'smoke': 'a check of a minute that everything runs',
+}
+
 
 def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
   """The config of a variant."""
-  variants = ('ce', 'mbe', 'gapt', 'gapt_paper', 'gapt_vn', 'dual', 'smoke')
-  if variant not in variants:
-    raise ValueError(f'variant must be one of {variants}, got {variant!r}.')
+  config_files.check_variant(variant, VARIANTS)
   method = variant if variant in ('ce', 'mbe', 'dual') else 'gapt'
 
   c = ml_collections.ConfigDict()

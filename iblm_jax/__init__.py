@@ -7,6 +7,6 @@ Nothing heavy is imported here: import the package you need, for example
 
 from iblm_jax import _moved
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 _moved.install()

@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -69,6 +70,11 @@ def run(main: Callable[..., None], positional: str = '') -> None:
   app.run(guarded, flags_parser=_parse)
 
 
+def refuse(message: str) -> NoReturn:
+  """Ends the program as bad usage, with one line that says why."""
+  _leave(message, _BAD_USAGE)
+
+
 def report(line: str) -> None:
   """Prints a line at once for the person who watches."""
   print(line, flush=True)
@@ -102,7 +108,7 @@ def _import_plugins(argv):
       _leave(f'--plugin: cannot import {name!r}: {error}', _BAD_USAGE)
 
 
-def _leave(message: str, status: int) -> None:
+def _leave(message: str, status: int) -> NoReturn:
   logging.flush()
   print(f'{sys.argv[0].rsplit("/", 1)[-1]}: {message}', file=sys.stderr)
   sys.exit(status)

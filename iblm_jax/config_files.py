@@ -53,7 +53,7 @@ def find(argument: str) -> str:
       near = difflib.get_close_matches(head, names(), n=3, cutoff=0.5)
       raise ValueError(
           f'no config is called {head!r}; there are'
-          f' {", ".join(near or names())}. The path of a file ends in .py.'
+          f' {", ".join(near or names())}. Paths end in .py.'
       )
   return argument
 

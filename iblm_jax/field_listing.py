@@ -8,8 +8,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from iblm_jax import fields
-from iblm_jax import tagged
+from iblm_jax import fields, tagged
 
 
 class Entry(NamedTuple):

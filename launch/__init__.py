@@ -1,1 +1,1 @@
-"""Programs that start training on other machines; not part of the wheel."""
+"""Programs that start training on other machines: iblm_jax.launch."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from launch import commands
+from . import commands
 
 # States of a node and of a queued resource after which it must be recreated:
 # https://docs.cloud.google.com/tpu/docs/reference/rest/v2/projects.locations.nodes

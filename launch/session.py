@@ -7,8 +7,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from launch import commands, outcomes
-from launch import shell as shell_lib
+from . import commands, outcomes
+from . import shell as shell_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Polls in a row that may fail while gcloud says that the TPU is well.

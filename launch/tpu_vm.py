@@ -25,10 +25,13 @@ import sys
 
 from absl import app, flags
 
-# Run as a program, the folder on the path is this file's.
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from launch import commands, outcomes, session  # noqa: E402
-from launch import shell as shell_lib  # noqa: E402
+if __package__:  # installed as iblm_jax.launch, or imported as launch
+  from . import commands, outcomes, session
+  from . import shell as shell_lib
+else:  # started as a file, whose folder alone is on the path
+  sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+  from launch import commands, outcomes, session
+  from launch import shell as shell_lib
 
 FLAGS = flags.FLAGS
 _COMMANDS = (
