@@ -10,8 +10,7 @@ from flax import linen as nn
 
 from iblm_jax.models import families, parameter_groups
 from iblm_jax.optim import freezing, optimizers, schedules
-from iblm_jax.sublora import parameterisations, paths
-from iblm_jax.sublora import prng as draws
+from iblm_jax.sublora import parameterisations, paths, prng
 from iblm_jax.training import evaluation, options
 from iblm_jax.training import state as state_lib
 from iblm_jax.training import step as step_lib
@@ -94,7 +93,7 @@ class Program:
     self.init = jax.jit(
         init,
         out_shardings=shardings,
-        compiler_options=draws.compiler_options(
+        compiler_options=prng.compiler_options(
             self.abstract_state.params, platform
         ),
     )
@@ -179,7 +178,7 @@ class Program:
     shardings = param_shardings(cfg, self.mesh)
     with jax.set_mesh(self.mesh):
       key = jax.random.key(cfg.train.seed)
-      params = draws.run_once(
+      params = prng.run_once(
           functools.partial(families.family(cfg.model).init, cfg=cfg.model),
           key,
           out_shardings=shardings,
