@@ -1,4 +1,11 @@
-"""Entropy, alignment and fidelity of representations; imports jax only."""
+"""Entropy, alignment and fidelity of representations; imports jax only.
+
+Entropies: `matrix_entropy` of rows, `patch_entropy` of windows of a sequence,
+`compression_profile` of what may make them small, `matrix_spectrum` and
+`effective_rank`, and `accumulate` for more rows than fit in memory. Gradients:
+`tree_cosine`, `layer_alignment`. Embeddings and groups: `recovered_bits`,
+`separation_ratio`. What this module does not name is for its own use.
+"""
 
 import importlib
 import warnings
@@ -25,7 +32,12 @@ from iblm_jax.information.fidelity import (
     recovered_fraction,
     storage_bits_per_byte,
 )
-from iblm_jax.information.profile import compression_profile
+from iblm_jax.information.profile import compression_profile, mean_share
+from iblm_jax.information.separation import (
+    selectivity,
+    separation_ratio,
+    specialised_share,
+)
 from iblm_jax.information.spectrum import (
     effective_rank,
     entropy_of_spectrum,
@@ -58,9 +70,13 @@ __all__ = [
     'layer_alignment',
     'matrix_entropy',
     'matrix_spectrum',
+    'mean_share',
     'patch_entropy',
     'recovered_bits',
     'recovered_fraction',
+    'selectivity',
+    'separation_ratio',
+    'specialised_share',
     'storage_bits_per_byte',
     'tree_cosine',
     'tree_dot',

@@ -2,17 +2,24 @@
 
 Everything is sums of products of leaves, so on a mesh only scalars (and one
 number per layer) move between devices, and one pass over both trees serves
-every granularity. `iblm_jax.analysis.series` asks of a series of cosines
-what is more than noise.
+every granularity. `iblm_jax.analysis.series` tests which cosines of a series
+are more than noise.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+from iblm_jax.information import _checks
+
+PyTree: TypeAlias = Any
+
 # A direction this short is rounding noise.
 _MIN_NORM = 1e-8
+_CYCLE = (
+    'sign_changes', 'mean_run_positive', 'mean_run_negative', 'share_positive'
+)
 
 
 class Alignment(NamedTuple):
@@ -24,17 +31,17 @@ class Alignment(NamedTuple):
 
   @property
   def norm_g(self) -> jax.Array:
-    """‖g‖ [...]."""
+    """The norm of g [...]."""
     return jnp.sqrt(self.square_g)
 
   @property
   def norm_h(self) -> jax.Array:
-    """‖h‖ [...]."""
+    """The norm of h [...]."""
     return jnp.sqrt(self.square_h)
 
   @property
   def cosine(self) -> jax.Array:
-    """[...] in [-1, 1]; 0 where a norm is below 1e-8, NaN where one is NaN."""
+    """The cosine [...]; 0 where a norm is below 1e-8, NaN where one is."""
     short = (self.norm_g < _MIN_NORM) | (self.norm_h < _MIN_NORM)
     one = lambda norm: jnp.where(short, 1.0, norm)
     # Divided one by one: the product of two norms may overflow or underflow.
@@ -43,25 +50,21 @@ class Alignment(NamedTuple):
 
 
 class LayerAlignment(NamedTuple):
-  """What `layer_alignment` returns; any pytree function works on it."""
+  """Result of `layer_alignment`; any pytree function works on it."""
 
   total: Alignment  # shape=[], over all parameters
   layers: Alignment | None  # shape=[N], over the stacked parameters of a layer
   leaves: dict[str, Alignment]  # by path: shape=[N] if stacked, else []
 
 
-def tree_dot(g: Any, h: Any) -> jax.Array:
-  """Inner product of two trees.
+def tree_dot(g: PyTree, h: PyTree) -> jax.Array:
+  """Returns the inner product of two trees, a float32 scalar.
 
   Args:
-    g: tree of floating arrays.
-    h: tree like `g`; the dtypes may differ.
-
-  Returns:
-    float32 scalar, Σ g h over all entries of all leaves.
+    g: Tree of floating arrays, like `h`; the dtypes may differ.
 
   Raises:
-    ValueError: the structures or shapes differ, or a leaf is not floating.
+    ValueError: If structures or shapes differ, or a leaf is not floating.
 
   Example:
     >>> float(tree_dot({'a': jnp.ones(3)}, {'a': jnp.full(3, 2.0)}))
@@ -72,40 +75,40 @@ def tree_dot(g: Any, h: Any) -> jax.Array:
   return sum(dots, start=jnp.zeros([], jnp.float32))
 
 
-def tree_cosine(g: Any, h: Any) -> jax.Array:
-  """Cosine of the angle between two trees, as one vector each.
+def tree_cosine(g: PyTree, h: PyTree) -> jax.Array:
+  """Returns the cosine of the angle between two trees, as one vector each.
+
+  arXiv 2505.08727 tells the memorisation-compression cycle by that of ∇CE and
+  ∇MBE.
 
   Args:
-    g: tree of floating arrays, of norm below 1e19 (squares are float32).
-    h: tree like `g`; the dtypes may differ.
+    g: Tree of floating arrays like `h`, of norm below 1e19 (squares are
+      float32); the dtypes may differ.
 
   Returns:
     float32 scalar in [-1, 1]; 0 if either norm is below 1e-8, NaN if an entry
     is not finite.
 
   Raises:
-    ValueError: the structures or shapes differ, or a leaf is not floating.
+    ValueError: If structures or shapes differ, or a leaf is not floating.
 
   Example:
     >>> g = {'a': jnp.array([3.0]), 'b': jnp.array([4.0])}
     >>> print(tree_cosine(g, {'a': jnp.array([1.0]), 'b': jnp.array([0.0])}))
     0.6
-
-  References:
-    Of ∇CE and ∇MBE: arXiv 2505.08727, the memorisation-compression cycle.
   """
   return layer_alignment(g, h, stacked=None).total.cosine
 
 
 def layer_alignment(
-    g: Any, h: Any, *, stacked: str | None = 'blocks'
+    g: PyTree, h: PyTree, *, stacked: str | None = 'blocks'
 ) -> LayerAlignment:
-  """Alignment over all parameters, by layer and by leaf, in one pass.
+  """Measures alignment over all parameters, by layer and by leaf, in one pass.
 
   Args:
-    g: tree of floating arrays, of norm below 1e19 (squares are float32).
-    h: tree like `g`; the dtypes may differ.
-    stacked: key at the top of the tree; the leaves under it have a leading
+    g: Tree of floating arrays like `h`, of norm below 1e19 (squares are
+      float32); the dtypes may differ.
+    stacked: Key at the top of the tree; the leaves under it have a leading
       axis of N layers. None: no leaf has, and `layers` is None.
 
   Returns:
@@ -113,7 +116,7 @@ def layer_alignment(
     key is part of them.
 
   Raises:
-    ValueError: the structures or shapes differ, a leaf is not floating, no key
+    ValueError: If structures or shapes differ, a leaf is not floating, no key
       is called `stacked`, or the leaves under it differ in their first axis.
 
   Example:
@@ -137,9 +140,8 @@ def layer_alignment(
           f' leading axis in common, got {stacked!r}, with leading axes'
           f' {sorted(sizes)}.'
       )
-  leaves = {}
-  total = _zero()
-  layers = None
+  leaves, layers = {}, None
+  total = Alignment(*[jnp.zeros([], jnp.float32)] * 3)
   for (path, x), y in zip(leaves_g, jax.tree.leaves(h), strict=True):
     in_layer = _is_under(stacked, path)
     axes = tuple(range(int(in_layer), jnp.ndim(x)))
@@ -155,7 +157,7 @@ def layer_alignment(
 
 
 def add(a: Alignment, b: Alignment) -> Alignment:
-  """Alignment over the parameters of `a` and of `b` together."""
+  """Returns the alignment over the parameters of `a` and `b` together."""
   return jax.tree.map(jnp.add, a, b)
 
 
@@ -166,13 +168,11 @@ def cosine_metrics(
     stacked: str | None = 'blocks',
     matrices: bool = True,
 ) -> dict[str, jax.Array]:
-  """Flat names of all cosines, as a metrics file wants them.
+  """Names all cosines as a file of metrics does: flat, by layer and leaf.
 
   Args:
-    alignment: from `layer_alignment`, without batch axes.
-    prefix: first part of every name.
-    stacked: as given to `layer_alignment`; left out of the names.
-    matrices: whether to list every leaf of a layer and of the rest, too.
+    alignment: From `layer_alignment`, without batch axes.
+    stacked: As given to `layer_alignment`; left out of the names.
 
   Returns:
     float32 scalars: `prefix` itself over all parameters, `prefix/layer_00` by
@@ -180,14 +180,10 @@ def cosine_metrics(
 
   Example:
     >>> g = {'blocks': {'w': jnp.eye(2)}, 'head': jnp.ones(2)}
-    >>> for name in cosine_metrics(layer_alignment(g, g), prefix='cos'):
-    ...   print(name)
-    cos
-    cos/layer_00
-    cos/layer_01
-    cos/layer_00/w
-    cos/layer_01/w
-    cos/head
+    >>> list(cosine_metrics(layer_alignment(g, g), prefix='c', matrices=False))
+    ['c', 'c/layer_00', 'c/layer_01']
+    >>> list(cosine_metrics(layer_alignment(g, g), prefix='c'))[3:]
+    ['c/layer_00/w', 'c/layer_01/w', 'c/head']
   """
   metrics = {prefix: alignment.total.cosine}
   if alignment.layers is not None:
@@ -204,9 +200,10 @@ def cosine_metrics(
 def cycle_statistics(
     cosines_T: jax.typing.ArrayLike,
 ) -> dict[str, jax.Array]:
-  """Whether and how fast a series changes its sign.
+  """Describes whether and how fast a series changes its sign.
 
-  A zero belongs to the run before it, and to the first run where it leads.
+  A zero belongs to the run before it, and to the first run where it leads. (The
+  memorisation-compression cycle: arXiv 2505.08727.)
 
   Args:
     cosines_T: [T] real, T >= 1; any series of signed numbers.
@@ -219,7 +216,7 @@ def cycle_statistics(
     gives -1 changes and NaN elsewhere.
 
   Raises:
-    ValueError: the series is not one-dimensional, empty, or contains NaN.
+    ValueError: If the series is not one-dimensional, empty, or contains NaN.
 
   Example:
     >>> for name, value in cycle_statistics([0.2, 0.1, -0.3, 0.4]).items():
@@ -228,25 +225,14 @@ def cycle_statistics(
     mean_run_positive 1.5
     mean_run_negative 1.0
     share_positive 0.75
-
-  References:
-    The memorisation-compression cycle: arXiv 2505.08727.
   """
   x_T = jnp.asarray(cosines_T, jnp.float32)
-  if x_T.ndim != 1 or not x_T.size:
-    raise ValueError(
-        f'cosines_T must have shape [T] with T >= 1, got {x_T.shape}.'
-    )
+  ok = x_T.ndim == 1 and x_T.size > 0
+  _checks.shape('cosines_T', x_T, '[T] with T >= 1', ok)
   if not isinstance(x_T, jax.core.Tracer) and jnp.any(jnp.isnan(x_T)):
     raise ValueError('cosines_T must not contain NaN, got some.')
-  names = (
-      'sign_changes',
-      'mean_run_positive',
-      'mean_run_negative',
-      'share_positive',
-  )
   # Named here: jit would sort the keys of a dict.
-  return dict(zip(names, _cycle_statistics(x_T), strict=True))
+  return dict(zip(_CYCLE, _cycle_statistics(x_T), strict=True))
 
 
 @jax.jit
@@ -284,10 +270,6 @@ def _is_under(key, path):
   return bool(path) and jax.tree_util.keystr(path[:1], simple=True) == key
 
 
-def _zero():
-  return Alignment(*[jnp.zeros([], jnp.float32)] * 3)
-
-
 def _dot(x, y, axes=None):
   # Products and a sum, not jnp.vdot: a TPU would multiply in bfloat16.
   x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
@@ -295,7 +277,7 @@ def _dot(x, y, axes=None):
 
 
 def _check_alike(g, h):
-  """Raises ValueError unless both trees have one structure and shapes."""
+  """Raises ValueError unless both are floating trees of one structure."""
   if jax.tree.structure(g) != jax.tree.structure(h):
     raise ValueError(
         'h must have the tree structure of g,'
@@ -304,14 +286,9 @@ def _check_alike(g, h):
 
   def check(path, x, y):
     where = jax.tree_util.keystr(path)
-    if jnp.shape(x) != jnp.shape(y):
-      raise ValueError(
-          f'h{where} must have shape {jnp.shape(x)}, got {jnp.shape(y)}.'
-      )
-    for name, leaf in (('g', x), ('h', y)):
-      if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-        raise ValueError(
-            f'{name}{where} must be floating, got {jnp.result_type(leaf)}.'
-        )
+    expected = jnp.shape(x)
+    _checks.shape(f'h{where}', y, expected, jnp.shape(y) == expected)
+    _checks.floating(f'g{where}', x)
+    _checks.floating(f'h{where}', y)
 
   jax.tree_util.tree_map_with_path(check, g, h)

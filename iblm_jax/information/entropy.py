@@ -13,22 +13,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.information import gram, renyi, spectral
+from iblm_jax.information import _checks, gram, spectral
 
 
 @dataclasses.dataclass(frozen=True)
 class EntropyConfig:
-  """Which entropy a layer's representations are measured with.
+  """Options of the entropy that layers are measured with.
 
   Attributes:
-    alpha: order of the Rényi entropy, in [0, inf].
-    patch_size: tokens in a window, at least 2.
-    center: subtract each window's mean first, so that an offset that all
+    alpha: Order of the Rényi entropy, in [0, inf].
+    patch_size: Tokens in a window, at least 2.
+    center: Subtract each window's mean first, so that an offset that all
       tokens share does not hide the rest.
-    normalize: scale token vectors to unit norm first.
+    normalize: Scale token vectors to unit norm first.
 
   Raises:
-    ValueError: where a value is outside its range.
+    ValueError: If a value is outside its range.
   """
 
   alpha: float = 2.0
@@ -42,9 +42,8 @@ class EntropyConfig:
     return self.alpha not in spectral.POWERS
 
   def __post_init__(self):
-    """Refuses values outside their range."""
-    renyi.check_alpha(self.alpha)
-    _check_patch_size(self.patch_size)
+    _checks.order(self.alpha)
+    _checks.patch_size(self.patch_size)
 
 
 class _Options(NamedTuple):
@@ -64,7 +63,7 @@ def matrix_entropy(
     normalize: bool = False,
     base: float | None = None,
 ) -> jax.Array:
-  """Matrix-based entropy S_α of the rows of `z`.
+  """Computes the matrix-based entropy S_α of the rows of `z`.
 
   S_α = log(Σ p_i^α) / (1-α), with p_i the eigenvalues of Z Zᵀ / tr(Z Zᵀ);
   α = 1 is the von Neumann entropy -Σ p_i log p_i, α = 0 the log of the rank,
@@ -76,28 +75,31 @@ def matrix_entropy(
   Args:
     z: [..., N, D] floating; rows are samples. Root mean square between 1e-15
       and 1e15, where float32 can hold the squares.
-    alpha: order, any number in [0, inf]; static.
+    alpha: Order, in [0, inf]; static.
     mask: [..., N] bool, rows that count; None for all.
-    center: subtract the mean of the rows that count.
-    normalize: scale rows (after centring) to unit norm; zero rows stay zero.
-    base: of the logarithm; None for nats, 2 for bits.
+    center: Subtract the mean of the rows that count.
+    normalize: Scale rows (after centring) to unit norm; zero rows stay zero.
+    base: Base of the logarithm; None for nats, 2 for bits.
 
   Returns:
-    [...] float32 in [0, log min(N, D)]. Zero rows only, or no row that counts:
-    0, with gradient 0.
+    [...] float32 in [0, log min(N, D)]. If no row counts or all are zero: 0,
+    with gradient 0.
 
   Raises:
-    ValueError: on alpha < 0 or NaN, a bad base, fewer than two axes, integer
-      `z`, or a mask whose shape is not that of `z` without its last axis.
+    ValueError: If an option is out of range, `z` is not floating [..., N, D],
+      or the mask not [..., N].
 
   Example:
     >>> import jax.numpy as jnp
     >>> float(matrix_entropy(jnp.eye(8), base=2))
     3.0
+
+  References:
+    arXiv 1211.2459.
   """
-  nats = renyi.nats_per_unit(base)
-  options = _Options(renyi.check_alpha(alpha), center, normalize)
-  check_rows(z, mask)
+  nats = _checks.nats_per_unit(base)
+  options = _Options(_checks.order(alpha), center, normalize)
+  _checks.rows(z, mask)
   return _matrix_entropy(options, z, mask) / nats
 
 
@@ -112,39 +114,39 @@ def patch_entropy(
     normalize: bool = False,
     base: float | None = None,
 ) -> jax.Array:
-  """Mean matrix-based entropy of non-overlapping windows along a sequence.
+  """Computes the mean entropy of non-overlapping windows along a sequence.
 
   The tail that fills no window, and windows with fewer than two valid tokens,
   are left out. A window that several documents share counts for the document
   with the most valid tokens in it (the earliest of equals); the other rows are
-  dropped. In the backward pass no work is done where the cotangent is zero.
+  dropped. The backward pass does no work where the cotangent is zero.
 
   Args:
     x: [B, L, D] floating, representations of L tokens.
-    patch_size: tokens in a window, 2 <= patch_size <= L; static.
-    alpha: order, any number in [0, inf]; static.
+    patch_size: Tokens in a window, 2 <= patch_size <= L; static.
     mask: [B, L] bool, valid tokens; None for all.
-    segment_ids: [B, L] integer, which document of the row a token is from.
-      Padding is said by `mask`, not by an id.
-    center: subtract the mean of the window's valid tokens.
-    normalize: scale tokens (after centring) to unit norm.
-    base: of the logarithm; None for nats, 2 for bits.
+    segment_ids: [B, L] integer, the document that a token is from. Padding is
+      marked by `mask`, not by an id.
+    center: Subtract the mean of the window's valid tokens.
 
   Returns:
     Scalar float32 in [0, log min(patch_size, D)]; 0 without a valid window.
 
   Raises:
-    ValueError: on a patch_size out of range, arrays whose shape or dtype does
-      not fit, or what `matrix_entropy` refuses.
+    ValueError: If an option is out of range, or the shape or dtype of an array
+      does not fit.
 
   Example:
     >>> import jax.numpy as jnp
     >>> x = jnp.tile(jnp.eye(4), (1, 2, 1))  # B=1, L=8, D=4
     >>> round(float(patch_entropy(x, patch_size=4, base=2)), 6)
     2.0
+
+  References:
+    arXiv 2505.08727, section 3.
   """
-  nats = renyi.nats_per_unit(base)
-  options = _Options(renyi.check_alpha(alpha), center, normalize)
+  nats = _checks.nats_per_unit(base)
+  options = _Options(_checks.order(alpha), center, normalize)
   keep = rows_that_count(x, patch_size, mask, segment_ids)
   return _patch_entropy(options, patch_size, x, keep) / nats
 
@@ -155,38 +157,26 @@ def rows_that_count(
     mask: jax.Array | None,
     segment_ids: jax.Array | None,
 ) -> jax.Array | None:
-  """Rows of each window that are measured; checks what `patch_entropy` takes.
+  """Checks the arrays of `patch_entropy` and marks the rows to measure.
 
   Returns:
     [B, W, patch_size] bool, or None where all rows count.
 
   Raises:
-    ValueError: for a shape, dtype or patch_size that does not fit.
+    ValueError: If a shape, dtype or patch_size does not fit.
   """
-  if x.ndim != 3 or 0 in x.shape:
-    raise ValueError(
-        f'x must have shape [B, L, D], each >= 1, got {x.shape}.'
-    )
-  _check_floating('x', x)
-  _check_patch_size(patch_size, x.shape[1])
-  _check_like_rows('mask', mask, x.shape[:2])
-  _check_like_rows('segment_ids', segment_ids, x.shape[:2])
+  ok = x.ndim == 3 and 0 not in x.shape
+  _checks.shape('x', x, '[B, L, D], each >= 1', ok)
+  _checks.floating('x', x)
+  _checks.patch_size(patch_size, x.shape[1])
+  _checks.like_rows('mask', mask, x.shape[:2])
+  _checks.like_rows('segment_ids', segment_ids, x.shape[:2])
   keep = None
   if mask is not None:
     keep = windows(mask, patch_size).astype(bool)
   if segment_ids is not None:
     keep = _one_document(windows(segment_ids, patch_size), keep)
   return keep
-
-
-def check_rows(z: jax.Array, mask: jax.Array | None) -> None:
-  """ValueError unless `z` is floating [..., N, D] and `mask` [..., N]."""
-  if z.ndim < 2 or 0 in z.shape[-2:]:
-    raise ValueError(
-        f'z must have shape [..., N, D] with N, D >= 1, got {z.shape}.'
-    )
-  _check_floating('z', z)
-  _check_like_rows('mask', mask, z.shape[:-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -250,14 +240,14 @@ def _prepare(options, x, keep):
 
 
 def _pullback(options, x, keep, residuals, cotangent):
-  """Gradient by `x`, in its dtype, through the rows' preparation."""
+  """Returns the gradient by `x` through the preparation of the rows."""
   z, through = jax.vjp(lambda x: _prepare(options, x, keep), x)
   dz = spectral.pullback(z, residuals, cotangent, options.alpha)
   return through(dz)[0]
 
 
 def windows(x: jax.Array, patch_size: int) -> jax.Array:
-  """[B, L, ...] -> [B, W, patch_size, ...]; the tail is cut off.
+  """Cuts [B, L, ...] into windows [B, W, patch_size, ...], without the tail.
 
   Batch and window axes are not merged, so a sharded batch stays where it is.
   """
@@ -268,7 +258,7 @@ def windows(x: jax.Array, patch_size: int) -> jax.Array:
 
 
 def _one_document(segment_ids, keep):
-  """Valid rows [B, W, P] of each window's best represented document."""
+  """Marks the rows [B, W, P] of each window's best represented document."""
   same = segment_ids[..., :, None] == segment_ids[..., None, :]
   if keep is not None:
     same &= keep[..., :, None] & keep[..., None, :]
@@ -278,29 +268,9 @@ def _one_document(segment_ids, keep):
 
 
 def window_weights(s: jax.Array, keep: jax.Array | None) -> jax.Array:
-  """Weights [B, W] of a mean over windows with at least two valid tokens."""
+  """Returns weights [B, W] of a mean over windows with 2 valid tokens."""
   if keep is None:
     return jnp.full_like(s, 1 / s.size)
   valid = jnp.sum(keep, axis=-1) >= 2
   count = jnp.sum(valid, dtype=s.dtype)
   return valid.astype(s.dtype) / jnp.maximum(count, 1)
-
-
-def _check_patch_size(patch_size, length=None):
-  high = 'L' if length is None else length
-  if patch_size < 2 or (length is not None and patch_size > length):
-    raise ValueError(
-        f'patch_size must be an integer in [2, {high}], got {patch_size=}.'
-    )
-
-
-def _check_floating(name, x):
-  if not jnp.issubdtype(x.dtype, jnp.floating):
-    raise ValueError(f'{name} must be floating, got dtype {x.dtype}.')
-
-
-def _check_like_rows(name, rows, shape):
-  if rows is not None and rows.shape != shape:
-    raise ValueError(
-        f'{name} must have shape {shape}, one entry a row, got {rows.shape}.'
-    )

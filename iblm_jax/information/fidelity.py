@@ -1,7 +1,8 @@
 """How much of a text an embedding gives back, from a probe's cross-entropies.
 
-A probe is a decoder trained to emit all tokens of a text from one vector. Its
-cross-entropies go in here, in nats per counted token. Float32 throughout.
+A probe is a decoder trained to emit all tokens of a text from one vector. These
+functions take its cross-entropies in nats per counted token. Float32
+throughout.
 """
 
 import math
@@ -9,16 +10,18 @@ import math
 import jax
 import jax.numpy as jnp
 
+from iblm_jax.information import _checks
+
 
 def information_fraction(
     cross_entropy: jax.typing.ArrayLike, vocab_size: int
 ) -> jax.Array:
-  """Share of the tokens' largest possible entropy that a probe recovers.
+  """Returns the share of the tokens' largest entropy that a probe recovers.
 
-  1 - CE / ln V. The paper divides by 9.03 nats at V = 8000, the cross-entropy
-  of logits drawn uniformly from [0, 1), ln(V (e - 1)) - 1/2. ln V is that of a
-  predictor that knows nothing, and needs no such choice; its fractions are
-  smaller by 0.005 CE / ln V there.
+  1 - CE / ln V. The paper (arXiv 2602.13466) divides by 9.03 nats at V = 8000,
+  the cross-entropy of logits drawn uniformly from [0, 1), ln(V (e - 1)) - 1/2.
+  ln V is that of a predictor that knows nothing, and needs no such choice; its
+  fractions are smaller by 0.005 CE / ln V there.
 
   A vector that says nothing does not score 0, since the frequencies of tokens
   cost nothing to know: untrained encoders reach 0.26 to 0.34 in the paper. Use
@@ -33,17 +36,13 @@ def information_fraction(
     prediction, negative for a worse one.
 
   Raises:
-    ValueError: for a vocabulary of fewer than 2 tokens.
+    ValueError: If the vocabulary has fewer than 2 tokens.
 
   Example:
     >>> print(f'{information_fraction(0.435, 8000):.3f}')
     0.952
-
-  References:
-    arXiv 2602.13466.
   """
-  if not vocab_size >= 2:
-    raise ValueError(f'vocab_size must be at least 2, got {vocab_size!r}.')
+  _checks.at_least(2, vocab_size=vocab_size)
   return 1 - _nats(cross_entropy) / math.log(vocab_size)
 
 
@@ -52,7 +51,7 @@ def recovered_bits(
     ce: jax.typing.ArrayLike,
     num_tokens: float,
 ) -> jax.Array:
-  """Bits of a text that a probe reads from its embedding.
+  """Returns the bits of a text that a probe reads from its embedding.
 
   L (CE_constant - CE) / ln 2. The control is the same probe, trained alike on
   a vector that is the same for every text: what it predicts, the embedding
@@ -73,22 +72,20 @@ def recovered_bits(
     control.
 
   Raises:
-    ValueError: for fewer than 1 token.
+    ValueError: If there is fewer than 1 token.
 
   Example:
     >>> print(f'{recovered_bits(math.log(4), math.log(2), 16):.3f}')
     16.000
   """
-  _check_num_tokens(num_tokens)
+  _checks.at_least(1, num_tokens=num_tokens)
   return num_tokens * (_nats(ce_constant) - _nats(ce)) / math.log(2)
 
 
 def recovered_fraction(
     ce_constant: jax.typing.ArrayLike, ce: jax.typing.ArrayLike
 ) -> jax.Array:
-  """Share of what a constant vector leaves open that an embedding settles.
-
-  (CE_constant - CE) / CE_constant.
+  """Returns (CE_constant - CE) / CE_constant: what the embedding settles.
 
   Args:
     ce_constant: nats per token, of the control of `recovered_bits`; any shape.
@@ -109,19 +106,17 @@ def recovered_fraction(
 def bits_per_byte(
     cross_entropy: jax.typing.ArrayLike, bytes_per_token: float
 ) -> jax.Array:
-  """Cross-entropy that tokenizers do not change the unit of.
-
-  CE / (ln 2 · bytes per token).
+  """Returns CE / (ln 2 · bytes per token), comparable between tokenizers.
 
   Args:
     cross_entropy: CE, nats per token, any shape.
-    bytes_per_token: mean over the same tokens, > 0; static.
+    bytes_per_token: Mean over the same tokens, > 0; static.
 
   Returns:
     float32 of the same shape, bits per byte.
 
   Raises:
-    ValueError: for bytes_per_token <= 0.
+    ValueError: If bytes_per_token is not above 0.
 
   Example:
     >>> print(f'{bits_per_byte(math.log(16), 4.0):.3f}')
@@ -137,37 +132,29 @@ def storage_bits_per_byte(
     num_tokens: float,
     bytes_per_token: float,
 ) -> float:
-  """Cost of storing an embedding, per byte of the text it stands for.
+  """Returns the bits that an embedding costs per byte of its text.
 
   It adds to the `bits_per_byte` of a decoder that reads the embedding; times
   ln 2 · bytes per token, it adds to the cross-entropy in nats per token.
+  (arXiv 2602.13466.)
 
   Args:
-    num_numbers: numbers in the embedding, >= 0.
-    bits_per_number: bits of each as stored, >= 0.
-    num_tokens: tokens per embedding, at least 1.
-    bytes_per_token: mean over the text, > 0.
-
-  Returns:
-    Bits per byte.
+    num_numbers: Numbers in the embedding, >= 0.
+    bits_per_number: Bits of each as stored, >= 0.
+    num_tokens: Tokens per embedding, at least 1.
+    bytes_per_token: Mean over the text, > 0.
 
   Raises:
-    ValueError: for an argument out of its range.
+    ValueError: If an argument is out of its range.
 
   Example:
     >>> storage_bits_per_byte(64, 16, num_tokens=1024, bytes_per_token=4.0)
     0.25
-
-  References:
-    arXiv 2602.13466.
   """
-  for name, value in (
-      ('num_numbers', num_numbers),
-      ('bits_per_number', bits_per_number),
-  ):
-    if not value >= 0:
-      raise ValueError(f'{name} must be at least 0, got {value!r}.')
-  _check_num_tokens(num_tokens)
+  _checks.at_least(
+      0, num_numbers=num_numbers, bits_per_number=bits_per_number
+  )
+  _checks.at_least(1, num_tokens=num_tokens)
   _check_bytes_per_token(bytes_per_token)
   return num_numbers * bits_per_number / (num_tokens * bytes_per_token)
 
@@ -176,12 +163,6 @@ def _nats(value):
   return jnp.asarray(value, jnp.float32)
 
 
-# `not >=` refuses NaN as well.
-def _check_num_tokens(num_tokens):
-  if not num_tokens >= 1:
-    raise ValueError(f'num_tokens must be at least 1, got {num_tokens!r}.')
-
-
 def _check_bytes_per_token(bytes_per_token):
-  if not bytes_per_token > 0:
+  if not bytes_per_token > 0:  # refuses NaN as well
     raise ValueError(f'bytes_per_token must be > 0, got {bytes_per_token!r}.')

@@ -14,16 +14,17 @@ _UNROLL = 16
 def prepare(
     x: jax.Array, keep: jax.Array | None, *, center: bool, normalize: bool
 ) -> jax.Array:
-  """Rows whose Gram matrix is measured, in float32; dropped rows are zero.
+  """Returns the rows whose Gram matrix is measured, in float32.
 
-  Zero rows add zero eigenvalues only, so the entropy does not see them.
+  Dropped rows become zero: zero rows add zero eigenvalues only, so the entropy
+  does not see them.
 
   Args:
     x: [..., N, D] floating.
     keep: [..., N] bool, rows that count; None for all.
-    center: subtract the mean of the kept rows. A row that equals the mean up
+    center: Subtract the mean of the kept rows. A row that equals the mean up
       to rounding becomes exactly zero, else rounding noise would be measured.
-    normalize: scale (after centring) rows to unit norm; zero rows stay zero.
+    normalize: Scale rows (after centring) to unit norm; zero rows stay zero.
   """
   z = x.astype(jnp.float32)
   if keep is not None:
@@ -58,17 +59,17 @@ def _center(z, keep):
 
 
 def gram(z: jax.Array) -> jax.Array:
-  """Z Zᵀ or Zᵀ Z, whichever is smaller; both have the same spectrum."""
+  """Returns Z Zᵀ or Zᵀ Z, whichever is smaller; their spectra are equal."""
   n, d = z.shape[-2:]
   equation = '...nd,...md->...nm' if n <= d else '...nd,...ne->...de'
   return jnp.einsum(equation, z, z, precision='highest')
 
 
 def multiply(m: jax.Array, z: jax.Array, *, fuse: bool = True) -> jax.Array:
-  """Product of a matrix on the Gram side of `z` with `z`: M Z or Z M.
+  """Multiplies a matrix on the Gram side of `z` with `z`: M Z or Z M.
 
-  With `fuse` a product with few rows is written elementwise; not for a result
-  that is reduced at once, which would be computed again for each use.
+  With `fuse` a product with few rows is written elementwise. Leave it out for a
+  result that is reduced at once, which would be computed again for each use.
   """
   n, d = z.shape[-2:]
   if n > d:
@@ -80,6 +81,6 @@ def multiply(m: jax.Array, z: jax.Array, *, fuse: bool = True) -> jax.Array:
 
 
 def trace(k: jax.Array) -> jax.Array:
-  """Trace [...] of matrices [..., n, n]."""
+  """Returns the trace [...] of matrices [..., n, n]."""
   eye = jnp.eye(k.shape[-1], dtype=bool)
   return jnp.sum(jnp.where(eye, k, 0.0), axis=(-2, -1))

@@ -1,4 +1,4 @@
-"""Eigendecomposition of symmetric matrices; many tiny ones at once.
+"""Eigendecomposition of symmetric matrices; fast for many tiny ones.
 
 A LAPACK call per matrix is slow for a thousand 8 x 8 matrices: the calls cost
 more than the arithmetic. Cyclic Jacobi rotations do the same work for all
@@ -19,16 +19,14 @@ MIN_BATCH = 32
 
 
 def eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Eigenvalues (in no particular order) and eigenvectors of `a`.
+  """Returns eigenvalues [..., n], in no particular order, and eigenvectors.
+
+  Eigenvalues are within 2e-6 of the largest one. Eigenvectors [..., n, n] stand
+  in columns and rebuild the matrix to 5e-6 of it; for about one matrix in 400
+  with eigenvalues repeated many times, to 1e-4.
 
   Args:
-    a: [..., n, n] float32, symmetric. Eigenvalues are within 2e-6 of the
-      largest one. Vectors rebuild the matrix to 5e-6 of it, but for about one
-      matrix in 400 with eigenvalues repeated many times, where it is 1e-4.
-
-  Returns:
-    Eigenvalues [..., n] and eigenvectors [..., n, n]; column i belongs to
-    eigenvalue i.
+    a: [..., n, n] float32, symmetric.
   """
   n = a.shape[-1]
   if n > MAX_SIZE or math.prod(a.shape[:-2]) < MIN_BATCH:
@@ -45,7 +43,7 @@ def eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def eigvalsh(a: jax.Array) -> jax.Array:
-  """Eigenvalues [..., n] of `a` [..., n, n] as in `eigh`, for less work."""
+  """Returns the eigenvalues [..., n] of `eigh` alone, for less work."""
   n = a.shape[-1]
   if n > MAX_SIZE or math.prod(a.shape[:-2]) < MIN_BATCH:
     return eigh(a)[0]
@@ -54,14 +52,14 @@ def eigvalsh(a: jax.Array) -> jax.Array:
 
 @jax.jit  # compiled once a shape where the caller does not compile
 def jacobi(a: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Cyclic Jacobi method on many symmetric matrices at once.
+  """Decomposes many symmetric matrices at once by cyclic Jacobi rotations.
 
   Every round rotates n/2 disjoint pairs of rows and columns so that the
   entries that couple them vanish; n-1 rounds (a sweep) meet every pair, as in
   a round-robin tournament: partners sit face to face, and between rounds all
   but the first move one seat on. Convergence is quadratic, so the number of
-  sweeps is fixed: no test for convergence, which on a sharded batch would be
-  a collective.
+  sweeps is fixed: a test for convergence would be a collective on a sharded
+  batch. (Golub, Van Loan, Matrix Computations, 4th ed., section 8.5, 2013.)
 
   Args:
     a: [n, n, M] float32, M symmetric matrices, n <= 16.
@@ -71,10 +69,7 @@ def jacobi(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     (row i belongs to eigenvalue i).
 
   Raises:
-    ValueError: if n is not in [1, 16].
-
-  References:
-    Golub, Van Loan, Matrix Computations, 4th ed., section 8.5 (2013).
+    ValueError: If n is not in [1, 16].
   """
   size = a.shape[0]
   a = _seated(a)
@@ -87,16 +82,13 @@ def jacobi(a: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @jax.jit
 def jacobi_values(a: jax.Array) -> jax.Array:
-  """The eigenvalues of `jacobi` alone, for about two thirds of the work."""
+  """Returns the eigenvalues of `jacobi` for two thirds of the work."""
   state = _sweeps(_quarters(_seated(a)))
   return jnp.concatenate(state[:2])[:a.shape[0]]
 
 
 def _seated(a):
-  """An even number of rows: for an odd one, a row of zeros has the bye.
-
-  It is never rotated, and after a whole sweep it is last again.
-  """
+  """Adds a row of zeros to an odd number; it is never rotated."""
   n = a.shape[0]
   if not 1 <= n <= MAX_SIZE:
     raise ValueError(
@@ -106,7 +98,7 @@ def _seated(a):
 
 
 def _quarters(a):
-  """The diagonal in two halves, and the three blocks that are kept."""
+  """Returns both halves of the diagonal and the three blocks kept."""
   half = a.shape[0] // 2
   diagonal = _diagonal(a)
   return [
@@ -124,12 +116,9 @@ def _sweeps(state):
 
 
 def _round(state):
-  """One round: rotates the pairs (i, i + n/2), then moves everyone a seat.
-
-  The lower left block is the transpose of the upper right one and is not
-  kept. The diagonal is kept apart: it is updated by small differences, more
-  accurately than the blocks would.
-  """
+  """Rotates the pairs (i, i + n/2), then moves everyone a seat."""
+  # The lower left block is the transpose of the upper right one and not kept.
+  # The diagonal is kept apart: small differences update it more accurately.
   top, bottom, tl, tr, br, *vectors = state
   coupling = _diagonal(tr)
   gap = bottom - top
@@ -162,7 +151,7 @@ def _round(state):
 
 
 def _move(top, bottom, axis=0):
-  """Round-robin seating: the first stays, the others go round the table."""
+  """Moves everyone but the first one seat round the table."""
   n = top.shape[axis]
   if n == 1:
     return top, bottom
@@ -173,7 +162,6 @@ def _move(top, bottom, axis=0):
 
 
 def _diagonal(a):
-  """[n, n, M] -> [n, M]."""
   return jnp.moveaxis(jnp.diagonal(a), -1, 0)
 
 
@@ -182,6 +170,6 @@ def _transpose(a):
 
 
 def _batch_last(a):
-  """[..., n, n] -> [n, n, M]; M in one axis fills whole vector registers."""
+  """Moves the batch [..., n, n] to the last axis: [n, n, M]."""
   n = a.shape[-1]
   return jnp.transpose(a.reshape(-1, n, n), (1, 2, 0))

@@ -1,4 +1,4 @@
-"""What a layer's representations look like, centred or not, in one call."""
+"""Entropies of representations, centred or not, in one call."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def compression_profile(
     mask: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-  """Entropies of windows along a sequence, and what may make them small.
+  """Measures entropies of windows, and what may make them small.
 
   The matrix-based entropy of rows that share a large offset is close to 0
   whatever else they hold. So the entropy comes with its centred counterpart
@@ -25,29 +25,28 @@ def compression_profile(
 
   Windows, and the rows in them that count, are those of `patch_entropy`; all
   values but 'rms' are means over the windows with at least two valid tokens.
-  Eigenvalues are found once for all orders.
 
   Args:
-    x_BxLxD: floating, representations of L tokens.
-    patch_size: tokens in a window, 2 <= patch_size <= L; static.
+    x_BxLxD: Floating, representations of L tokens.
+    patch_size: Tokens in a window, 2 <= patch_size <= L; static.
     mask: [B, L] bool, valid tokens; None for all.
-    segment_ids: [B, L] integer, which document of the row a token is from.
+    segment_ids: [B, L] integer, the document that a token is from.
 
   Returns:
     Float32 scalars; all 0 without a valid window ('rms': a valid token):
       'entropy/order_1', 'entropy/order_2', 'entropy/order_inf': S_α, nats, in
         [0, log min(patch_size, D)].
-      'entropy_centered/order_1', '.../order_2', '.../order_inf': the same
+      'entropy_centered/order_1', '.../order_2', '.../order_inf': The same
         after the window's mean is subtracted.
       'entropy_normalized/order_2': S_2 of the rows scaled to unit norm, nats.
       'mean_share': n |mean|² / Σ |row|² of a window's n rows, in [0, 1].
-      'longest_row': share of the trace Σ |row|² of the longest row, in
+      'longest_row': Share of the trace Σ |row|² of the longest row, in
         [1 / patch_size, 1]: another way to a low entropy, centred or not.
       'effective_rank': exp S_1, in [1, min(patch_size, D)].
-      'rms': root mean square entry over valid tokens.
+      'rms': Root mean square entry over valid tokens.
 
   Raises:
-    ValueError: as `patch_entropy`.
+    ValueError: As of `patch_entropy`.
 
   References:
     arXiv 2505.08727, section 3 (windows); the centred ones are ours.
@@ -60,8 +59,6 @@ def compression_profile(
     0.000
     >>> print(f"{profile['entropy_centered/order_2']:.3f}")  # log 3
     1.099
-    >>> print(f"{profile['mean_share']:.3f}")
-    1.000
   """
   keep = entropy.rows_that_count(x_BxLxD, patch_size, mask, segment_ids)
   rows_BxWxPxD = entropy.windows(x_BxLxD, patch_size)
@@ -90,7 +87,7 @@ def compression_profile(
 
 
 def mean_share(z: jax.Array, keep: jax.Array | None = None) -> jax.Array:
-  """Share of the Gram matrix's trace that the mean row's direction holds.
+  """Returns the share of the trace that the mean row's direction holds.
 
   Args:
     z: [..., N, D] floating; rows that do not count are 0.
@@ -117,7 +114,6 @@ def mean_share(z: jax.Array, keep: jax.Array | None = None) -> jax.Array:
 
 
 def _longest_row(z):
-  """Largest squared norm of a row of [..., N, D] over the sum of all."""
   square = jnp.sum(z * z, axis=-1)
   trace = jnp.sum(square, axis=-1)
   return jnp.max(square, axis=-1) / jnp.where(trace == 0, 1.0, trace)

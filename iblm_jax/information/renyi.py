@@ -12,30 +12,11 @@ from iblm_jax.information import gram
 _NEAR_ONE = 0.25
 
 
-def check_alpha(alpha: float) -> float:
-  """Returns the order as a float; ValueError unless it is in [0, inf]."""
-  alpha = float(alpha)
-  if not alpha >= 0:  # refuses NaN as well
-    raise ValueError(f'alpha must be a number in [0, inf], got {alpha=}.')
-  return alpha
-
-
-def nats_per_unit(base: float | None) -> float:
-  """Natural logarithm of `base` (None: e); ValueError unless > 0 and != 1."""
-  if base is None:
-    return 1.0
-  if not (base > 0 and base != 1 and math.isfinite(base)):
-    raise ValueError(
-        f'base must be None (nats) or a number > 0 other than 1, got {base=}.'
-    )
-  return math.log(base)
-
-
 def entropy(p: jax.Array, alpha: float) -> jax.Array:
-  """Rényi entropy [...] in nats of `p` [..., n] >= 0 that sums to 1.
+  """Returns the entropy [...] in nats of `p` [..., n] >= 0 that sums to 1.
 
-  S_α = log(Σ p_i^α) / (1-α); entries that are exactly 0 do not count. All
-  entries 0 gives 0.
+  S_α = log(Σ p_i^α) / (1-α); entries that are exactly 0 do not count. If all
+  entries are 0, so is the entropy.
   """
   positive = p > 0
   log_p = jnp.log(jnp.where(positive, p, 1.0))
@@ -62,12 +43,12 @@ def entropy(p: jax.Array, alpha: float) -> jax.Array:
 
 
 def slope(p: jax.Array, alpha: float) -> jax.Array:
-  """Derivative of `entropy` by `p` on the simplex, [..., n].
+  """Returns the derivative of `entropy` by `p` on the simplex, [..., n].
 
-  Up to a constant, which a direction that keeps the sum of `p` does not see:
-  the constant is chosen so that the slope is smooth at order 1 (-log p), and
-  so that Σ p_i slope_i = 0. Entries that are 0 get slope 0: for α < 1 that
-  drops the pole there. At order inf tied largest entries share the slope.
+  It is defined up to a constant, which directions that keep the sum of `p` do
+  not see. The constant makes the slope smooth at order 1 (-log p), and
+  Σ p_i slope_i = 0. Entries that are 0 get slope 0: for α < 1 that drops the
+  pole there. At order inf tied largest entries share the slope.
   """
   positive = p > 0
   log_p = jnp.log(jnp.where(positive, p, 1.0))

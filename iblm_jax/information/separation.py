@@ -3,24 +3,26 @@
 import jax
 import jax.numpy as jnp
 
+from iblm_jax.information import _checks
+
 
 def separation_ratio(a_NxD: jax.Array, b_MxD: jax.Array) -> jax.Array:
-  """Distance between the means of two groups, in units of their spread.
+  """Measures the distance of two groups' means in units of their spread.
 
   ‖mean(a) - mean(b)‖ / sqrt((var(a) + var(b)) / 2), var being the mean squared
   distance of a group's rows to their mean. Translations, rotations and a
-  common scale leave it alone. Float32 throughout.
+  common scale do not change it.
 
   Args:
-    a_NxD: floating [N, D], N >= 1; rows are samples.
-    b_MxD: floating [M, D], M >= 1.
+    a_NxD: Floating, N >= 1; rows are samples.
+    b_MxD: Floating, M >= 1.
 
   Returns:
     Scalar float32 >= 0. If neither group has any spread: 0 where the means are
     equal, else inf.
 
   Raises:
-    ValueError: for arrays that are not floating matrices of one width.
+    ValueError: If an array is no floating matrix, or the widths differ.
 
   Example:
     >>> import jax.numpy as jnp
@@ -46,21 +48,21 @@ def separation_ratio(a_NxD: jax.Array, b_MxD: jax.Array) -> jax.Array:
 
 
 def selectivity(a_NxD: jax.Array, b_MxD: jax.Array) -> jax.Array:
-  """Which of two groups each neuron responds to, from mean activations.
+  """Returns which of two groups each neuron responds to: 1 only a, -1 only b.
 
-  (m_a - m_b) / (m_a + m_b) with m the mean over a group's rows.
+  (m_a - m_b) / (m_a + m_b) with m the mean over a group's rows, as in the
+  experiment on conflicting experience of arXiv 2505.08727.
 
   Args:
-    a_NxD: floating [N, D], N >= 1, activations >= 0, as after ReLU; values
-      below 0 are not looked for and give numbers outside the range.
-    b_MxD: floating [M, D], M >= 1.
+    a_NxD: Floating, N >= 1, activations >= 0, as after ReLU; values below 0
+      are not checked for and give numbers outside the range.
+    b_MxD: Floating, M >= 1, likewise.
 
   Returns:
-    [D] float32 in [-1, 1]: 1 for a neuron that only `a` drives, -1 for one
-    that only `b` does, 0 for one that is silent on both.
+    [D] float32 in [-1, 1]; 0 for a neuron that is silent on both.
 
   Raises:
-    ValueError: for arrays that are not floating matrices of one width.
+    ValueError: If an array is no floating matrix, or the widths differ.
 
   Example:
     >>> import jax.numpy as jnp
@@ -68,9 +70,6 @@ def selectivity(a_NxD: jax.Array, b_MxD: jax.Array) -> jax.Array:
     >>> b_MxD = jnp.array([[0.0, 1.0, 0.0]])
     >>> print(selectivity(a_NxD, b_MxD))
     [1.  0.5 0. ]
-
-  References:
-    The experiment on conflicting experience of arXiv 2505.08727.
   """
   _check(a_NxD, b_MxD)
   mean_a_D = jnp.mean(a_NxD.astype(jnp.float32), axis=0)
@@ -84,18 +83,17 @@ def selectivity(a_NxD: jax.Array, b_MxD: jax.Array) -> jax.Array:
 def specialised_share(
     a_NxD: jax.Array, b_MxD: jax.Array, *, threshold: float = 0.5
 ) -> jax.Array:
-  """Share of the neurons whose |selectivity| exceeds a threshold.
+  """Returns the share of neurons whose |selectivity| exceeds a threshold.
 
   Args:
-    a_NxD: as for `selectivity`.
-    b_MxD: as for `selectivity`.
-    threshold: in [0, 1); static.
+    a_NxD: As of `selectivity`, like `b_MxD`.
+    threshold: In [0, 1); static.
 
   Returns:
     Scalar float32 in [0, 1].
 
   Raises:
-    ValueError: for a threshold out of range, or what `selectivity` refuses.
+    ValueError: If the threshold is out of range, or as of `selectivity`.
 
   Example:
     >>> import jax.numpy as jnp
@@ -118,12 +116,9 @@ def _moments(x_NxD):
 
 def _check(a_NxD, b_MxD):
   for name, x in (('a_NxD', a_NxD), ('b_MxD', b_MxD)):
-    if x.ndim != 2 or 0 in x.shape:
-      raise ValueError(
-          f'{name} must have shape [N, D] with N, D >= 1, got {x.shape}.'
-      )
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      raise ValueError(f'{name} must be floating, got dtype {x.dtype}.')
+    ok = x.ndim == 2 and 0 not in x.shape
+    _checks.shape(name, x, '[N, D] with N, D >= 1', ok)
+    _checks.floating(name, x)
   if a_NxD.shape[1] != b_MxD.shape[1]:
     raise ValueError(
         'a_NxD and b_MxD must have one width, got'

@@ -25,7 +25,7 @@ POWERS = (2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
 
 
 class Residuals(NamedTuple):
-  """What the pull-back needs besides the rows; n x n numbers a matrix."""
+  """Numbers that the pull-back needs besides the rows; n x n a matrix."""
 
   trace: jax.Array  # [...], tr K
   matrix: jax.Array  # [..., n, n], A, or the eigenvectors in its columns
@@ -33,14 +33,14 @@ class Residuals(NamedTuple):
 
 
 def entropy(z: jax.Array, alpha: float) -> jax.Array:
-  """S_α [...] of rows `z` [..., N, D] float32, nats; the value alone."""
+  """Returns S_α [...] in nats of rows `z` [..., N, D] float32."""
   if alpha < 1:  # needs the eigenvectors
     return entropy_and_residuals(z, alpha)[0]
   return entropy_of_gram(gram.gram(z), alpha)
 
 
 def entropy_of_gram(k: jax.Array, alpha: float) -> jax.Array:
-  """S_α [...] of Gram matrices `k` [..., n, n] float32, nats."""
+  """Returns S_α [...] in nats of Gram matrices `k` [..., n, n]."""
   trace = gram.trace(k)
   a = unit_trace(k, trace)
   if alpha in POWERS:
@@ -53,7 +53,7 @@ def entropy_of_gram(k: jax.Array, alpha: float) -> jax.Array:
 def entropy_and_residuals(
     z: jax.Array, alpha: float
 ) -> tuple[jax.Array, Residuals]:
-  """`entropy` and what `pullback` needs."""
+  """Returns `entropy` and what `pullback` needs."""
   k = gram.gram(z)
   trace = gram.trace(k)
   a = unit_trace(k, trace)
@@ -73,7 +73,7 @@ def entropy_and_residuals(
 def pullback(
     z: jax.Array, residuals: Residuals, cotangent: jax.Array, alpha: float
 ) -> jax.Array:
-  """Gradient by `z` [..., N, D] of Σ cotangent · S_α, cotangent [...]."""
+  """Returns the gradient by `z` [..., N, D] of Σ cotangent · S_α."""
   trace, matrix, total = residuals
   scale = (cotangent * slope_of_trace(trace))[..., None]
   if alpha in POWERS:
@@ -91,13 +91,13 @@ def pullback(
 def pull_spectrum(
     z: jax.Array, vectors: jax.Array, weights: jax.Array, *, refined: bool
 ) -> jax.Array:
-  """V w Vᵀ Z, or Z V w Vᵀ where the Gram matrix is Zᵀ Z.
+  """Returns V w Vᵀ Z, or Z V w Vᵀ where the Gram matrix is Zᵀ Z.
 
   Args:
     z: [..., N, D] rows.
     vectors: [..., n, n] eigenvectors in columns.
     weights: [..., n], one an eigenvector.
-    refined: project the rows first, then weigh. Slower; needed where large
+    refined: Project the rows first, then weigh. Slower; needed where large
       weights meet small components, which V w Vᵀ would drown in rounding.
   """
   transposed = jnp.swapaxes(vectors, -1, -2)
@@ -115,7 +115,7 @@ def pull_spectrum(
 
 
 def refine(vectors: jax.Array, z: jax.Array) -> jax.Array:
-  """Spectrum p [..., n] from the rows' components along the eigenvectors.
+  """Returns the spectrum p [..., n] from rows' components along eigenvectors.
 
   p_i ∝ |v_iᵀ Z|² is a Rayleigh quotient: the eigenvectors' error enters
   squared, and no Gram matrix rounds the small ones away.
@@ -131,12 +131,12 @@ def refine(vectors: jax.Array, z: jax.Array) -> jax.Array:
 
 
 def slope_of_trace(trace: jax.Array) -> jax.Array:
-  """2 / tr K, the factor of every gradient by Z; 0 where the trace is 0."""
+  """Returns 2 / tr K, a factor of all gradients by Z; 0 for trace 0."""
   return jnp.where(trace == 0, 0.0, 2 / jnp.where(trace == 0, 1.0, trace))
 
 
 def _significant(values, noise):
-  """Eigenvalues to probabilities; those at the level of rounding become 0."""
+  """Scales eigenvalues to sum 1; those at the noise level become 0."""
   largest = jnp.max(values, axis=-1, keepdims=True)
   kept = jnp.where(values > noise * largest, values, 0.0)
   total = jnp.sum(kept, axis=-1, keepdims=True)
@@ -144,12 +144,12 @@ def _significant(values, noise):
 
 
 def unit_trace(k: jax.Array, trace: jax.Array) -> jax.Array:
-  """A = K / tr K, or K where the trace is 0."""
+  """Returns A = K / tr K, or K where the trace is 0."""
   return k / jnp.where(trace == 0, 1.0, trace)[..., None, None]
 
 
 def _settle(s, trace):
-  """Rounding below zero is cut; no rows give 0; a bad input is not hidden."""
+  """Cuts rounding below zero; no rows give 0, a bad input NaN."""
   s = jnp.where(trace == 0, 0.0, jnp.maximum(s, 0.0))
   return jnp.where(jnp.isfinite(trace), s, jnp.nan)
 
@@ -159,14 +159,14 @@ def _log_of_sum(total, alpha):
 
 
 def _trace_of_power(a, exponent):
-  """Trace of A^k as <A^⌊k/2⌋, A^⌈k/2⌉>: half the products."""
+  """Returns tr A^k as <A^⌊k/2⌋, A^⌈k/2⌉>: half the products."""
   low = _power(a, exponent // 2)
   high = low if exponent % 2 == 0 else _power(a, exponent - exponent // 2)
   return jnp.sum(low * high, axis=(-2, -1))
 
 
 def _power(a, exponent):
-  """A^k by squaring; XLA shares what two exponents have in common."""
+  """Returns A^k by squaring; XLA shares what two exponents share."""
   if exponent == 1:
     return a
   half = _power(a, exponent // 2)

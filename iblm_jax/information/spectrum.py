@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.information import entropy, gram, jacobi, renyi, spectral
+from iblm_jax.information import _checks, gram, jacobi, renyi, spectral
 
 
 def matrix_spectrum(
@@ -13,25 +13,25 @@ def matrix_spectrum(
     center: bool = False,
     normalize: bool = False,
 ) -> jax.Array:
-  """Eigenvalues of Z Zᵀ / tr(Z Zᵀ), largest first.
+  """Computes the eigenvalues of Z Zᵀ / tr(Z Zᵀ), largest first.
 
-  Relative accuracy near 1e-5 down to 1e-6 of the largest; below 1e-7 of it
-  they are 0. The gradient is that of the eigenvalues, without eigenvector
+  The relative accuracy is near 1e-5 down to 1e-6 of the largest; below 1e-7 of
+  it they are 0. The gradient is that of the eigenvalues, without eigenvector
   derivatives: where eigenvalues coincide it is right for every symmetric
   function of them.
 
   Args:
     z: [..., N, D] floating; rows are samples.
     mask: [..., N] bool, rows that count; None for all.
-    center: subtract the mean of the rows that count.
-    normalize: scale rows (after centring) to unit norm.
+    center: Subtract the mean of the rows that count.
+    normalize: Scale rows (after centring) to unit norm.
 
   Returns:
     [..., min(N, D)] float32 probabilities, descending; they sum to 1, or are
     all 0 where no row is left.
 
   Raises:
-    ValueError: as `entropy.matrix_entropy`.
+    ValueError: If `z` is not floating [..., N, D], or the mask not [..., N].
 
   Example:
     >>> import jax.numpy as jnp
@@ -39,28 +39,26 @@ def matrix_spectrum(
     >>> print(matrix_spectrum(z))
     [0.8 0.2]
   """
-  entropy.check_rows(z, mask)
-  return _spectrum(
-      gram.prepare(z, mask, center=center, normalize=normalize)
-  )
+  _checks.rows(z, mask)
+  return _spectrum(gram.prepare(z, mask, center=center, normalize=normalize))
 
 
 def entropy_of_spectrum(
     p: jax.Array, *, alpha: float = 1.0, base: float | None = None
 ) -> jax.Array:
-  """Rényi entropy of probabilities `p`.
+  """Computes the Rényi entropy of probabilities.
 
   Args:
     p: [..., n] floating, >= 0 with sum 1, as from `matrix_spectrum`; entries
       that are 0 do not count.
-    alpha: order, any number in [0, inf]; static.
-    base: of the logarithm; None for nats, 2 for bits.
+    alpha: Order, in [0, inf]; static.
+    base: Base of the logarithm; None for nats, 2 for bits.
 
   Returns:
     [...] float32 in [0, log n]; NaN where an entry is.
 
   Raises:
-    ValueError: on alpha < 0 or NaN, or a bad base.
+    ValueError: If `alpha` or `base` is out of range.
 
   Example:
     >>> import jax.numpy as jnp
@@ -68,9 +66,9 @@ def entropy_of_spectrum(
     >>> float(entropy_of_spectrum(p, base=2))
     1.5
   """
-  nats = renyi.nats_per_unit(base)
+  nats = _checks.nats_per_unit(base)
   p = jnp.asarray(p, jnp.float32)
-  s = renyi.entropy(p, renyi.check_alpha(alpha)) / nats
+  s = renyi.entropy(p, _checks.order(alpha)) / nats
   # Not every order adds all entries up: a bad one would be passed over.
   return jnp.where(jnp.any(jnp.isnan(p), axis=-1), jnp.nan, s)
 
@@ -83,28 +81,22 @@ def effective_rank(
     normalize: bool = False,
     singular_values: bool = False,
 ) -> jax.Array:
-  """Number of directions that the rows of `z` fill: exp of an entropy.
+  """Computes the number of directions that the rows fill: exp of an entropy.
 
-  exp(S_1) of the spectrum of Z Zᵀ. With `singular_values` the probabilities
-  are the singular values over their sum, as in the paper that coined the name,
-  instead of their squares over their sum; small directions then weigh more.
+  It is exp(S_1) of the spectrum of Z Zᵀ. With `singular_values` the
+  probabilities are the singular values over their sum, as in the paper that
+  coined the name, not their squares; small directions then weigh more. (Roy,
+  Vetterli, The effective rank, EUSIPCO 2007.)
 
   Args:
-    z: [..., N, D] floating; rows are samples.
-    mask: [..., N] bool, rows that count; None for all.
-    center: subtract the mean of the rows that count.
-    normalize: scale rows (after centring) to unit norm.
-    singular_values: take singular values rather than their squares.
+    z: As of `matrix_spectrum`, like the mask and the next two options.
+    singular_values: Take singular values rather than their squares.
 
   Returns:
     [...] float32 in [1, min(N, D)]; 1 where no row is left.
 
   Raises:
-    ValueError: as `entropy.matrix_entropy`.
-
-  References:
-    Roy, Vetterli, The effective rank: a measure of effective dimensionality,
-    EUSIPCO 2007.
+    ValueError: As of `matrix_spectrum`.
 
   Example:
     >>> import jax.numpy as jnp

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.information import gram, renyi, spectral
+from iblm_jax.information import _checks, gram, spectral
 
 
 class SpectrumAccumulator(NamedTuple):
@@ -15,11 +15,8 @@ class SpectrumAccumulator(NamedTuple):
   costs no digits, and two accumulators merge exactly. Float32: after k
   batches of similar size the relative error is at most about k roundings
   (6e-8 each, in practice nearer their root); a batch under 1e-7 of the rows
-  already seen is lost, so merge small ones first.
-
-  References:
-    Chan, Golub, LeVeque, Updating formulae and a pairwise algorithm for
-    computing sample variances, 1979.
+  already seen is lost, so merge small ones first. (Chan, Golub, LeVeque,
+  Updating formulae for computing sample variances, 1979.)
   """
 
   count: jax.Array  # [] float32, rows
@@ -28,10 +25,10 @@ class SpectrumAccumulator(NamedTuple):
 
 
 def accumulator_init(dim: int) -> SpectrumAccumulator:
-  """An accumulator that has seen no row of width `dim`.
+  """Returns an accumulator that has seen no row of width `dim`.
 
   Raises:
-    ValueError: if `dim` is less than 1.
+    ValueError: If `dim` is less than 1.
   """
   if dim < 1:
     raise ValueError(f'dim must be at least 1, got {dim=}.')
@@ -45,19 +42,18 @@ def accumulator_init(dim: int) -> SpectrumAccumulator:
 def accumulate(
     state: SpectrumAccumulator, z: jax.Array, mask: jax.Array | None = None
 ) -> SpectrumAccumulator:
-  """Adds the rows of `z`.
+  """Adds the rows of `z`, which count where the mask says so.
 
   Args:
-    state: rows seen so far.
+    state: The rows seen so far, of width D.
     z: [N, D] floating.
-    mask: [N] bool, rows that count; None for all.
+    mask: [N] bool; None for all.
 
   Returns:
     The accumulator of both.
 
   Raises:
-    ValueError: if `z` is not [N, D] with the accumulator's D, or `mask` not
-      [N].
+    ValueError: If `z` is not [N, D], or `mask` not [N].
 
   Example:
     >>> import jax.numpy as jnp
@@ -68,12 +64,10 @@ def accumulate(
     1.0
   """
   dim = state.mean.shape[0]
-  if z.ndim != 2 or z.shape[1] != dim:
-    raise ValueError(f'z must have shape [N, {dim}], got {z.shape}.')
+  _checks.shape('z', z, f'[N, {dim}]', z.ndim == 2 and z.shape[1] == dim)
+  _checks.like_rows('mask', mask, z.shape[:1])
   if mask is None:
     mask = jnp.ones(z.shape[:1], bool)
-  elif mask.shape != z.shape[:1]:
-    raise ValueError(f'mask must have shape {z.shape[:1]}, got {mask.shape}.')
   keep = mask[:, None]
   z = jnp.where(keep, z.astype(jnp.float32), 0.0)
   count = jnp.sum(mask, dtype=jnp.float32)
@@ -86,7 +80,7 @@ def accumulate(
 def accumulator_merge(
     a: SpectrumAccumulator, b: SpectrumAccumulator
 ) -> SpectrumAccumulator:
-  """Accumulator of the rows of both, as from two hosts."""
+  """Returns the accumulator of the rows of both, as from two hosts."""
   count = a.count + b.count
   share = b.count / jnp.maximum(count, 1)
   gap = b.mean - a.mean
@@ -104,26 +98,25 @@ def accumulated_entropy(
     center: bool = False,
     base: float | None = None,
 ) -> jax.Array:
-  """`matrix_entropy` of all rows accumulated, without having kept them.
+  """Computes `matrix_entropy` of all rows without having kept them.
 
   From the Gram matrix alone small eigenvalues are known to about 1e-7 of the
   largest, and those below 5e-7 of it count as 0: for α < 1 this is coarser
   than `matrix_entropy`.
 
   Args:
-    state: the rows.
-    alpha: order, any number in [0, inf]; static.
-    center: subtract the mean of all rows.
-    base: of the logarithm; None for nats, 2 for bits.
+    alpha: Order, in [0, inf]; static.
+    center: Subtract the mean of all rows.
+    base: Base of the logarithm; None for nats, 2 for bits.
 
   Returns:
     Scalar float32 in [0, log D]; 0 when no row was seen.
 
   Raises:
-    ValueError: on alpha < 0 or NaN, or a bad base.
+    ValueError: If `alpha` or `base` is out of range.
   """
-  nats = renyi.nats_per_unit(base)
-  alpha = renyi.check_alpha(alpha)
+  nats = _checks.nats_per_unit(base)
+  alpha = _checks.order(alpha)
   k = state.scatter
   if center:
     # As in `gram.prepare`: rows equal up to rounding have no spread at all.

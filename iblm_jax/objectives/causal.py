@@ -17,11 +17,11 @@ class TokenSums(NamedTuple):
 
 
 def token_nll(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -> jax.Array:
-  """Negative log-likelihood of every target.
+  """Returns the negative log-likelihood of every target.
 
   Args:
-    logits_BxLxV: float [B, L, V]; computed with in float32.
-    targets_BxL: int [B, L] in [0, V).
+    logits_BxLxV: Floating; computed with in float32.
+    targets_BxL: Integer, in [0, V).
 
   Returns:
     float32 [B, L], nats.
@@ -43,12 +43,12 @@ def token_nll(logits_BxLxV: jax.Array, targets_BxL: jax.Array) -> jax.Array:
 def token_sums(
     logits_BxLxV: jax.Array, targets_BxL: jax.Array, loss_mask_BxL: jax.Array
 ) -> TokenSums:
-  """Cross-entropy, accuracy and exact match of one batch, as sums.
+  """Sums cross-entropy, accuracy and exact match over one batch.
 
   Args:
-    logits_BxLxV: float [B, L, V].
-    targets_BxL: int [B, L].
-    loss_mask_BxL: bool [B, L], which targets count.
+    logits_BxLxV: Floating.
+    targets_BxL: Integer, in [0, V).
+    loss_mask_BxL: bool, targets that count.
 
   Returns:
     `TokenSums`; a batch without counted targets gives zeros.

@@ -5,14 +5,14 @@ values before it knows how much of the second to add.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from iblm_jax import fields
 from iblm_jax.objectives import causal, layer_weights, reductions
+from iblm_jax.typing import ApplyFn, Batch, Outputs, PyTree
 
 METHODS = ('ce', 'mbe', 'gapt', 'dual')
 
@@ -26,19 +26,17 @@ class ObjectiveConfig:
       step), 'gapt' (plus the entropy loss in the compression phase) or 'dual'
       (plus the entropy loss with a weight that holds the cross-entropy at a
       target, see `optim.dual`).
-    weight: lambda, of the entropy loss; 'dual' has its own.
-    reduction: from per-layer entropies to one; see `reductions`.
-    layer_schedule: which layers, by step; see `layer_weights`.
-    skip_first: layers left out at the input side.
-    skip_last: layers left out at the output side.
-    floor: kind of lower limit under weight * entropy.
-    floor_at: nats.
+    weight: Weight lambda of the entropy loss; 'dual' has its own.
+    reduction: From per-layer entropies to one; see `reductions`.
+    layer_schedule: Layers that take part, by step; see `layer_weights`.
+    floor: Kind of lower limit under weight * entropy.
+    floor_at: The limit, nats.
     floor_sharpness: s of the softplus floor.
-    measure_entropy: measure it in training even where the method has no use for
+    measure_entropy: Measure it in training even where the method has no use for
       it ('ce'), so that runs can be compared.
 
   Raises:
-    ValueError: for a value outside its range, naming field and value.
+    ValueError: If a value is outside its range; names field and value.
   """
 
   method: str = fields.field('gapt', choices=METHODS)
@@ -84,22 +82,16 @@ class Losses(NamedTuple):
 
 
 def measure(
-    params: Any,
-    batch: Mapping[str, jax.Array],
+    params: PyTree,
+    batch: Batch,
     *,
-    apply: Callable[..., Any],
+    apply: ApplyFn,
     collect: str | None,
-) -> tuple[causal.TokenSums, Any]:
-  """One forward pass over a batch: sums over tokens, and what layers show.
+) -> tuple[causal.TokenSums, Outputs]:
+  """Runs one forward pass: sums over tokens, and the model's outputs.
 
   Args:
-    params: of the model.
-    batch: see `losses`.
-    apply: see `losses`.
-    collect: what to collect from every layer, as `apply` takes it.
-
-  Returns:
-    `TokenSums`, and the `Outputs`.
+    collect: What to collect from every layer, as `apply` takes it.
   """
   outputs = apply(
       params,
@@ -116,35 +108,33 @@ def measure(
 
 
 def losses(
-    params: Any,
-    batch: Mapping[str, jax.Array],
+    params: PyTree,
+    batch: Batch,
     step: jax.Array,
     num_targets: jax.Array,
     *,
-    apply: Callable[..., Any],
+    apply: ApplyFn,
     num_layers: int,
     cfg: ObjectiveConfig,
     norm: bool = False,
 ) -> tuple[Losses, jax.Array | None]:
-  """Cross-entropy and reduced entropy of one batch, from one forward pass.
+  """Computes cross-entropy and reduced entropy from one forward pass.
 
   Args:
-    params: of the model.
     batch: `tokens`, `targets` (int [B, L]), `loss_mask`, `mask` (bool [B, L]),
       `segment_ids`, `positions` (int [B, L]); and, of several tasks at once,
       `loss_weight` (float [B], see `tasks.make`), in place of `num_targets`.
     step: int scalar, decides which layers are active.
-    num_targets: float scalar, what the cross-entropy is divided by: the number
+    num_targets: float scalar that the cross-entropy is divided by: the number
       of counted targets of the whole batch, of which this may be a part.
-    apply: `(params, tokens, mask=, segment_ids=, positions=, collect=)` to
-      Outputs.
-    num_layers: N.
-    cfg: the objective.
-    norm: whether to give the norm's control too; the entropy must be measured.
+    norm: Whether to give the norm's control too; the entropy must be measured.
 
   Returns:
     `Losses` and the entropy of every layer, float32 [N] (None if not measured,
     and then the auxiliary loss is 0).
+
+  References:
+    arXiv 2505.08727.
   """
   collect = 'entropy' if cfg.measures_entropy else None
   if norm:
@@ -175,15 +165,16 @@ def losses(
 def regularizer(
     aux: jax.Array, weight: jax.typing.ArrayLike, cfg: ObjectiveConfig
 ) -> jax.Array:
-  """floor(weight * aux): what is added to the cross-entropy, nats.
+  """Returns floor(weight * aux), which is added to the cross-entropy, nats.
 
   Args:
     aux: float32 scalar, nats.
-    weight: scalar >= 0; with 0 nothing is added, not even the floor.
-    cfg: the objective.
+    weight: Scalar >= 0; with 0 nothing is added, not even the floor.
 
-  Returns:
-    float32 scalar, nats.
+  Example:
+    >>> cfg = ObjectiveConfig(floor='max', floor_at=0.5)
+    >>> [float(regularizer(jnp.array(2.0), weight, cfg)) for weight in (1, 0)]
+    [2.0, 0.0]
   """
   weight = jnp.asarray(weight, jnp.float32)
   floored = reductions.apply_floor(
@@ -198,15 +189,13 @@ def regularizer(
 def aux_cotangent(
     aux: jax.Array, weight: jax.typing.ArrayLike, cfg: ObjectiveConfig
 ) -> jax.Array:
-  """D loss / d aux: the regulariser's slope; exactly 0 where the weight is.
+  """Returns the slope of `regularizer` by `aux`; exactly 0 where the weight is.
+
+  An exact zero lets the entropy skip its backward pass.
 
   Args:
     aux: float32 scalar, nats.
-    weight: scalar >= 0, of this step: 0 while memorising.
-    cfg: the objective.
-
-  Returns:
-    float32 scalar. An exact zero lets the entropy skip its backward pass.
+    weight: Scalar >= 0, of this step: 0 while memorising.
   """
   weight = jnp.asarray(weight, jnp.float32)
   slope = jax.grad(regularizer)(aux, weight, cfg)

@@ -1,12 +1,11 @@
 """Which layers carry the entropy loss at a step, and how strongly.
 
-Every schedule is a pure function `(step, num_layers, skip_first, skip_last) ->
-weights_N` (float32, in [0, 1], zero outside the layers that take part), so it
-runs under jit with a traced step. The layers `skip_first .. N - skip_last - 1`
-take part. Options and their meaning follow the public code of arXiv
-2505.08727; where a shape has a centre, ours is the middle of the layers that
-take part (the reference's lies half a layer further out, so its weights are
-not symmetric).
+A schedule is a pure function of a step, which may be traced, and the numbers
+0 .. A-1 of the layers that take part: `skip_first .. N - skip_last - 1`. It
+returns their weights, float32 in [0, 1]. Options and their meaning follow the
+public code of arXiv 2505.08727; where a shape has a centre, ours is the middle
+of the layers that take part (the reference's lies half a layer further out, so
+its weights are not symmetric).
 """
 
 from collections.abc import Callable
@@ -25,20 +24,20 @@ def _rotate(step, index_A):
 
 
 def _progressive(step, index_A):
-  """Grows from the centre by one layer on each side a step, then restarts."""
+  """Grows from the centre by one layer on each side, then restarts."""
   radius = step % (index_A.size // 2 + 1)
   distance_A = jnp.abs(index_A - index_A.size // 2)
   return (distance_A <= radius).astype(jnp.float32)
 
 
 def _squared_distance(index_A):
-  """0 at the centre of the layers, 1 at the first and the last."""
+  """Returns 0 at the centre of the layers, 1 at both ends."""
   half = max((index_A.size - 1) / 2, 0.5)
   return ((index_A - (index_A.size - 1) / 2) / half) ** 2
 
 
 def _weighted_valley(step, index_A):
-  """Strongest in the middle, which carves a valley of entropy there."""
+  """Weighs the middle most, which carves a valley of entropy there."""
   del step
   return (1.0 - 0.7 * _squared_distance(index_A)).astype(jnp.float32)
 
@@ -53,40 +52,34 @@ def _alternating(step, index_A):
 
 
 def _block(step, index_A):
-  """Three neighbouring groups in turn; the last takes what is left over."""
+  """Takes three groups of neighbours in turn; the last has the rest."""
   size = max(index_A.size // 3, 1)
   block_A = jnp.minimum(index_A // size, 2)
   return (block_A == step % 3).astype(jnp.float32)
 
 
 def _slope(step, index_A):
-  """1.0 at the first layer that takes part, falling to 0.1 at the last."""
+  """Falls from 1.0 at the first layer that takes part to 0.1 at the last."""
   del step
   return (1.0 - 0.9 * index_A / max(index_A.size - 1, 1)).astype(jnp.float32)
 
 
 SCHEDULES: dict[str, Callable[..., jax.Array]] = {
-    'all_middle': _all_middle,
-    'rotate': _rotate,
-    'progressive': _progressive,
-    'weighted_valley': _weighted_valley,
-    'weighted_mountain': _weighted_mountain,
-    'alternating': _alternating,
-    'block': _block,
-    'slope': _slope,
+    schedule.__name__.removeprefix('_'): schedule
+    for schedule in (
+        _all_middle, _rotate, _progressive, _weighted_valley,
+        _weighted_mountain, _alternating, _block, _slope,
+    )
 }
 
 
 def check_schedule(
     name: str, num_layers: int, skip_first: int, skip_last: int
 ) -> int:
-  """Checks the arguments of `layer_weights`; touches no device.
-
-  Returns:
-    Number of layers that take part.
+  """Returns how many layers take part; touches no device.
 
   Raises:
-    ValueError: if the name is unknown or too few layers are left.
+    ValueError: If the name is unknown or too few layers are left.
   """
   if name not in SCHEDULES:
     raise ValueError(
@@ -111,20 +104,14 @@ def layer_weights(
     skip_first: int = 1,
     skip_last: int = 1,
 ) -> jax.Array:
-  """Weight of every layer's entropy at a step.
+  """Returns the weight of every layer's entropy at a step, float32 [N].
 
   Args:
-    name: one of `SCHEDULES`.
-    step: integer scalar >= 0, may be traced; the number of the update.
-    num_layers: N.
-    skip_first: layers left out at the input side.
-    skip_last: layers left out at the output side.
-
-  Returns:
-    float32 [N] in [0, 1].
+    name: One of `SCHEDULES`.
+    step: Integer scalar >= 0, may be traced; the number of the update.
 
   Raises:
-    ValueError: if the name is unknown or no layer is left.
+    ValueError: If the name is unknown or no layer is left.
 
   Example:
     >>> layer_weights('rotate', 4, num_layers=5).tolist()

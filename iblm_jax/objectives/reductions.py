@@ -12,44 +12,41 @@ import jax.numpy as jnp
 
 
 def _mean(entropy_N, weights_N):
-  """Weighted mean of the active layers (the reference's `naive`)."""
+  """Averages the active layers (the reference's `naive`)."""
   total = jnp.sum(weights_N)
   return jnp.sum(weights_N * entropy_N) / jnp.maximum(total, 1e-30)
 
 
 def _max(entropy_N, weights_N):
-  index = jnp.argmax(jnp.where(weights_N > 0, entropy_N, -jnp.inf))
-  return entropy_N[index]
+  return entropy_N[jnp.argmax(jnp.where(weights_N > 0, entropy_N, -jnp.inf))]
 
 
 def _min(entropy_N, weights_N):
-  index = jnp.argmin(jnp.where(weights_N > 0, entropy_N, jnp.inf))
-  return entropy_N[index]
+  return entropy_N[jnp.argmin(jnp.where(weights_N > 0, entropy_N, jnp.inf))]
 
 
 def _rises(entropy_N, weights_N):
-  """Entropy of each layer minus that of the one before; -inf if no pair."""
+  """Returns what each layer adds to the one before, and which pairs count."""
   pair_P = (weights_N[1:] > 0) & (weights_N[:-1] > 0)
-  rise_P = jax.lax.stop_gradient(entropy_N[1:] - entropy_N[:-1])
-  return rise_P, pair_P
+  return entropy_N[1:] - entropy_N[:-1], pair_P
 
 
 def _spike(entropy_N, weights_N):
-  """The layer after the largest drop between neighbours."""
+  """Takes the layer after the largest drop between neighbours."""
   rise_P, pair_P = _rises(entropy_N, weights_N)
   return entropy_N[1 + jnp.argmax(jnp.where(pair_P, -rise_P, -jnp.inf))]
 
 
 def _decay(entropy_N, weights_N):
-  """The layer after the largest rise between neighbours."""
+  """Takes the layer after the largest rise between neighbours."""
   rise_P, pair_P = _rises(entropy_N, weights_N)
   return entropy_N[1 + jnp.argmax(jnp.where(pair_P, rise_P, -jnp.inf))]
 
 
 def _bottleneck(entropy_N, weights_N, *, k=2):
-  """Mean over the (up to) k layers that follow the largest drops."""
+  """Averages the (up to) k layers that follow the largest drops."""
   rise_P, pair_P = _rises(entropy_N, weights_N)
-  drop_P = jnp.where(pair_P, -rise_P, -jnp.inf)
+  drop_P = jnp.where(pair_P, -jax.lax.stop_gradient(rise_P), -jnp.inf)
   drop_K, index_K = jax.lax.top_k(drop_P, min(k, drop_P.size))
   chosen_K = jnp.isfinite(drop_K)
   kept_K = jnp.where(chosen_K, entropy_N[1 + index_K], 0.0)
@@ -57,20 +54,15 @@ def _bottleneck(entropy_N, weights_N, *, k=2):
 
 
 def _decrease(entropy_N, weights_N):
-  """Mean of the positive rises: 0 where entropy falls from layer to layer."""
-  rise_P = entropy_N[1:] - entropy_N[:-1]
-  pair_P = (weights_N[1:] > 0) & (weights_N[:-1] > 0)
+  """Averages the positive rises: 0 where entropy never rises."""
+  rise_P, pair_P = _rises(entropy_N, weights_N)
   rising_P = pair_P & (rise_P > 0)
   total = jnp.sum(jnp.where(rising_P, rise_P, 0.0))
   return total / jnp.maximum(jnp.sum(rising_P), 1)
 
 
 def _valley(entropy_N, weights_N):
-  """Mean over the local minima among the active layers.
-
-  The first and the last active layer count when they lie below their one
-  neighbour, so there is always at least one.
-  """
+  """Averages local minima among active layers; ends have one neighbour."""
   high_N = jnp.where(weights_N > 0, jax.lax.stop_gradient(entropy_N), jnp.inf)
   before_N = jnp.concatenate([jnp.full([1], jnp.inf), high_N[:-1]])
   after_N = jnp.concatenate([high_N[1:], jnp.full([1], jnp.inf)])
@@ -80,14 +72,10 @@ def _valley(entropy_N, weights_N):
 
 
 REDUCTIONS: dict[str, Callable[..., jax.Array]] = {
-    'mean': _mean,
-    'max': _max,
-    'min': _min,
-    'spike': _spike,
-    'decay': _decay,
-    'bottleneck': _bottleneck,
-    'decrease': _decrease,
-    'valley': _valley,
+    reduction.__name__.removeprefix('_'): reduction
+    for reduction in (
+        _mean, _max, _min, _spike, _decay, _bottleneck, _decrease, _valley
+    )
 }
 
 # These compare neighbouring layers, so one active layer at a time is useless.
@@ -100,9 +88,9 @@ def reduce_entropy(
   """Reduces per-layer entropies to the auxiliary loss A of the gate.
 
   Args:
-    name: one of `REDUCTIONS` ('mean' is what the public code calls naive).
-    entropy_N: float32 [N], nats.
-    weights_N: float32 [N] >= 0, from `layer_weights`.
+    name: One of `REDUCTIONS` ('mean' is what the public code calls naive).
+    entropy_N: float32, nats.
+    weights_N: float32, >= 0, from `layer_weights`.
 
   Returns:
     float32 scalar, nats. Without an active pair, the reductions that compare
@@ -110,7 +98,7 @@ def reduce_entropy(
     combinations.
 
   Raises:
-    ValueError: if the name is unknown or the shapes differ.
+    ValueError: If the name is unknown or the shapes differ.
 
   Example:
     >>> entropy_N = jnp.array([2.0, 1.0, 3.0, 2.5])
@@ -142,17 +130,17 @@ def apply_floor(
   """Keeps the weighted auxiliary loss from falling below a floor.
 
   Args:
-    auxiliary: scalar, lambda * A in nats.
+    auxiliary: Scalar, lambda * A in nats.
     kind: 'none', 'max' (`max(x, at)`, no gradient below) or 'softplus'
       (`at + s * softplus((x - at) / s)`, a smooth version).
-    at: the floor, nats.
+    at: The floor, nats.
     sharpness: s of the softplus, > 0.
 
   Returns:
     float32 scalar.
 
   Raises:
-    ValueError: if the kind is unknown.
+    ValueError: If the kind is unknown.
 
   Example:
     >>> float(apply_floor(-1.0, kind='max', at=0.5))

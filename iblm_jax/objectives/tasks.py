@@ -3,24 +3,23 @@
 A task is a pure function of a batch: it says what is read, which targets count,
 and how much. Models and losses stay the same.
 
-Copying: the second half of a row is replaced by the first, and only it counts.
-In a blank copy the model reads blanks in its place, so that everything it says
-comes from what it kept of the first half. (arXiv 2602.13466.)
+In copying, the second half of a row is replaced by the first, and only it
+counts. In a blank copy the model reads blanks in its place, so that everything
+it says comes from what it kept of the first half. (arXiv 2602.13466.)
 """
 
 import dataclasses
-from collections.abc import Mapping
 
+import einops
 import jax
 import jax.numpy as jnp
 
 from iblm_jax import fields
+from iblm_jax.typing import Batch
 
 KINDS = ('causal', 'regeneration', 'copy', 'blank_copy', 'combined')
 # What can be measured of a model that predicts next tokens.
 VIEWS = ('causal', 'copy', 'blank_copy')
-
-Batch = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +30,16 @@ class TaskConfig:
     kind: 'causal' (the next token), 'regeneration' (logits[:, t] are asked for
       token t: autoencoders), 'copy', 'blank_copy' or 'combined' (causal and
       copying at once, on the same rows).
-    copy_weight: of the mean loss of copying beside the causal one in
+    copy_weight: Weight of the mean loss of copying beside the causal one in
       'combined'. The public code's sums amount to 0.5.
-    copying: how 'combined' copies.
-    blank_id: token that is read as a blank; None takes the model's last one.
+    copying: How 'combined' copies.
+    blank_id: Token that is read as a blank; None takes the model's last one.
       No text may hold it.
-    also_measure: views (of 'causal', 'copy', 'blank_copy') that evaluations
+    also_measure: Views (of 'causal', 'copy', 'blank_copy') that evaluations
       report besides what is trained.
 
   Raises:
-    ValueError: for a value outside its range, naming field and value.
+    ValueError: If a value is outside its range; names field and value.
   """
 
   kind: str = fields.field('causal', choices=KINDS)
@@ -60,7 +59,7 @@ class TaskConfig:
 
   @property
   def views(self) -> tuple[str, ...]:
-    """What an evaluation measures; the first without a prefix."""
+    """Views that an evaluation measures; the first without a prefix."""
     trained = {
         'combined': ('causal', self.copying)
     }.get(self.kind, (self.kind,))
@@ -78,18 +77,15 @@ class TaskConfig:
 
 
 def view(batch: Batch, kind: str, blank_id: int) -> dict[str, jax.Array]:
-  """A batch of one kind of task.
+  """Returns a batch of one kind of task: arrays of the same names and shapes.
 
   Args:
-    batch: arrays [B, L], see `data.batches`.
-    kind: any of `KINDS` but 'combined'.
-    blank_id: of 'blank_copy'.
-
-  Returns:
-    Arrays of the same names and shapes.
+    batch: Arrays [B, L], see `data.batches`.
+    kind: Any of `KINDS` but 'combined'.
+    blank_id: Token that 'blank_copy' reads as a blank.
 
   Raises:
-    ValueError: for an unknown kind, or copying rows of an odd length.
+    ValueError: If the kind is unknown, or rows to be copied have an odd length.
 
   Example:
     >>> row = lambda *x: jnp.array([x])
@@ -115,20 +111,17 @@ def view(batch: Batch, kind: str, blank_id: int) -> dict[str, jax.Array]:
 def make(
     batch: Batch, cfg: TaskConfig, vocab_size: int, parts: int = 1
 ) -> dict[str, jax.Array]:
-  """The batch that is trained on.
+  """Returns the batch of a task that is trained on.
+
+  For 'combined' it has 2 B rows, `parts` causal ones and their copies in turn:
+  so no row changes its device, and every part has each of its rows with its
+  copy. Its `loss_weight` is float32 [2 B]: the loss is the sum over counted
+  targets of weight times nll, which is mean causal + copy_weight x mean copy.
 
   Args:
-    batch: arrays [B, L].
-    cfg: the task.
+    batch: Arrays [B, L].
     vocab_size: V of the model, whose last token is the blank by default.
-    parts: micro-batches, row b in part b % parts; divides B.
-
-  Returns:
-    The batch of the task. For 'combined' it has 2 B rows, `parts` causal ones
-    and their copies in turn: so no row changes its device, and every part has
-    each of its rows with its copy. Its `loss_weight` is float32 [2 B]: the loss
-    is the sum over counted targets of weight times nll, which is mean causal +
-    copy_weight x mean copy.
+    parts: Micro-batches, row b in part b % parts; divides B.
   """
   blank_id = blank(cfg, vocab_size)
   if cfg.kind != 'combined':
@@ -137,13 +130,14 @@ def make(
   copied = view(batch, cfg.copying, blank_id)
   causal['loss_weight'] = _weights(causal['loss_mask'], 1.0)
   copied['loss_weight'] = _weights(copied['loss_mask'], cfg.copy_weight)
-  return {
-      name: _alternate(causal[name], copied[name], parts) for name in causal
-  }
+  alternate = lambda *pair: einops.rearrange(
+      [*pair], 'two (runs parts) ... -> (runs two parts) ...', parts=parts
+  )
+  return {name: alternate(causal[name], copied[name]) for name in causal}
 
 
 def blank(cfg: TaskConfig, vocab_size: int) -> int:
-  """The token that is read as a blank."""
+  """Returns the token that is read as a blank."""
   return vocab_size - 1 if cfg.blank_id is None else cfg.blank_id
 
 
@@ -164,22 +158,16 @@ def _copied(batch, blank_id):
   if blank_id is not None:
     blanks_BxH = jnp.full_like(source_BxH, blank_id)
     read_BxL = jnp.concatenate([source_BxH, blanks_BxH], axis=1)
-  asked = {
+  place = jnp.broadcast_to(place.astype(jnp.int32), tokens_BxL.shape)
+  return {
+      **batch,
       'tokens': read_BxL,
       'targets': ahead(tokens_BxL),
       'loss_mask': ahead(mask_BxL) & counts_1xL,
       'mask': mask_BxL,
       'segment_ids': mask_BxL.astype(jnp.int32),
-      'positions': jnp.broadcast_to(
-          place.astype(jnp.int32), tokens_BxL.shape
-      ),
+      'positions': place,
   }
-  return {**batch, **asked}
-
-
-def _alternate(a_B, b_B, run):
-  runs = lambda x_B: x_B.reshape(-1, run, *x_B.shape[1:])
-  return jnp.stack([runs(a_B), runs(b_B)], axis=1).reshape(-1, *a_B.shape[1:])
 
 
 def _weights(loss_mask_BxL, weight):

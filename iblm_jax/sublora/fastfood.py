@@ -10,12 +10,13 @@ norm and blocks are not independent.) Le, Sarlos, Smola, Fastfood (ICML 2013).
 import functools
 import math
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iblm_jax.sublora import layout as plan_lib
-from iblm_jax.sublora import prng as draws
+from iblm_jax.sublora import layout as layout_lib
+from iblm_jax.sublora import prng
 
 
 @functools.cache
@@ -27,9 +28,10 @@ def _hadamard(log2_size: int) -> np.ndarray:
 
 
 def hadamard_transform(x: jax.Array) -> jax.Array:
-  """Orthonormal Walsh-Hadamard transform of the last axis, natural order.
+  """Computes the orthonormal Walsh-Hadamard transform of the last axis.
 
-  As H_{2^a} ⊗ H_{2^b}: two small matrix products. Its own inverse.
+  Its order is natural and it is its own inverse. It costs two small matrix
+  products, as H_{2^a} ⊗ H_{2^b}.
 
   Args:
     x: [..., 2^k] floating.
@@ -38,7 +40,7 @@ def hadamard_transform(x: jax.Array) -> jax.Array:
     [..., 2^k].
 
   Raises:
-    ValueError: if the size of the last axis is no power of two.
+    ValueError: If the size of the last axis is no power of two.
 
   Example:
     >>> y = hadamard_transform(jnp.arange(1.0, 9.0)) * jnp.sqrt(8.0)
@@ -50,75 +52,66 @@ def hadamard_transform(x: jax.Array) -> jax.Array:
     raise ValueError(f'x must have 2^k entries in its last axis, got {size}.')
   k = size.bit_length() - 1
   left, right = _hadamard(k // 2), _hadamard(k - k // 2)
-  y = x.reshape(*x.shape[:-1], len(left), len(right))
-  y = jnp.einsum(
-      'ai,...ij,jb->...ab', left, y, right, precision='highest'
-  )
-  return y.reshape(x.shape)
+  y = einops.rearrange(x, '... (i j) -> ... i j', i=len(left))
+  y = jnp.einsum('ai,...ij,jb->...ab', left, y, right, precision='highest')
+  return einops.rearrange(y, '... a b -> ... (a b)')
 
 
-def _block(plan) -> tuple[int, int]:
-  """Rows of a block and number of blocks."""
-  rows = 1 << (plan.size - 1).bit_length()
-  return rows, -(-plan.num_rows // rows)
+def _block(layout) -> tuple[int, int]:
+  """Returns the rows of a block and the number of blocks."""
+  rows = 1 << (layout.size - 1).bit_length()
+  return rows, -(-layout.num_rows // rows)
 
 
-def _draw(plan, key):
-  if not plan.hold:
-    return key
-  return draws.run_once(functools.partial(_blocks, plan), key)
-
-
-def _blocks(plan, key):
-  rows, blocks = _block(plan)
+def _blocks(layout, key):
+  rows, blocks = _block(layout)
 
   def one(block):
     number = jnp.arange(4, dtype=jnp.uint32)
     ids = jnp.stack(
         [jnp.zeros_like(number), jnp.full_like(number, block), number], axis=-1
     )
-    signs = draws.draw(key, ids[:2], rows, 'sign')
-    order = draws.draw(key, ids[2], rows, 'bits')
+    signs = prng.draw(key, ids[:2], rows, 'sign')
+    order = prng.draw(key, ids[2], rows, 'bits')
     permutation = jnp.argsort(order).astype(jnp.int32)
     return {
         'first': signs[0],
         'last': signs[1],
         'permutation': permutation,
         'inverse': jnp.argsort(permutation).astype(jnp.int32),
-        'scale': draws.draw(key, ids[3], rows, 'normal'),
+        'scale': prng.draw(key, ids[3], rows, 'normal'),
     }
 
   # One block at a time: the same numbers, and one block's work space.
   return jax.lax.map(one, jnp.arange(blocks, dtype=jnp.uint32))
 
 
-def _factors(plan, factors):
-  return factors if plan.hold else _blocks(plan, factors)
+def _scale(layout):
+  return np.float32(math.sqrt(_block(layout)[0] / layout.num_rows))
 
 
-def _scale(plan):
-  return np.float32(math.sqrt(_block(plan)[0] / plan.num_rows))
-
-
-def _apply(plan, factors, w_d):
-  f = _factors(plan, factors)
-  rows, _ = _block(plan)
-  w = jnp.pad(w_d * _scale(plan), (0, rows - plan.size))[None]
+def _apply(layout, factors, w_d):
+  f = factors if layout.hold else _blocks(layout, factors)
+  rows, _ = _block(layout)
+  w = jnp.pad(w_d * _scale(layout), (0, rows - layout.size))[None]
   x = hadamard_transform(f['first'].astype(jnp.float32) * w)
   x = jnp.take_along_axis(x, f['permutation'], axis=1)
   x = f['last'].astype(jnp.float32) * hadamard_transform(f['scale'] * x)
-  return plan_lib.unflat(plan, x.reshape(-1)[: plan.num_rows])
+  return x.reshape(-1)[: layout.num_rows]
 
 
-def _transpose(plan, factors, leaves):
-  f = _factors(plan, factors)
-  rows, blocks = _block(plan)
-  g = jnp.pad(plan_lib.flat(leaves), (0, rows * blocks - plan.num_rows))
-  g = g.reshape(blocks, rows)
+def _transpose(layout, factors, g_D):
+  f = factors if layout.hold else _blocks(layout, factors)
+  rows, blocks = _block(layout)
+  g = jnp.pad(g_D, (0, rows * blocks - layout.num_rows)).reshape(blocks, rows)
   g = f['scale'] * hadamard_transform(f['last'].astype(jnp.float32) * g)
   g = jnp.take_along_axis(g, f['inverse'], axis=1)
   g = f['first'].astype(jnp.float32) * hadamard_transform(g)
-  return jnp.sum(g, axis=0)[: plan.size] * _scale(plan)
+  return jnp.sum(g, axis=0)[: layout.size] * _scale(layout)
 
 
-KIND = plan_lib.Kind(_draw, _apply, _transpose)
+def _draw(layout, key):
+  return prng.run_once(functools.partial(_blocks, layout), key)
+
+
+KIND = layout_lib.flat_kind(_draw, _apply, _transpose)

@@ -11,13 +11,13 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import einops
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from iblm_jax.sublora import layout as plan_lib
-from iblm_jax.sublora import prng as draws
+from iblm_jax.sublora import layout as layout_lib
+from iblm_jax.sublora import prng
 
 # Reading a number of a factor takes about as long as this many FLOP.
 _FLOPS_PER_NUMBER = 20
@@ -30,12 +30,12 @@ _DRAWN_TOGETHER = 2**20
 
 
 class Cut(NamedTuple):
-  """How the axes of a matrix are grouped into rows and columns.
+  """Grouping of the axes of a matrix into rows and columns.
 
   Attributes:
-    rows: axes of A; the last is the first part of an axis if one `is_cut`.
-    cols: axes of B; the first is then the second part of that axis.
-    is_cut: whether an axis of the matrix is cut in two.
+    rows: Axes of A; the last is the first part of an axis if one `is_cut`.
+    cols: Axes of B; the first is then the second part of that axis.
+    is_cut: Whether an axis of the matrix is cut in two.
   """
 
   rows: tuple[int, ...]
@@ -56,14 +56,14 @@ def _cuts(shape: tuple[int, ...]) -> Iterator[Cut]:
 
 @functools.cache
 def choose_cut(shape: tuple[int, ...], dims: tuple[int, int]) -> Cut:
-  """The 2-D form of a matrix (or of any array) for factors of `dims` columns.
+  """Chooses the 2-D form of an array for factors of `dims` columns.
 
   First the largest rank min(n1, d1) min(n2, d2) of the leaf's part of P. Of
   equals, one that cuts no axis in two; of those that do, one that can still be
   split over the most devices (up to 32). Of equals, the least work.
 
   Args:
-    shape: of one layer.
+    shape: Shape of one layer.
     dims: (d1, d2).
 
   Returns:
@@ -91,7 +91,7 @@ def choose_cut(shape: tuple[int, ...], dims: tuple[int, int]) -> Cut:
 def multiply(
     a_LxNxI: jax.Array, w_IxJ: jax.Array, b_LxMxJ: jax.Array
 ) -> jax.Array:
-  """A W Bᵀ [L, N, M] of every layer, the smaller side first.
+  """Computes A W Bᵀ [L, N, M] of every layer, the smaller side first.
 
   Example:
     >>> a = jnp.array([[[1.0, 2], [3, 4], [5, 6]]])
@@ -111,7 +111,7 @@ def multiply(
 def multiply_transpose(
     a_LxNxI: jax.Array, g_LxNxM: jax.Array, b_LxMxJ: jax.Array
 ) -> jax.Array:
-  """Sum of Aᵀ G B [I, J] over layers, the smaller side first."""
+  """Computes the sum of Aᵀ G B [I, J] over layers, the smaller side first."""
   (n1, d1), (n2, d2) = a_LxNxI.shape[1:], b_LxMxJ.shape[1:]
   if n1 * d2 * (n2 + d1) <= n2 * d1 * (n1 + d2):
     x_LxNxJ = _einsum('lnm,lmj->lnj', g_LxNxM, b_LxMxJ)
@@ -125,22 +125,22 @@ def _einsum(subscripts, x, y):
 
 
 def _rows(x_LxNxI, w_IxJ):
-  """One product over the rows of all layers."""
-  rows = x_LxNxI.reshape(-1, x_LxNxI.shape[-1])
+  """Multiplies the rows of all layers at once."""
+  rows = einops.rearrange(x_LxNxI, 'l n i -> (l n) i')
   product = jnp.matmul(rows, w_IxJ, precision='highest')
-  return product.reshape(*x_LxNxI.shape[:2], -1)
+  return einops.rearrange(product, '(l n) j -> l n j', n=x_LxNxI.shape[1])
 
 
 def _columns(x_LxNxI, y_LxNxJ):
-  """One product that sums over the rows of all layers."""
-  x = x_LxNxI.reshape(-1, x_LxNxI.shape[-1])
-  y = y_LxNxJ.reshape(-1, y_LxNxJ.shape[-1])
-  return jnp.matmul(x.T, y, precision='highest')
+  """Multiplies, and sums over the rows of all layers."""
+  x = einops.rearrange(x_LxNxI, 'l n i -> i (l n)')
+  y = einops.rearrange(y_LxNxJ, 'l n j -> (l n) j')
+  return jnp.matmul(x, y, precision='highest')
 
 
-def _request(plan, leaf):
-  """Path, layers and rows of both factors of a leaf."""
-  cut = choose_cut(leaf.matrix_shape, plan.dims)
+def _request(layout, leaf):
+  """Returns path, layers and rows of both factors of a leaf."""
+  cut = choose_cut(leaf.matrix_shape, layout.dims)
   layers = leaf.layers or 1
   return (
       (f'{leaf.path}:rows', layers, cut.rows),
@@ -148,135 +148,112 @@ def _request(plan, leaf):
   )
 
 
-def _draw(plan, key):
-  if not plan.hold:
-    return key
-  requests = [_request(plan, leaf) for leaf in plan.leaves]
-  if plan.mesh is None:
-    return _draw_whole(plan, key, requests)
-  specs, _ = _specs(plan)
+def _draw(layout, key):
+  requests = [_request(layout, leaf) for leaf in layout.leaves]
+  if layout.mesh is None:
+    return _draw_whole(layout, key, requests)
   shardings = [
-      tuple(NamedSharding(plan.mesh, s) for s in pair) for pair in specs
+      tuple(NamedSharding(layout.mesh, s) for s in _specs(layout, leaf)[0])
+      for leaf in layout.leaves
   ]
   small = [
       i for i, request in enumerate(requests)
-      if _numbers(plan, request) <= _DRAWN_TOGETHER
+      if _numbers(layout, request) <= _DRAWN_TOGETHER
   ]
   drawn = _draw_whole(
-      plan, key, [requests[i] for i in small], [shardings[i] for i in small]
+      layout, key, [requests[i] for i in small], [shardings[i] for i in small]
   )
   pairs = dict(zip(small, drawn, strict=True))
-  for i, request in enumerate(requests):
+  for i, leaf in enumerate(layout.leaves):
     if i not in pairs:
       # Never whole on one device.
-      draw = functools.partial(_draw_pair, plan, request)
-      pairs[i] = draws.run_once(draw, key, out_shardings=shardings[i])
+      draw = functools.partial(_draw_leaf, layout, leaf)
+      pairs[i] = prng.run_once(draw, key, out_shardings=shardings[i])
   return tuple(pairs[i] for i in range(len(requests)))
 
 
-def _numbers(plan, request):
-  """In both factors of a leaf."""
-  sides = zip(request, plan.dims, strict=True)
+def _numbers(layout, request):
+  """Returns how many numbers both factors of a leaf hold."""
+  sides = zip(request, layout.dims, strict=True)
   return sum(layers * math.prod(axes) * d for (_, layers, axes), d in sides)
 
 
-def _draw_whole(plan, key, requests, shardings=None):
-  """Pairs of factors; with one program if that draws little in vain."""
+def _draw_whole(layout, key, requests, shardings=None):
+  """Draws pairs of factors, in one program if that draws little in vain."""
   if not requests:
     return ()
-  d1, d2 = plan.dims
+  d1, d2 = layout.dims
   a_s, b_s = (list(side) for side in zip(*requests, strict=True))
   to_a = to_b = to = None
   if shardings is not None:
     to_a, to_b = (list(side) for side in zip(*shardings, strict=True))
     to = to_a + to_b
   if max(d1, d2) > 2 * min(d1, d2):
-    a_s = draws.draw_all(key, a_s, d1, plan.entries, to_a)
-    b_s = draws.draw_all(key, b_s, d2, plan.entries, to_b)
+    a_s = prng.draw_all(key, a_s, d1, layout.entries, to_a)
+    b_s = prng.draw_all(key, b_s, d2, layout.entries, to_b)
   else:
     # A row begins with the same numbers whatever its width.
-    rows = draws.draw_all(key, a_s + b_s, max(d1, d2), plan.entries, to)
+    rows = prng.draw_all(key, a_s + b_s, max(d1, d2), layout.entries, to)
     a_s = [x[..., :d1] for x in rows[: len(requests)]]
     b_s = [x[..., :d2] for x in rows[len(requests) :]]
   return tuple(zip(a_s, b_s, strict=True))
 
 
-def _draw_pair(plan, request, key):
-  if plan.mesh is None:
-    return _draw_whole(plan, key, [request])[0]
+def _draw_leaf(layout, leaf, key):
+  request = _request(layout, leaf)
+  if layout.mesh is None:
+    return _draw_whole(layout, key, [request])[0]
   return tuple(
-      draws.draw_leaf(key, path, layers, axes, width, plan.entries)
-      for (path, layers, axes), width in zip(request, plan.dims, strict=True)
+      prng.draw_leaf(key, path, layers, axes, width, layout.entries)
+      for (path, layers, axes), width in zip(request, layout.dims, strict=True)
   )
 
 
-def _specs(plan):
-  """PartitionSpecs of the factors and of the leaves."""
-  factor_specs, leaf_specs = [], []
-  for leaf in plan.leaves:
-    spec = plan_lib.whole_spec(leaf.spec, len(leaf.shape))
-    layer, axes = (None, spec) if leaf.layers is None else (spec[0], spec[1:])
-    cut = choose_cut(leaf.matrix_shape, plan.dims)
-    num_rows = len(cut.rows)
-    rows, cols = axes[:num_rows], axes[num_rows:]
-    if cut.is_cut:
-      # The parts of the axis that devices hold are runs of its first part.
-      if plan.mesh and cut.rows[-1] % plan_lib.pieces(rows[-1], plan.mesh):
-        rows = (*rows[:-1], None)
-      axes = (*rows, *cols)
-      cols = (None, *cols)
-    leading = () if leaf.layers is None else (layer,)
-    factor_specs.append((
-        PartitionSpec(layer, *rows, None), PartitionSpec(layer, *cols, None)
-    ))
-    leaf_specs.append(PartitionSpec(*leading, *axes))
-  return factor_specs, leaf_specs
-
-
-def _factors(plan, factors):
-  specs, _ = _specs(plan)
-
-  def draw_leaf(leaf, key):
-    return _draw_pair(plan, _request(plan, leaf), key)
-
-  return plan_lib.where_used(plan, factors, specs, draw_leaf)
+def _specs(layout, leaf):
+  spec = layout_lib.whole_spec(leaf.spec, len(leaf.shape))
+  layer, axes = (None, spec) if leaf.layers is None else (spec[0], spec[1:])
+  cut = choose_cut(leaf.matrix_shape, layout.dims)
+  rows, cols = axes[:len(cut.rows)], axes[len(cut.rows):]
+  if cut.is_cut:
+    # The parts of the axis that devices hold are runs of its first part.
+    mesh = layout.mesh
+    if mesh and cut.rows[-1] % layout_lib.pieces(rows[-1], mesh):
+      rows = (*rows[:-1], None)
+    axes = (*rows, *cols)
+    cols = (None, *cols)
+  leading = () if leaf.layers is None else (layer,)
+  factor_specs = (
+      PartitionSpec(layer, *rows, None), PartitionSpec(layer, *cols, None)
+  )
+  return factor_specs, PartitionSpec(*leading, *axes)
 
 
 def _matrices(pair):
-  """Factors [L, ..., d1], [L, ..., d2] as float32 [L, N, d1], [L, M, d2]."""
   return tuple(
-      x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.float32) for x in pair
+      einops.rearrange(x, 'l ... d -> l (...) d').astype(jnp.float32)
+      for x in pair
   )
 
 
-def _apply(plan, factors, w_d):
-  w_IxJ = w_d.reshape(plan.dims) * np.float32(1 / math.sqrt(plan.num_rows))
-
-  def apply_leaf(leaf, pair, w_IxJ):
-    a, b = _matrices(pair)
-    rows, cols = pair[0].shape[1:-1], pair[1].shape[1:-1]
-    shape = (*rows, *cols)
-    if choose_cut(leaf.matrix_shape, plan.dims).is_cut:
-      shape = (*rows[:-1], rows[-1] * cols[0], *cols[1:])
-    if leaf.layers is not None:
-      shape = (a.shape[0], *shape)
-    return multiply(a, w_IxJ, b).reshape(shape)
-
-  return plan_lib.run_local(
-      plan, apply_leaf, *_specs(plan), _factors(plan, factors), w_IxJ
-  )
+def _apply_leaf(layout, leaf, pair, w_d):
+  a, b = _matrices(pair)
+  rows, cols = pair[0].shape[1:-1], pair[1].shape[1:-1]
+  shape = (*rows, *cols)
+  if choose_cut(leaf.matrix_shape, layout.dims).is_cut:
+    shape = (*rows[:-1], rows[-1] * cols[0], *cols[1:])
+  if leaf.layers is not None:
+    shape = (a.shape[0], *shape)
+  return multiply(a, w_d.reshape(layout.dims), b).reshape(shape)
 
 
-def _transpose(plan, factors, leaves):
-  def transpose_leaf(leaf, pair, entries):
-    a, b = _matrices(pair)
-    g = entries.astype(jnp.float32).reshape(a.shape[:2] + b.shape[1:2])
-    return multiply_transpose(a, g, b)
-
-  w_IxJ = plan_lib.sum_local(
-      plan, transpose_leaf, *_specs(plan), _factors(plan, factors), leaves
-  )
-  return w_IxJ.reshape(-1) * np.float32(1 / math.sqrt(plan.num_rows))
+def _transpose_leaf(layout, leaf, pair, entries):
+  del layout, leaf
+  a, b = _matrices(pair)
+  g = entries.astype(jnp.float32).reshape(a.shape[:2] + b.shape[1:2])
+  return multiply_transpose(a, g, b).reshape(-1)
 
 
-KIND = plan_lib.Kind(_draw, _apply, _transpose)
+KIND = layout_lib.local_kind(
+    _draw, _draw_leaf, _specs, _apply_leaf, _transpose_leaf,
+    lambda layout: 1 / math.sqrt(layout.num_rows),
+)

@@ -15,14 +15,15 @@ copy the embedding into its head, if the head is to be adapted.
 import dataclasses
 import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iblm_jax.sublora import paths
-from iblm_jax.sublora import prng as draws
+from iblm_jax import fields
+from iblm_jax.sublora import paths, prng
+from iblm_jax.typing import PyTree
 
 QUERY_VALUE = ('attention/query/kernel$', 'attention/value/kernel$')
 HEAD = ('^head/kernel$',)
@@ -37,23 +38,23 @@ class LoraConfig:
   """Which matrices get adapters, and of what size.
 
   Attributes:
-    patterns: regular expressions; a parameter whose path (such as
-      'blocks/attention/query/kernel') one of them is found in is adapted. By
-      default the paper's choice: query and value of every block and the head.
-    rank: r.
+    patterns: Regular expressions; a parameter is adapted if one of them is
+      found in its path (such as 'blocks/attention/query/kernel'). By default
+      the paper's choice: query and value of every block and the head.
+    rank: Rank r of the product B A.
     alpha_scale: α; the product B A is scaled by α / r.
-    input_axes: pairs of a pattern and the number of leading axes (after that
+    input_axes: Pairs of a pattern and the number of leading axes (after that
       of the layers) that are inputs; the first that is found in a path counts.
       All further axes are outputs. Nothing is concluded from shapes.
-    stacked: pattern of paths whose leading axis counts layers.
+    stacked: Pattern of paths whose leading axis counts layers.
 
   Raises:
-    ValueError: where a value is outside its range.
+    ValueError: If a value is outside its range.
   """
 
   patterns: tuple[str, ...] = QUERY_VALUE + HEAD
-  rank: int = 4
-  alpha_scale: float = 32.0
+  rank: int = fields.field(4, low=1)
+  alpha_scale: float = fields.field(32.0, above=0)
   input_axes: tuple[tuple[str, int], ...] = INPUT_AXES
   stacked: str = paths.STACKED
 
@@ -62,14 +63,8 @@ class LoraConfig:
     paths.check_regexes('stacked', (self.stacked,))
     if not self.patterns:
       raise ValueError('patterns must name at least one matrix, got ().')
-    if isinstance(self.rank, bool) or not isinstance(self.rank, int) or (
-        self.rank < 1
-    ):
-      raise ValueError(f'rank must be an int >= 1, got {self.rank!r}.')
-    if not 0 < self.alpha_scale < math.inf:
-      raise ValueError(
-          f'alpha_scale must be finite and > 0, got {self.alpha_scale!r}.'
-      )
+    paths.check_count('rank', self.rank)
+    fields.check(self)
     paths.check_regexes(
         'input_axes', tuple(pattern for pattern, _ in self.input_axes)
     )
@@ -81,17 +76,18 @@ class LoraConfig:
 
   @property
   def scale(self) -> float:
-    """α / r."""
+    """Factor α / r of the product."""
     return self.alpha_scale / self.rank
 
 
-def lora_init(params: Any, config: LoraConfig, key: jax.Array) -> Any:
-  """Adapters that change nothing yet: A uniform, B zero.
+def lora_init(
+    params: PyTree, config: LoraConfig, key: jax.Array
+) -> PyTree:
+  """Makes adapters that change nothing yet: A uniform, B zero.
 
   Args:
-    params: of the model; arrays or ShapeDtypeStructs, only shapes are read.
-    config: which matrices.
-    key: typed, threefry2x32; A depends on it, the path and the layer alone.
+    params: The model's; arrays or ShapeDtypeStructs, only shapes are read.
+    key: Typed, threefry2x32; A depends on it, the path and the layer alone.
 
   Returns:
     Nested dicts along the paths of the adapted matrices, each with 'a' float32
@@ -99,8 +95,8 @@ def lora_init(params: Any, config: LoraConfig, key: jax.Array) -> Any:
     zeros; stacked layers keep their leading axis.
 
   Raises:
-    ValueError: if a pattern matches no parameter (the paths are listed), if a
-      matched parameter is no matrix, or if nothing says which of its axes are
+    ValueError: If a pattern matches no parameter (the paths are listed), a
+      matched parameter is no matrix, or no pattern says which of its axes are
       inputs.
 
   Example:
@@ -110,46 +106,37 @@ def lora_init(params: Any, config: LoraConfig, key: jax.Array) -> Any:
     >>> jax.tree.map(jnp.shape, lora)
     {'mlp': {'kernel': {'a': (2, 8), 'b': (4, 2)}}}
   """
-  draws.check_key(key)
-  tree: dict[str, Any] = {}
+  prng.check_key(key)
   targets = _targets(params, config)
-  requests = [
-      (path, layers or 1, (config.rank,)) for path, layers, _, _ in targets
-  ]
-  for width in sorted({inputs for _, _, inputs, _ in targets}):
-    chosen = [
-        request
-        for request, (_, _, inputs, _) in zip(requests, targets, strict=True)
-        if inputs == width
-    ]
-    drawn = draws.draw_all(key, chosen, width, 'uniform')
-    for (path, *_), a in zip(chosen, drawn, strict=True):
-      _insert(tree, path, a * np.float32(1 / math.sqrt(width)))
-  for path, layers, _, outputs in targets:
-    node = _node(tree, path)
-    if layers is None:
-      node['a'] = node['a'][0]
-    node['b'] = jnp.zeros(
-        (*node['a'].shape[:-2], outputs, config.rank), jnp.float32
-    )
-  return tree
+  adapters: dict[str, jax.Array] = {}
+  for width in sorted({target.inputs for target in targets.values()}):
+    chosen = {p: t for p, t in targets.items() if t.inputs == width}
+    requests = [(p, t.layers or 1, (config.rank,)) for p, t in chosen.items()]
+    drawn = prng.draw_all(key, requests, width, 'uniform')
+    for (path, target), a in zip(chosen.items(), drawn, strict=True):
+      a = a if target.layers else a[0]
+      adapters[f'{path}/a'] = a * np.float32(1 / math.sqrt(width))
+  names, shapes, treedef = paths.flatten(_shapes(targets, config))
+  return treedef.unflatten(
+      adapters[name] if name in adapters else jnp.zeros(s.shape, s.dtype)
+      for name, s in zip(names, shapes, strict=True)
+  )
 
 
-def lora_apply(params: Any, lora: Any, config: LoraConfig) -> Any:
-  """Effective parameters: W + (α / r) B A where there is an adapter.
+def lora_apply(params: PyTree, lora: PyTree, config: LoraConfig) -> PyTree:
+  """Returns effective parameters: W + (α / r) B A where there is an adapter.
 
   Args:
-    params: of the model. No gradient flows into them.
-    lora: from `lora_init`, or of its structure and shapes.
-    config: as given to `lora_init`.
+    params: The model's. No gradient flows into them.
+    lora: From `lora_init`, or of its structure and shapes.
 
   Returns:
     A tree like `params`, with their dtypes; leaves without adapter are the
     same arrays.
 
   Raises:
-    ValueError: as `lora_init`, or if `lora` has not the shapes that the config
-      asks for.
+    ValueError: As `lora_init`, or if `lora` does not have the shapes that the
+      config asks for.
 
   Example:
     >>> params = {'kernel': jnp.zeros([2, 3])}
@@ -158,30 +145,24 @@ def lora_apply(params: Any, lora: Any, config: LoraConfig) -> Any:
     >>> lora_apply(params, lora, config)['kernel'].tolist()
     [[10.0, 10.0, 10.0], [20.0, 20.0, 20.0]]
   """
-  targets = {path: rest for path, *rest in _targets(params, config)}
-  found = jax.tree.structure(lora)
-  expected = jax.tree.structure(_skeleton(targets))
+  targets = _targets(params, config)
+  adapters, arrays, found = paths.flatten(lora)
+  _, shapes, expected = paths.flatten(_shapes(targets, config))
   if found != expected:
     raise ValueError(f'lora must have the structure {expected}, got {found}.')
+  for name, x, s in zip(adapters, arrays, shapes, strict=True):
+    if x.shape != s.shape:
+      raise ValueError(
+          f'lora must have {name} of shape {s.shape}, got {x.shape}.'
+      )
+  by_name = dict(zip(adapters, arrays, strict=True))
   names, leaves, treedef = paths.flatten(jax.lax.stop_gradient(params))
   effective = []
   for path, w in zip(names, leaves, strict=True):
     if path in targets:
-      layers, inputs, outputs = targets[path]
-      pair = _node(lora, path)
-      leading = () if layers is None else (layers,)
-      shapes = {
-          'a': (*leading, config.rank, inputs),
-          'b': (*leading, outputs, config.rank),
-      }
-      for name, shape in shapes.items():
-        if pair[name].shape != shape:
-          raise ValueError(
-              f'lora must have {path}/{name} of shape {shape}, got'
-              f' {pair[name].shape}.'
-          )
       product = jnp.einsum(
-          '...ri,...or->...io', pair['a'], pair['b'], precision='highest'
+          '...ri,...or->...io', by_name[f'{path}/a'], by_name[f'{path}/b'],
+          precision='highest',
       )
       delta = np.float32(config.scale) * product.reshape(w.shape)
       w = (w + delta).astype(w.dtype)
@@ -189,8 +170,16 @@ def lora_apply(params: Any, lora: Any, config: LoraConfig) -> Any:
   return treedef.unflatten(effective)
 
 
-def _targets(params, config):
-  """Path, layers (or None), inputs and outputs of every adapted matrix."""
+class _Target(NamedTuple):
+  """A matrix that is adapted."""
+
+  layers: int | None  # size of the leading axis if it counts layers
+  inputs: int
+  outputs: int
+
+
+def _targets(params, config) -> dict[str, _Target]:
+  """Returns the matrices to adapt by path; checks the patterns."""
   names, leaves, _ = paths.flatten(params)
   for pattern in config.patterns:
     if 'head' in pattern and not any(re.search(pattern, n) for n in names):
@@ -200,7 +189,7 @@ def _targets(params, config):
           f' one). The paths are: {", ".join(names)}.'
       )
   paths.check_patterns('patterns', config.patterns, names)
-  targets = []
+  targets = {}
   for path, leaf in zip(names, leaves, strict=True):
     if not paths.matches(path, config.patterns):
       continue
@@ -221,25 +210,19 @@ def _targets(params, config):
           f' {number} are inputs and none is left for outputs.'
       )
     inputs, outputs = math.prod(shape[:number]), math.prod(shape[number:])
-    targets.append((path, layers, inputs, outputs))
+    targets[path] = _Target(layers, inputs, outputs)
   return targets
 
 
-def _skeleton(targets):
+def _shapes(targets, config):
   tree: dict[str, Any] = {}
-  for path in targets:
-    _insert(tree, path, 0)['b'] = 0
-  return tree
-
-
-def _insert(tree, path, a):
-  for name in path.split('/'):
-    tree = tree.setdefault(name, {})
-  tree['a'] = a
-  return tree
-
-
-def _node(tree, path):
-  for name in path.split('/'):
-    tree = tree[name]
+  for path, (layers, inputs, outputs) in targets.items():
+    node = tree
+    for name in path.split('/'):
+      node = node.setdefault(name, {})
+    leading = () if layers is None else (layers,)
+    for name, shape in (
+        ('a', (config.rank, inputs)), ('b', (outputs, config.rank))
+    ):
+      node[name] = jax.ShapeDtypeStruct((*leading, *shape), jnp.float32)
   return tree

@@ -16,16 +16,14 @@ or u0, zeros are cheap, and weight decay pulls towards what costs nothing.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from iblm_jax import fields
+from iblm_jax.sublora import layout, paths, prng, projectors
 from iblm_jax.sublora import lora as lora_lib
-from iblm_jax.sublora import paths, projectors
-from iblm_jax.sublora import prng as draws
+from iblm_jax.typing import PyTree
 
 KINDS = ('subspace', 'sublora', 'lora', 'full')
 
@@ -35,17 +33,15 @@ class ParameterisationConfig:
   """What is trained.
 
   Attributes:
-    kind: 'subspace', 'sublora', 'lora' or 'full'.
+    kind: A row of the table above.
     dims: d or (d1, d2) of the projector; None where there is none.
-    projector: kind of projector, see `make_projector`.
-    entries: of the projector 'kron': 'normal' or 'sign'.
-    hold: keep the projector's factors rather than draw them at each use.
-    direct: patterns of leaves that take their own slice of w.
-    lora: the adapters; None where there are none.
+    projector: Kind of projector, see `make_projector`.
+    entries: Entries of the projector 'kron': 'normal' or 'sign'.
+    hold: Keep the projector's factors rather than draw them at each use.
+    direct: Patterns of leaves that take their own slice of w.
 
   Raises:
-    ValueError: for an unknown kind, or options that the kind lacks or does not
-      use.
+    ValueError: If the kind is unknown, or lacks an option or does not use it.
   """
 
   kind: str = fields.field('sublora', choices=KINDS)
@@ -84,26 +80,27 @@ class Parameterisation:
   """Functions between what is trained and what the model takes.
 
   Attributes:
-    config: what is trained.
-    initial: the trained pytree at the start: float32 zeros.
-    fixed: everything else, a pytree, to be passed to compiled functions:
+    initial: The trained pytree at the start: float32 zeros.
+    fixed: Everything else, a pytree, to be passed to compiled functions:
       'params' (θ0), 'lora' (u0) and 'projector', where there are any.
   """
 
   config: ParameterisationConfig
-  initial: Any
-  fixed: dict[str, Any]
+  initial: PyTree
+  fixed: dict[str, PyTree]
 
   @property
   def num_trained(self) -> int:
-    """d, numbers that are trained (and coded)."""
+    """Numbers that are trained (and coded), d."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.initial))
 
-  def expand(self, trained: Any, fixed: dict[str, Any] | None = None) -> Any:
-    """The model's parameters.
+  def expand(
+      self, trained: PyTree, fixed: dict[str, PyTree] | None = None
+  ) -> PyTree:
+    """Returns the model's parameters.
 
     Args:
-      trained: like `initial`. Gradients flow into it alone.
+      trained: A tree like `initial`. Gradients flow into it alone.
       fixed: `self.fixed`, as an argument of the compiled function around:
         left out, it is compiled into it as constants.
 
@@ -114,50 +111,44 @@ class Parameterisation:
         trained, self.fixed if fixed is None else fixed, self.config
     )
 
-  def to_vector(self, trained: Any) -> jax.Array:
-    """All trained numbers, float32 [d], in the order of the leaves."""
+  def to_vector(self, trained: PyTree) -> jax.Array:
+    """Returns all trained numbers, float32 [d], in the order of the leaves.
+
+    Raises:
+      ValueError: If the structure of `trained` is not that of `initial`.
+    """
     leaves, treedef = jax.tree.flatten(trained)
     expected = jax.tree.structure(self.initial)
     if treedef != expected:
       raise ValueError(f'trained must be {expected}, got {treedef}.')
-    return jnp.concatenate(
-        [leaf.reshape(-1).astype(jnp.float32) for leaf in leaves]
-    )
+    return layout.flat(leaves)
 
-  def from_vector(self, w_d: jax.Array) -> Any:
-    """The inverse of `to_vector`.
+  def from_vector(self, w_d: jax.Array) -> PyTree:
+    """Returns the tree of a vector, the inverse of `to_vector`.
 
     Raises:
-      ValueError: if `w_d` has not the shape [d].
+      ValueError: If `w_d` does not have the shape [d].
     """
     if w_d.shape != (self.num_trained,):
       raise ValueError(
           f'w must have shape ({self.num_trained},), got {w_d.shape}.'
       )
     leaves, treedef = jax.tree.flatten(self.initial)
-    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
-    parts = jnp.split(w_d.astype(jnp.float32), ends)
-    return treedef.unflatten(
-        part.reshape(leaf.shape)
-        for part, leaf in zip(parts, leaves, strict=True)
-    )
+    shapes = [leaf.shape for leaf in leaves]
+    return treedef.unflatten(layout.unflat(w_d.astype(jnp.float32), shapes))
 
 
 def make(
-    config: ParameterisationConfig, params0: Any, key: jax.Array
+    config: ParameterisationConfig, params0: PyTree, key: jax.Array
 ) -> Parameterisation:
-  """A parameterisation of a model around its initial parameters.
+  """Makes a parameterisation of a model around its initial parameters.
 
   Args:
-    config: what is trained.
     params0: θ0. To be certified it must come from a seed, not from data.
-    key: typed, threefry2x32; of adapters and projector.
-
-  Returns:
-    The parameterisation.
+    key: Typed, threefry2x32; of adapters and projector.
 
   Raises:
-    ValueError: as `lora_init` and `make_projector`.
+    ValueError: As `lora_init` and `make_projector`.
 
   Example:
     >>> params0 = {'kernel': jnp.ones([8, 4])}
@@ -168,24 +159,22 @@ def make(
     >>> bool(jnp.all(made.expand(made.initial)['kernel'] == 1))
     True
   """
-  draws.check_key(key)
+  prng.check_key(key)
   fixed = {'params': params0}
   changed = params0
   if config.lora is not None:
-    changed = lora_lib.lora_init(
-        params0, config.lora, draws.named_key(key, 'lora')
-    )
+    lora_key = prng.named_key(key, 'lora')
+    changed = lora_lib.lora_init(params0, config.lora, lora_key)
     fixed['lora'] = changed
   if config.dims is None:
-    initial = jax.tree.map(
-        lambda leaf: jnp.zeros_like(leaf, jnp.float32), changed
-    )
+    zeros = lambda leaf: jnp.zeros_like(leaf, jnp.float32)
+    initial = jax.tree.map(zeros, changed)
     return Parameterisation(config, initial, fixed)
   projector = projectors.make_projector(
       config.projector,
       changed,
       config.dims,
-      draws.named_key(key, 'projector'),
+      prng.named_key(key, 'projector'),
       hold=config.hold,
       entries=config.entries,
       direct=config.direct,
@@ -197,9 +186,9 @@ def make(
 
 
 def expand(
-    trained: Any, fixed: dict[str, Any], config: ParameterisationConfig
-) -> Any:
-  """The model's parameters, see `Parameterisation.expand`."""
+    trained: PyTree, fixed: dict[str, PyTree], config: ParameterisationConfig
+) -> PyTree:
+  """Returns the model's parameters, see `Parameterisation.expand`."""
   fixed = {
       name: part if name == 'projector' else jax.lax.stop_gradient(part)
       for name, part in fixed.items()
@@ -212,13 +201,12 @@ def expand(
 
 
 def subspace(
-    params0: Any, projector: projectors.Projector
-) -> tuple[jax.Array, Callable[[jax.Array], Any]]:
-  """A random subspace through initial parameters.
+    params0: PyTree, projector: projectors.Projector
+) -> tuple[jax.Array, Callable[[jax.Array], PyTree]]:
+  """Returns a random subspace through initial parameters.
 
   Args:
-    params0: θ0.
-    projector: made for a tree like it.
+    projector: Made for a tree like it.
 
   Returns:
     Zeros [d], and w -> θ0 + P w, which has θ0 and P as constants: see
@@ -229,5 +217,5 @@ def subspace(
 
 
 def _add(tree, change):
-  """Sums in float32, in the dtypes of `tree`."""
+  """Adds in float32, in the dtypes of `tree`."""
   return jax.tree.map(lambda x, y: (x + y).astype(x.dtype), tree, change)

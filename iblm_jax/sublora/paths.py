@@ -10,12 +10,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+
+from iblm_jax.typing import PyTree
 
 STACKED = r'(^|/)blocks/'
 
 
-def flatten(tree: Any) -> tuple[list[str], list[Any], Any]:
-  """Paths, leaves and structure of a tree.
+def flatten(
+    tree: PyTree,
+) -> tuple[list[str], list[Any], jax.tree_util.PyTreeDef]:
+  """Returns paths, leaves and structure of a tree.
 
   Example:
     >>> flatten({'head': {'kernel': 1}, 'blocks': [2, 3]})[:2]
@@ -30,24 +35,31 @@ def flatten(tree: Any) -> tuple[list[str], list[Any], Any]:
 
 
 def matches(path: str, patterns: Iterable[str]) -> bool:
-  """Whether any pattern is found in the path (`re.search`)."""
+  """Returns whether any pattern is found in the path (`re.search`)."""
   return any(re.search(pattern, path) for pattern in patterns)
 
 
 def check_patterns(
     name: str, patterns: Sequence[str], all_paths: Sequence[str]
 ) -> None:
-  """ValueError for a pattern that is found in no path; lists the paths."""
+  """Raises ValueError, with all paths, for a pattern found in none."""
   for pattern in patterns:
-    if not any(re.search(pattern, path) for path in all_paths):
+    if not any(matches(path, (pattern,)) for path in all_paths):
       raise ValueError(
           f'{name}: {pattern!r} matches no parameter; the paths are:'
           f' {", ".join(all_paths)}.'
       )
 
 
+def check_count(name: str, value: Any) -> None:
+  """Raises ValueError unless the value is an integer of at least 1."""
+  is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
+  if not is_int or value < 1:
+    raise ValueError(f'{name} must be an int >= 1, got {value!r}.')
+
+
 def check_regexes(name: str, patterns: Any) -> None:
-  """ValueError unless `patterns` is a tuple of regular expressions."""
+  """Raises ValueError unless `patterns` is a tuple of expressions."""
   if not isinstance(patterns, tuple) or not all(
       isinstance(pattern, str) for pattern in patterns
   ):

@@ -19,7 +19,7 @@ PRNG = 'threefry2x32'
 
 
 def check_key(key: jax.Array) -> None:
-  """ValueError unless `key` is one typed threefry2x32 key."""
+  """Raises ValueError unless `key` is one typed threefry2x32 key."""
   typed = isinstance(key, jax.Array) and jnp.issubdtype(
       key.dtype, jax.dtypes.prng_key
   )
@@ -31,7 +31,7 @@ def check_key(key: jax.Array) -> None:
 
 
 def path_id(path: str) -> int:
-  """CRC-32 of a path, the same in every process and version.
+  """Returns the CRC-32 of a path, the same in every process and version.
 
   Example:
     >>> path_id('head/kernel')
@@ -41,13 +41,13 @@ def path_id(path: str) -> int:
 
 
 def named_key(key: jax.Array, path: str) -> jax.Array:
-  """The key of a path."""
+  """Returns the key of a path."""
   with jax.threefry_partitionable(True):
     return jax.random.fold_in(key, np.uint32(path_id(path)))
 
 
 def row_ids(path: str, layers: int, rows: Sequence[int]) -> np.ndarray:
-  """Names [layers * prod(rows), 3] of a leaf's rows: path, layer, number."""
+  """Returns ids [layers * prod(rows), 3] of rows: path, layer, number."""
   number = int(np.prod(rows, dtype=np.int64))
   ids = np.empty((layers, number, 3), np.uint32)
   ids[..., 0] = path_id(path)
@@ -57,7 +57,7 @@ def row_ids(path: str, layers: int, rows: Sequence[int]) -> np.ndarray:
 
 
 def _traced_ids(path: str, layers: int, rows: Sequence[int]) -> jax.Array:
-  """`row_ids` [layers, *rows, 3] from counters: shardable, no constant."""
+  """Returns `row_ids` [layers, *rows, 3] from counters: no constant."""
   shape = (layers, *rows)
   iota = functools.partial(jax.lax.broadcasted_iota, jnp.uint32, shape)
   number = jnp.zeros(shape, jnp.uint32)
@@ -70,12 +70,10 @@ def _traced_ids(path: str, layers: int, rows: Sequence[int]) -> jax.Array:
 def draw(
     key: jax.Array, ids_Nx3: jax.Array, width: int, entries: str
 ) -> jax.Array:
-  """One row of `width` numbers for every id.
+  """Draws one row of `width` numbers for every id.
 
   Args:
-    key: a typed key.
     ids_Nx3: uint32 [..., 3].
-    width: numbers in a row.
     entries: 'normal' (float32, standard normal), 'uniform' (float32, in
       [-1, 1)), 'sign' (int8, ±1) or 'bits' (uint32).
 
@@ -112,22 +110,24 @@ def draw_leaf(
     width: int,
     entries: str,
 ) -> jax.Array:
-  """Rows [layers, *rows, width] of one leaf; sharded as its use is."""
-  number_of_axes = 1 + len(rows)
+  """Draws rows [layers, *rows, width] of one leaf, sharded as their use."""
   ids = _traced_ids(path, layers, rows)
   one = functools.partial(draw, width=width, entries=entries)
   # Not flattened: an axis that is split over devices stays an axis.
-  for _ in range(number_of_axes):
+  for _ in range(1 + len(rows)):
     one = jax.vmap(one, in_axes=(None, 0))
   return one(key, ids)
 
 
 def compiler_options(shapes: Any, platform: str) -> dict[str, int] | None:
-  """How XLA is to compile random draws of these shapes, which run once.
+  """Returns how XLA is to compile random draws that run once.
 
   LLVM takes about 1 s for a draw at full optimisation. On a CPU level 1 takes
   half of that, and level 0 a third, but then draws at a fifth of the speed:
   0.5 s for 4 million numbers.
+
+  Args:
+    shapes: Tree of the drawn arrays or their shapes.
   """
   if platform != 'cpu':
     return None
@@ -143,7 +143,7 @@ def run_once(
 ) -> Any:
   """Compiles and runs a program of random draws, see `compiler_options`.
 
-  Within another program (`jax.eval_shape`, say) it is a part of that one.
+  Within another program (`jax.eval_shape`, say) it becomes a part of that one.
   """
   if isinstance(key, jax.core.Tracer):
     return function(key, *args)
@@ -159,15 +159,13 @@ def draw_all(
     entries: str,
     shardings: Sequence[Any] | None = None,
 ) -> list[jax.Array]:
-  """`draw_leaf` of many leaves in one program, whatever their shapes.
+  """Draws rows of many leaves, see `draw_leaf`, in one program.
 
   Args:
-    key: a typed key.
-    requests: path, layers and rows of each leaf.
-    width: numbers in a row.
-    entries: see `draw`.
-    shardings: of the results. Each device draws all rows before it drops those
-      of others.
+    requests: Path, layers and rows of each leaf.
+    entries: As of `draw`.
+    shardings: Where the results lie. Each device draws all rows before it
+      drops those of others.
 
   Returns:
     Arrays [layers, *rows, width].

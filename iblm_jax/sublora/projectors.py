@@ -9,15 +9,21 @@ sections 2 and 3; Li et al., arXiv 1804.08838.)
 import dataclasses
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from iblm_jax.sublora import dense, fastfood, kron, paths, rdkronqr, sparse
-from iblm_jax.sublora import layout as plan_lib
-from iblm_jax.sublora import prng as draws
+from iblm_jax.sublora import (
+    dense,
+    fastfood,
+    kron,
+    paths,
+    prng,
+    rdkronqr,
+    sparse,
+)
+from iblm_jax.sublora import layout as layout_lib
+from iblm_jax.typing import PyTree
 
 KINDS = {
     'kron': kron.KIND,
@@ -35,34 +41,34 @@ _MOST_UNEQUAL = 16
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=['factors'],
-    meta_fields=['plan', 'treedef', 'direct'],
+    meta_fields=['layout', 'treedef', 'direct'],
 )
 @dataclasses.dataclass(frozen=True)
 class Projector:
   """A linear map P: a pytree, so an argument of compiled functions.
 
   Attributes:
-    factors: arrays of P, or the key they are drawn from at each use.
-    plan: of the leaves that are projected.
-    treedef: of the whole tree.
-    direct: for each leaf of the tree None, or the shape of a leaf that takes
+    factors: Arrays of P, or the key they are drawn from at each use.
+    layout: Static description of the part that is projected.
+    treedef: Structure of the whole tree.
+    direct: For each leaf of the tree None, or the shape of a leaf that takes
       its own slice of w as it is.
   """
 
-  factors: Any
-  plan: plan_lib.Plan
-  treedef: Any
+  factors: layout_lib.Factors
+  layout: layout_lib.Layout
+  treedef: jax.tree_util.PyTreeDef
   direct: tuple[tuple[int, ...] | None, ...]
 
   @property
   def size(self) -> int:
-    """d, length of w: the direct leaves' entries and the projected numbers."""
-    return self._num_direct + (self.plan.size if self.plan.leaves else 0)
+    """Length d of w: entries of direct leaves and projected numbers."""
+    return self._num_direct + (self.layout.size if self.layout.leaves else 0)
 
   @property
   def num_parameters(self) -> int:
-    """D, entries of the tree."""
-    return self._num_direct + self.plan.num_rows
+    """Entries of the tree, D."""
+    return self._num_direct + self.layout.num_rows
 
   @property
   def nbytes(self) -> int:
@@ -76,17 +82,11 @@ class Projector:
   def _num_direct(self) -> int:
     return sum(math.prod(shape) for shape in self.direct if shape is not None)
 
-  def apply(self, w_d: jax.Array) -> Any:
-    """P w: the tree to be added to the initial parameters.
-
-    Args:
-      w_d: [d] floating.
-
-    Returns:
-      A tree of float32 leaves.
+  def apply(self, w_d: jax.Array) -> PyTree:
+    """Returns P w: the float32 tree to be added to the initial parameters.
 
     Raises:
-      ValueError: if `w_d` has another shape or is not floating.
+      ValueError: If `w_d` is not floating [d].
     """
     if w_d.shape != (self.size,) or not jnp.issubdtype(
         w_d.dtype, jnp.floating
@@ -96,32 +96,26 @@ class Projector:
           f' {w_d.dtype}{list(w_d.shape)}.'
       )
     w_d = w_d.astype(jnp.float32)
-    leaves, start = [], 0
-    for shape in self.direct:
-      if shape is not None:
-        end = start + math.prod(shape)
-        leaves.append(w_d[start:end].reshape(shape))
-        start = end
-    direct = iter(leaves)
-    projected = iter(
-        _apply(self.plan, self.factors, w_d[start:])
-        if self.plan.leaves
-        else ()
-    )
+    shapes = [shape for shape in self.direct if shape is not None]
+    direct = iter(layout_lib.unflat(w_d[: self._num_direct], shapes))
+    projected = iter(())
+    if self.layout.leaves:
+      w_d = w_d[self._num_direct :]
+      projected = iter(_apply(self.layout, self.factors, w_d))
     return self.treedef.unflatten(
         next(projected if shape is None else direct) for shape in self.direct
     )
 
-  def transpose(self, tree: Any) -> jax.Array:
-    """Pᵀ g, float32 [d], of a tree like the parameters.
+  def transpose(self, tree: PyTree) -> jax.Array:
+    """Returns Pᵀ g, float32 [d], of a tree like the parameters.
 
     Raises:
-      ValueError: if the tree or a leaf's shape is another.
+      ValueError: If the tree or a leaf's shape is another.
     """
     leaves, treedef = jax.tree.flatten(tree)
     if treedef != self.treedef:
       raise ValueError(f'tree must be {self.treedef}, got {treedef}.')
-    shapes = iter(leaf.shape for leaf in self.plan.leaves)
+    shapes = iter(leaf.shape for leaf in self.layout.leaves)
     for leaf, shape in zip(leaves, self.direct, strict=True):
       expected = next(shapes) if shape is None else shape
       if leaf.shape != expected:
@@ -130,41 +124,39 @@ class Projector:
         )
     pairs = list(zip(leaves, self.direct, strict=True))
     projected = tuple(leaf for leaf, shape in pairs if shape is None)
-    parts = [
-        leaf.reshape(-1).astype(jnp.float32)
-        for leaf, shape in pairs
-        if shape is not None
-    ]
+    parts = [layout_lib.flat([x]) for x, shape in pairs if shape is not None]
     if projected:
-      parts.append(_transpose(self.plan, self.factors, projected))
+      parts.append(_transpose(self.layout, self.factors, projected))
     return jnp.concatenate(parts)
 
 
 # The transpose of a product in another order of multiplication, or of a sum
 # over devices, is not what autodiff would make of it.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _apply(plan, factors, w_d):
-  return KINDS[plan.kind].apply(plan, factors, w_d)
+def _apply(layout, factors, w_d):
+  return KINDS[layout.kind].apply(layout, factors, w_d)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _transpose(plan, factors, leaves):
-  return KINDS[plan.kind].transpose(plan, factors, leaves)
+def _transpose(layout, factors, leaves):
+  return KINDS[layout.kind].transpose(layout, factors, leaves)
 
 
 _apply.defvjp(
-    lambda plan, factors, w_d: (_apply(plan, factors, w_d), factors),
-    lambda plan, factors, leaves: (None, _transpose(plan, factors, leaves)),
+    lambda layout, factors, w_d: (_apply(layout, factors, w_d), factors),
+    lambda layout, factors, leaves: (None, _transpose(layout, factors, leaves)),
 )
 _transpose.defvjp(
-    lambda plan, factors, leaves: (_transpose(plan, factors, leaves), factors),
-    lambda plan, factors, w_d: (None, _apply(plan, factors, w_d)),
+    lambda layout, factors, leaves: (
+        _transpose(layout, factors, leaves), factors
+    ),
+    lambda layout, factors, w_d: (None, _apply(layout, factors, w_d)),
 )
 
 
 def make_projector(
     kind: str,
-    params_tree: Any,
+    params_tree: PyTree,
     dims: int | tuple[int, int],
     key: jax.Array,
     *,
@@ -174,7 +166,7 @@ def make_projector(
     stacked: str = paths.STACKED,
     direct: tuple[str, ...] = (),
 ) -> Projector:
-  """A random projector onto a tree of parameters.
+  """Makes a random projector onto a tree of parameters.
 
   P is a function of the kind, the leaves' paths and shapes, `dims`, the options
   below and the key: never of devices or of how leaves are sharded. Leaves that
@@ -188,53 +180,53 @@ def make_projector(
     kind: 'kron' (Kronecker factors for each leaf; the default choice),
       'rdkronqr' (as in the paper's public code), 'fastfood', 'sparse' or
       'dense' (small sizes only).
-    params_tree: arrays or ShapeDtypeStructs; only paths, shapes and shardings
+    params_tree: Arrays or ShapeDtypeStructs; only paths, shapes and shardings
       are read.
-    dims: d, or (d1, d2) with d1 d2 = d; of the numbers that are projected, so
+    dims: d, or (d1, d2) with d1 d2 = d: the numbers that are projected, so
       without those of direct leaves. 'kron' takes the most balanced factors of
       an int.
-    key: typed, threefry2x32.
+    key: One typed threefry2x32 key.
     hold: False draws factors anew at each use, in the memory of one use;
       'dense' always does so, 'rdkronqr' cannot.
-    entries: of 'kron': 'normal', or 'sign' (±1, int8): columns of exactly unit
+    entries: For 'kron': 'normal', or 'sign' (±1, int8): columns of exactly unit
       norm, a quarter of the memory, drawn with 1 / 32 of the random bits, and
       the same bits on every backend.
-    taps: of 'sparse': s, numbers of w that a parameter is a sum of.
-    stacked: pattern of paths whose leading axis counts layers; each layer then
+    taps: For 'sparse': s, numbers of w that a parameter is a sum of.
+    stacked: Pattern of paths whose leading axis counts layers; each layer then
       has factors of its own.
-    direct: patterns of paths of leaves that are no projection: each takes its
+    direct: Patterns of paths of leaves that are not projected: each takes its
       own slice of w, before the projected numbers, in the order of the leaves.
 
-  Returns:
-    The projector.
-
   Raises:
-    ValueError: for an unknown kind or option, dims that are not positive or
-      (as an int, for 'kron') have no two balanced factors, a pattern that
-      matches nothing, a tree without entries, or an unsuitable key.
+    ValueError: If an option is unknown or out of range, `dims` (as an int, for
+      'kron') has no two balanced factors, a pattern matches nothing, or the
+      tree has no entries.
 
   Example:
     >>> params = {'kernel': jnp.ones([8, 4]), 'bias': jnp.ones(4)}
     >>> projector = make_projector('kron', params, 6, jax.random.key(0))
-    >>> projector.plan.dims
+    >>> projector.layout.dims
     (2, 3)
     >>> jax.tree.map(jnp.shape, projector.apply(jnp.zeros(6)))
     {'bias': (4,), 'kernel': (8, 4)}
   """
-  _choice('kind', kind, tuple(KINDS))
-  _choice('entries', entries, ENTRIES)
-  _at_least_one('taps', taps)
+  for name, value, choices in (
+      ('kind', kind, tuple(KINDS)), ('entries', entries, ENTRIES)
+  ):
+    if value not in choices:
+      raise ValueError(f'{name} must be one of {choices}, got {value!r}.')
+  paths.check_count('taps', taps)
   paths.check_regexes('stacked', (stacked,))
   paths.check_regexes('direct', direct)
-  draws.check_key(key)
+  prng.check_key(key)
   names, leaves, treedef = paths.flatten(params_tree)
   _check_tree(names, leaves, stacked)
   paths.check_patterns('direct', direct, names)
 
-  mesh, specs = plan_lib.sharding_of(leaves)
+  mesh, specs = layout_lib.sharding_of(leaves)
   is_direct = [paths.matches(name, direct) for name in names]
-  planned = tuple(
-      plan_lib.Leaf(
+  projected = tuple(
+      layout_lib.Leaf(
           name,
           tuple(leaf.shape),
           leaf.shape[0] if paths.matches(name, (stacked,)) else None,
@@ -245,15 +237,19 @@ def make_projector(
       )
       if not skip
   )
-  plan = plan_lib.Plan(
-      kind, _dims(kind, dims), planned, mesh, entries, hold, taps
+  layout = layout_lib.Layout(
+      kind, _dims(kind, dims), projected, mesh, entries, hold, taps
   )
-  factors = KINDS[kind].draw(plan, key) if planned else ()
+  factors: layout_lib.Factors = ()
+  if projected:
+    if not (hold or KINDS[kind].redraws):
+      raise ValueError(f'hold must be True for {kind=}, got hold=False.')
+    factors = KINDS[kind].draw(layout, key) if hold else key
   shapes = tuple(
       tuple(leaf.shape) if skip else None
       for leaf, skip in zip(leaves, is_direct, strict=True)
   )
-  return Projector(factors, plan, treedef, shapes)
+  return Projector(factors, layout, treedef, shapes)
 
 
 def _dims(kind, dims) -> tuple[int, int]:
@@ -261,9 +257,9 @@ def _dims(kind, dims) -> tuple[int, int]:
     if len(dims) != 2:
       raise ValueError(f'dims must be an int or two, got {dims!r}.')
     for size in dims:
-      _at_least_one('dims', size)
+      paths.check_count('dims', size)
     return dims
-  _at_least_one('dims', dims)
+  paths.check_count('dims', dims)
   d1 = next(a for a in range(math.isqrt(dims), 0, -1) if dims % a == 0)
   if kind == 'kron' and dims // d1 > _MOST_UNEQUAL * d1:
     side = max(round(math.sqrt(dims)), 1)
@@ -288,17 +284,6 @@ def _check_tree(names, leaves, stacked):
       )
   if not leaves:
     raise ValueError('params_tree must have a leaf, got none.')
-  ids = {draws.path_id(name) for name in names}
+  ids = {prng.path_id(name) for name in names}
   if len(ids) < len(names) or len(set(names)) < len(names):
     raise ValueError('params_tree has two paths with the same CRC-32.')
-
-
-def _choice(name, value, choices):
-  if value not in choices:
-    raise ValueError(f'{name} must be one of {choices}, got {value!r}.')
-
-
-def _at_least_one(name, value):
-  is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
-  if not is_int or value < 1:
-    raise ValueError(f'{name} must be an int >= 1, got {value!r}.')

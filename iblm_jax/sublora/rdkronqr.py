@@ -13,49 +13,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iblm_jax.sublora import kron
-from iblm_jax.sublora import layout as plan_lib
-from iblm_jax.sublora import prng as draws
+from iblm_jax.sublora import kron, prng
+from iblm_jax.sublora import layout as layout_lib
 
 
-def _sizes(plan):
-  k, e = math.isqrt(plan.num_rows), math.isqrt(plan.size)
-  return k, e, plan.num_rows - k * k, plan.size - e * e
+def _sizes(layout):
+  k, e = math.isqrt(layout.num_rows), math.isqrt(layout.size)
+  return k, e, layout.num_rows - k * k, layout.size - e * e
 
 
-def _draw(plan, key):
-  k, e, rows, columns = _sizes(plan)
-  if not plan.hold:
-    raise ValueError("hold must be True for kind='rdkronqr', got hold=False.")
+def _draw(layout, key):
+  k, e, rows, columns = _sizes(layout)
   if e > k:
     raise ValueError(
-        f'dims must give at most D={plan.num_rows} numbers, got {plan.size}.'
+        f'dims must give at most D={layout.num_rows} numbers, got'
+        f' {layout.size}.'
     )
   if columns and not rows:
     raise ValueError(
-        f"kind='rdkronqr' with D={plan.num_rows} = {k}²: {columns} of the"
-        f' {plan.size} coordinates would act on nothing; dims must give a'
+        f"kind='rdkronqr' with D={layout.num_rows} = {k}²: {columns} of the"
+        f' {layout.size} coordinates would act on nothing; dims must give a'
         ' square.'
     )
-  # One program draws all; QR on the host, in float64.
-  gauss = draws.draw_all(
-      key, [('rdkronqr:first', 1, (k,)), ('rdkronqr:second', 1, (k,))], e,
-      'normal',
-  )
-  (order,) = draws.draw_all(
-      key, [('rdkronqr:order', 1, (plan.num_rows,))], 1, 'bits'
+
+  def draw(width, entries, **rows):
+    requests = [(f'rdkronqr:{name}', 1, (n,)) for name, n in rows.items()]
+    drawn = prng.draw_all(key, requests, width, entries)
+    return [np.asarray(x[0]) for x in drawn]
+
+  first, second = (
+      # On the host, in float64.
+      np.linalg.qr(x.astype(np.float64))[0].astype(np.float32)
+      for x in draw(e, 'normal', first=k, second=k)
   )
   left = np.zeros((0, columns), np.float32)
   if rows and columns:
-    (block,) = draws.draw_all(
-        key, [('rdkronqr:left over', 1, (rows,))], columns, 'normal'
-    )
-    left = np.asarray(block[0]) / np.float32(math.sqrt(rows))
-  first, second = (
-      np.linalg.qr(np.asarray(x[0], np.float64))[0].astype(np.float32)
-      for x in gauss
-  )
-  permutation = np.argsort(np.asarray(order).ravel(), kind='stable')
+    (block,) = draw(columns, 'normal', **{'left over': rows})
+    left = block / np.float32(math.sqrt(rows))
+  (order,) = draw(1, 'bits', order=layout.num_rows)
+  permutation = np.argsort(order.ravel(), kind='stable')
   return jax.tree.map(jnp.asarray, {
       'first': first,
       'second': second,
@@ -65,20 +61,19 @@ def _draw(plan, key):
   })
 
 
-def _apply(plan, f, w_d):
-  _, e, rows, columns = _sizes(plan)
+def _apply(layout, f, w_d):
+  _, e, rows, columns = _sizes(layout)
   w_ExE = w_d[: e * e].reshape(e, e)
   main = kron.multiply(f['first'][None], w_ExE, f['second'][None]).reshape(-1)
   rest = jnp.zeros(rows, jnp.float32)
   if columns:
     rest = jnp.matmul(f['left_over'], w_d[e * e :], precision='highest')
-  theta = jnp.concatenate([main, rest])[f['permutation']]
-  return plan_lib.unflat(plan, theta)
+  return jnp.concatenate([main, rest])[f['permutation']]
 
 
-def _transpose(plan, f, leaves):
-  k, _, _, columns = _sizes(plan)
-  g = plan_lib.flat(leaves)[f['inverse']]
+def _transpose(layout, f, g_D):
+  k, _, _, columns = _sizes(layout)
+  g = g_D[f['inverse']]
   main = kron.multiply_transpose(
       f['first'][None], g[: k * k].reshape(1, k, k), f['second'][None]
   ).reshape(-1)
@@ -88,4 +83,4 @@ def _transpose(plan, f, leaves):
   return jnp.concatenate([main, rest])
 
 
-KIND = plan_lib.Kind(_draw, _apply, _transpose)
+KIND = layout_lib.flat_kind(_draw, _apply, _transpose, redraws=False)

@@ -12,91 +12,67 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from iblm_jax.sublora import layout as plan_lib
-from iblm_jax.sublora import prng as draws
+from iblm_jax.sublora import layout as layout_lib
+from iblm_jax.sublora import prng
 
 
 def _request(leaf):
   return leaf.path, leaf.layers or 1, leaf.matrix_shape
 
 
-def _draw(plan, key):
-  if not plan.hold:
-    return key
-  if plan.mesh is None:
-    requests = [_request(leaf) for leaf in plan.leaves]
-    drawn = draws.draw_all(key, requests, plan.taps, 'bits')
-    return tuple(_signed(plan, bits) for bits in drawn)
-  specs, _ = _specs(plan)
+def _draw(layout, key):
+  if layout.mesh is None:
+    requests = [_request(leaf) for leaf in layout.leaves]
+    drawn = prng.draw_all(key, requests, layout.taps, 'bits')
+    return tuple(_signed(layout, bits) for bits in drawn)
   return tuple(
-      draws.run_once(
-          functools.partial(_draw_leaf, plan, leaf),
+      prng.run_once(
+          functools.partial(_draw_leaf, layout, leaf),
           key,
-          out_shardings=NamedSharding(plan.mesh, spec),
+          out_shardings=NamedSharding(layout.mesh, _specs(layout, leaf)[0]),
       )
-      for leaf, spec in zip(plan.leaves, specs, strict=True)
+      for leaf in layout.leaves
   )
 
 
-def _draw_leaf(plan, leaf, key):
-  bits = draws.draw_leaf(key, *_request(leaf), plan.taps, 'bits')
-  return _signed(plan, bits)
+def _draw_leaf(layout, leaf, key):
+  bits = prng.draw_leaf(key, *_request(leaf), layout.taps, 'bits')
+  return _signed(layout, bits)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _signed(plan, bits):
-  """±(h + 1) as int32: one bit is the sign, the other 31 choose h."""
-  tap = (bits >> 1) % np.uint32(plan.size) + np.uint32(1)
+def _signed(layout, bits):
+  """Returns ±(h + 1) as int32: one bit is the sign, the others choose h."""
+  tap = (bits >> 1) % np.uint32(layout.size) + np.uint32(1)
   return jnp.where(bits & 1, 1, -1) * tap.astype(jnp.int32)
 
 
-def _specs(plan):
-  factor_specs, leaf_specs = [], []
-  for leaf in plan.leaves:
-    spec = plan_lib.whole_spec(leaf.spec, len(leaf.shape))
-    leading = (None,) if leaf.layers is None else ()
-    factor_specs.append(PartitionSpec(*leading, *spec, None))
-    leaf_specs.append(PartitionSpec(*spec))
-  return factor_specs, leaf_specs
+def _specs(layout, leaf):
+  del layout
+  spec = layout_lib.whole_spec(leaf.spec, len(leaf.shape))
+  leading = (None,) if leaf.layers is None else ()
+  return PartitionSpec(*leading, *spec, None), PartitionSpec(*spec)
 
 
-def _factors(plan, factors):
-  specs, _ = _specs(plan)
-  draw_leaf = functools.partial(_draw_leaf, plan)
-  return plan_lib.where_used(plan, factors, specs, draw_leaf)
+def _apply_leaf(layout, leaf, taps, w_d):
+  del layout
+  sign = jnp.sign(taps).astype(jnp.float32)
+  chosen = w_d.at[jnp.abs(taps) - 1].get(mode='promise_in_bounds')
+  theta = jnp.sum(sign * chosen, axis=-1)
+  return theta[0] if leaf.layers is None else theta
 
 
-def _scale(plan):
-  return np.float32(math.sqrt(plan.size / (plan.num_rows * plan.taps)))
-
-
-def _apply(plan, factors, w_d):
-  def apply_leaf(leaf, taps, w_d):
-    sign = jnp.sign(taps).astype(jnp.float32)
-    chosen = w_d.at[jnp.abs(taps) - 1].get(mode='promise_in_bounds')
-    theta = jnp.sum(sign * chosen, axis=-1)
-    return theta[0] if leaf.layers is None else theta
-
-  return plan_lib.run_local(
-      plan, apply_leaf, *_specs(plan), _factors(plan, factors),
-      w_d * _scale(plan),
+def _transpose_leaf(layout, leaf, taps, entries):
+  if leaf.layers is None:
+    entries = entries[None]
+  sign = jnp.sign(taps).astype(jnp.float32)
+  g = sign * entries.astype(jnp.float32)[..., None]
+  return jax.ops.segment_sum(
+      g.reshape(-1), jnp.abs(taps).reshape(-1) - 1, layout.size
   )
 
 
-def _transpose(plan, factors, leaves):
-  def transpose_leaf(leaf, taps, entries):
-    if leaf.layers is None:
-      entries = entries[None]
-    sign = jnp.sign(taps).astype(jnp.float32)
-    g = sign * entries.astype(jnp.float32)[..., None]
-    return jax.ops.segment_sum(
-        g.reshape(-1), jnp.abs(taps).reshape(-1) - 1, plan.size
-    )
-
-  w_d = plan_lib.sum_local(
-      plan, transpose_leaf, *_specs(plan), _factors(plan, factors), leaves
-  )
-  return w_d * _scale(plan)
-
-
-KIND = plan_lib.Kind(_draw, _apply, _transpose)
+KIND = layout_lib.local_kind(
+    _draw, _draw_leaf, _specs, _apply_leaf, _transpose_leaf,
+    lambda layout: math.sqrt(layout.size / (layout.num_rows * layout.taps)),
+)
