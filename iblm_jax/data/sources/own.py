@@ -159,17 +159,15 @@ def complete_batch(
     counts_BxL[:, -1:] = False
     counts_BxL[:, :-1] &= mask_BxL[:, 1:]
     counts_BxL[:, :-1] &= segment_BxL[:, :-1] == segment_BxL[:, 1:]
-  t_L = np.arange(tokens_BxL.shape[1], dtype=np.int32)
   begins_BxL = np.ones(tokens_BxL.shape, bool)
   begins_BxL[:, 1:] = segment_BxL[:, 1:] != segment_BxL[:, :-1]
-  start_BxL = np.maximum.accumulate(np.where(begins_BxL, t_L, 0), axis=1)
   return {
       'tokens': tokens_BxL,
       'targets': next_BxL,
       'loss_mask': counts_BxL,
       'mask': mask_BxL,
       'segment_ids': segment_BxL,
-      'positions': (mask_BxL * (t_L - start_BxL)).astype(np.int32),
+      'positions': mask_BxL * batches.positions_since(begins_BxL),
   } | given
 
 
