@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from iblm_jax import config as config_lib
-from iblm_jax import data
+from iblm_jax import data, training
 from iblm_jax.data import batches, kinds, sources
 from iblm_jax.training import loop
 
@@ -357,3 +357,51 @@ def test_own_data_are_passed():
   with pytest.raises(ValueError, match='row length of their source'):
     data.row_length(config)
   assert data.split_names(config) == ('train',)
+
+
+def test_a_grain_dataset_trains_and_resumes(tmp_path):
+  """Of kind 'own': the same parameters with and without an interruption."""
+  config = {**tree(), 'data': {'kind': 'own', 'batch_size': ROWS}}
+  config['model']['vocab_size'] = VOCAB
+  cfg = config_lib.from_dict(config)
+  assert config_lib.from_dict(config_lib.to_dict(cfg)) == cfg
+
+  class Stops:
+
+    def __init__(self, last):
+      self.last = last
+
+    def __getitem__(self, k):
+      if k > self.last:
+        raise OSError('the disk is gone')
+      return grain_batches().repeat()[k]
+
+  def train(folder, source):
+    return training.train(
+        cfg,
+        tmp_path / folder,
+        source=source,
+        eval_sources={'held': grain_batches()},
+        report=lambda _: None,
+    )
+
+  config['train'] |= {'checkpoint_every': 1, 'num_steps': 4}
+  cfg = config_lib.from_dict(config)
+  whole = train('whole', grain_batches())
+  assert 'cross_entropy' in whole['eval']['held']
+  with pytest.raises(OSError, match='the disk is gone'):
+    train('cut', Stops(2))
+  cut = train('cut', grain_batches().repeat().to_iter_dataset())
+  assert cut['eval'] == whole['eval']
+  with pytest.raises(ValueError, match='batch_size=7 rows, got 6'):
+    training.train(
+        config_lib.from_dict({
+            **config, 'data': {'kind': 'own', 'batch_size': 7}
+        }),
+        tmp_path / 'other',
+        source=grain_batches(),
+    )
+  with pytest.raises(ValueError, match='a program cannot make them'):
+    training.train(cfg, tmp_path / 'none')
+  assert not (tmp_path / 'other').exists()
+  assert not (tmp_path / 'none').exists()
