@@ -46,7 +46,7 @@ _FILE = textwrap.dedent('''
         bit_nxL = hashing.below(key_nxL, 2)
         parity_nx1 = bit_nxL.sum(axis=1, keepdims=True) % 2
         asked_L = np.arange(self.length) == self.length - 1
-        return np.concatenate([bit_nxL, parity_nx1], 1), np.True_, asked_L
+        return np.concatenate([bit_nxL, parity_nx1], 1), True, asked_L
 
 
     data.register(data.Kind('parity', ParityConfig, ParitySource.of_splits))

@@ -120,10 +120,10 @@ class _Own:
     numbers = batches.row_numbers(
         k, rows, batch_size=self.batch_size, num_batches=self.num_eval_batches
     )
-    rows = (numbers - first).tolist()
-    found = complete_batch(self.read(k, rows), self.vocab_size, f'batch {k}')
+    places = (numbers - first).tolist()
+    found = complete_batch(self.read(k, places), self.vocab_size, f'batch {k}')
     shape = found['tokens'].shape
-    if shape != (len(rows), self.length):
+    if shape != (len(places), self.length):
       raise ValueError(
           f'batch {k}: tokens must have {self.length} columns like those of'
           f' batch 0, got shape {shape}.'
