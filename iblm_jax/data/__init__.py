@@ -5,8 +5,6 @@ of an object of your own, and `register` a kind that configs can name. Batch k
 of a source is a function of its seed and of k.
 """
 
-from typing import TYPE_CHECKING, Any
-
 from iblm_jax.data import sources
 from iblm_jax.data.batches import Batch, Source, process_rows
 from iblm_jax.data.config import (
@@ -22,6 +20,7 @@ from iblm_jax.data.config import (
 from iblm_jax.data.documents import Documents, DocumentSource
 from iblm_jax.data.generated import GeneratedSource
 from iblm_jax.data.kinds import Kind, register
+from iblm_jax.data.pipeline import make_iterator
 from iblm_jax.data.shards.source import ShardsConfig, ShardSource
 from iblm_jax.data.sources.multiplication import (
     MultiplicationConfig,
@@ -45,9 +44,6 @@ from iblm_jax.data.text.tokenizers import (
     Tokenizer,
     load_tokenizer,
 )
-
-if TYPE_CHECKING:
-  from iblm_jax.data.pipeline import make_iterator
 
 __all__ = [
     'Batch',
@@ -85,13 +81,3 @@ __all__ = [
     'split_documents',
     'split_names',
 ]
-
-
-def __getattr__(name: str) -> Any:
-  # Only when it is used, because it imports grain and jax, for seconds: the
-  # workers that tokenise text need neither.
-  if name == 'make_iterator':
-    from iblm_jax.data import pipeline
-
-    return pipeline.make_iterator
-  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

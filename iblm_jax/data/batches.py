@@ -130,6 +130,19 @@ def row_numbers(
   return k * batch_size + row_b
 
 
+def positions_since(begins_nxL: np.ndarray) -> np.ndarray:
+  """Returns positions from 0 at each True, int32 [n, L]; the first is True.
+
+  >>> positions_since(np.array([[True, False, True, False]]))
+  array([[0, 1, 0, 1]], dtype=int32)
+  """
+  t_L = np.arange(begins_nxL.shape[1], dtype=np.int32)
+  start_nxL = np.maximum.accumulate(
+      np.where(begins_nxL, t_L, np.int32(0)), axis=1
+  )
+  return np.subtract(t_L, start_nxL, out=start_nxL)
+
+
 def render(
     sequence_nxL1: np.ndarray,
     *,

@@ -22,16 +22,16 @@ class Bucket(NamedTuple):
 def bucket_lengths(
     lengths: npt.ArrayLike, max_shapes: int, multiple: int = 1
 ) -> np.ndarray:
-  """The lengths to fill up to for which the least padding is needed.
+  """Finds the lengths to fill up to for which the least padding is needed.
 
   Args:
-    lengths: Tokens of each row, whole numbers of at least 1, shape [N], N > 0.
+    lengths: Tokens of each row, whole numbers of at least 1, [N], N > 0.
     max_shapes: How many lengths may be used, at least 1.
     multiple: The lengths are multiples of it, at least 1.
 
   Returns:
-    int64 array of at most `max_shapes` ascending lengths; a row belongs to the
-    first that is not below its own. The padding is the least possible.
+    At most `max_shapes` ascending lengths, int64; a row belongs to the first
+    that is not below its own.
 
   Raises:
     ValueError: An argument is out of its range.

@@ -152,10 +152,13 @@ def make_documents(config: DataConfig) -> documents_lib.Documents:
   >>> make_documents(DataConfig(kind='topics', options=options)).num_train
   5
   """
-  make = kinds.get(config.kind).make_documents
-  if make is None:
-    _checks.check_choice('kind', config.kind, kinds.names('make_documents'))
-  return make(config.options)
+  kind = kinds.get(config.kind)
+  if kind.make_documents is None:
+    raise ValueError(
+        f'kind must be one of {kinds.names("make_documents")}, got'
+        f' {config.kind!r}.'
+    )
+  return kind.make_documents(config.options)
 
 
 def make_sources(config: DataConfig) -> dict[str, batches.Source]:

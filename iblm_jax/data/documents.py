@@ -53,7 +53,7 @@ class Rows:
     return self.end - self.begin
 
   def take(self, chosen: npt.ArrayLike) -> 'Rows':
-    """The rows of the given numbers, shape [b]; -1 gives an empty row."""
+    """Returns the rows of the numbers [b]; -1 gives an empty row."""
     chosen = np.asarray(chosen, np.int64)
     there = chosen >= 0
     values = [
@@ -100,17 +100,14 @@ class Documents(Protocol):
     ...
 
   def rows(self, split: str, indices: npt.ArrayLike) -> Rows:
-    """Rows that score every target of the units `indices`, sorted by place.
+    """Returns rows that score every target of some units, sorted by place.
 
-    Args:
-      split: One of `SPLITS`.
-      indices: Numbers of units, each below `num_train` or `num_heldout`, shape
-        [n]; some may be repeated.
+    The `indices` [n] are below `num_train` or `num_heldout`; some may repeat.
     """
     ...
 
   def draw(self, keys: np.ndarray) -> Rows:
-    """One random row for training for each key, uint64 of shape [R].
+    """Draws one row for training for each key, uint64 [R].
 
     The unit is uniform in the training set; of its windows it is the one around
     a uniform position. All targets of the row are scored.
@@ -118,18 +115,14 @@ class Documents(Protocol):
     ...
 
   def read(self, rows: Rows, length: int | None = None) -> batches.Batch:
-    """The rows, filled up to `length` tokens, by default to `max_length`."""
+    """Reads rows, filled up to `length` tokens, by default to `max_length`."""
     ...
 
 
 def check_indices(
     documents: Documents, split: str, indices: npt.ArrayLike
 ) -> np.ndarray:
-  """Numbers of units as an int64 array.
-
-  Raises:
-    ValueError: The split is unknown or a number is out of its range.
-  """
+  """Returns numbers of units as int64; ValueError for one out of its range."""
   _checks.check_choice('split', split, SPLITS)
   train = split == 'train'
   size = documents.num_train if train else documents.num_heldout
@@ -149,20 +142,14 @@ def read_rows(
     lookup: Callable[[np.ndarray, np.ndarray], np.ndarray],
     pad_id: int,
 ) -> batches.Batch:
-  """The batch of some rows.
+  """Returns the batch of some rows, filled up to `length` tokens by `pad_id`.
 
   Args:
     rows: R rows.
-    length: Tokens of a row, L.
+    length: Tokens of a row, L; ValueError where one of the rows is longer.
     lookup: Maps documents [R] and positions [R, L + 1], none beyond the end of
       the row, to the tokens there. Position 0 is the end mark before a text.
     pad_id: Token that fills up the rows.
-
-  Returns:
-    Arrays of shape [R, L], see `batches`.
-
-  Raises:
-    ValueError: `length` is less than that of a row.
   """
   longest = int(rows.lengths.max(initial=1))
   length = _checks.check_int('length', length, longest)
@@ -187,23 +174,16 @@ def evaluation_batches(
     max_shapes: int = 8,
     row_multiple: int = 1,
 ) -> Iterator[tuple[np.ndarray, batches.Batch]]:
-  """Every scored target of some units once, in batches of few shapes.
+  """Reads every scored target of some units once, in batches of few shapes.
 
   The shapes are a function of the rows of all units (of many of them, where
-  there are very many), so any units share them.
-
-  Args:
-    documents: The source.
-    split: One of `SPLITS`.
-    indices: Numbers of units, shape [n]; some may be repeated.
-    max_tokens: Most tokens of a batch, see `buckets.buckets`.
-    max_shapes: Most shapes of the batches.
-    row_multiple: The number of rows of a batch is a multiple of it.
+  there are very many), so any units share them. See `buckets.buckets` for the
+  last arguments.
 
   Yields:
-    For each batch, the place in `indices` of the unit of each row, int64 of
-    shape [b] with -1 for an empty row, and the batch. `unit_means` brings the
-    rows of a unit together.
+    For each batch, the place in `indices` of the unit of each row, int64 [b]
+    with -1 for an empty row, and the batch. `unit_means` brings the rows of a
+    unit together.
 
   Raises:
     ValueError: An argument is out of its range.
@@ -234,16 +214,16 @@ def unit_means(
     units: npt.ArrayLike,
     num_units: int,
 ) -> np.ndarray:
-  """Mean over the scored targets of each unit.
+  """Averages over the scored targets of each unit.
 
   Args:
-    sums: Sums over the targets of each row, of shape [..., R].
-    counts: Targets of each row, of shape [R].
-    units: Place of the unit of each row, of shape [R]; rows of -1 are left out.
+    sums: Sums over the targets of each row, [..., R].
+    counts: Targets of each row, [R].
+    units: Place of the unit of each row, [R]; rows of -1 are left out.
     num_units: How many units, n.
 
   Returns:
-    float64 array of shape [..., n].
+    float64 [..., n].
 
   Raises:
     ValueError: A unit has no target.
@@ -280,7 +260,7 @@ class DocumentSource:
     documents: Where the rows come from.
     split: One of `SPLITS`.
     batch_size: Rows of a global batch, at least 1.
-    seed: Of the rows of training, 0..2**63-1.
+    seed: Seed of the rows of training, 0..2**63-1.
     eval_units: Most units of the pass over the held-out ones, at least 1; None
       is all of them.
 
@@ -328,11 +308,7 @@ class DocumentSource:
   def batch(
       self, k: int, rows: Sequence[int] | None = None
   ) -> batches.Batch:
-    """Rows of global batch `k`; all by default.
-
-    Raises:
-      ValueError: `k` or a row is out of its range.
-    """
+    """Returns rows of global batch `k`; ValueError for one out of range."""
     number_b = batches.row_numbers(
         k, rows, batch_size=self.batch_size, num_batches=self.num_eval_batches
     )

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from iblm_jax.data import _checks, batches
+
+# Booleans [n, L], or what broadcasts to them.
+Mask = np.ndarray | np.bool_ | bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,7 @@ class GeneratedSource:
 
   def make_rows(
       self, i: np.ndarray
-  ) -> tuple[np.ndarray, npt.ArrayLike, npt.ArrayLike]:
+  ) -> tuple[np.ndarray, Mask, Mask]:
     """Makes rows from their numbers.
 
     Args:

@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Sequence
-
-import grain
+from typing import TYPE_CHECKING
 
 from iblm_jax.data import _checks, batches
+
+if TYPE_CHECKING:
+  import grain
 
 
 class _Batches:
@@ -31,14 +33,13 @@ def make_iterator(
     num_threads: int = 1,
     prefetch: int = 4,
     start: int = 0,
-) -> grain.DatasetIterator:
-  """Iterator over this process's rows of batch `start`, `start` + 1, ...
+) -> 'grain.DatasetIterator':
+  """Iterates over this process's rows of batch `start`, `start` + 1, ...
 
   Its state is the number of the next batch, `{'next_index': k}`: the same on
   every process, whatever their number, and what was read ahead does not count.
   It goes into an orbax checkpoint as `grain.checkpoint.CheckpointSave(it)` and
-  comes back with `CheckpointRestore`. Call `close()` when done: it ends the
-  threads.
+  comes back with `CheckpointRestore`. `close()` ends its threads.
 
   Args:
     source: Where the batches come from.
@@ -50,20 +51,21 @@ def make_iterator(
       most the number of its batches.
 
   Returns:
-    A grain iterator of `batches.Batch`; it ends after the last batch of an
+    A grain iterator of `batches.Batch`. It ends after the last batch of an
     evaluation set, and never in training.
 
   Raises:
     ValueError: An argument is out of its range.
 
-  >>> from iblm_jax.data.sources import multiplication
-  >>> source = multiplication.MultiplicationSource(
-  ...     multiplication.MultiplicationConfig(), batch_size=4)
+  >>> from iblm_jax import data
+  >>> source = data.make_source(data.DataConfig(batch_size=4))
   >>> it = make_iterator(source, rows=[2, 3], prefetch=0)
   >>> next(it)['tokens'].shape, it.get_state()
   ((2, 16), {'next_index': 1})
   >>> it.close()
   """
+  import grain  # Here, for it takes seconds and tokenising needs none of it.
+
   num_threads = _checks.check_int('num_threads', num_threads, 1, 256)
   prefetch = _checks.check_int('prefetch', prefetch, 0, 4096)
   data = _Batches(source, rows)

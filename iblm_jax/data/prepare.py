@@ -45,7 +45,7 @@ def prepare(
   """Tokenises sources into a folder of shards and an `index.json`.
 
   Args:
-    sources: See the module.
+    sources: Files, folders and data sets, see the module.
     out: Local folder; missing, empty, or one that this function left with the
       same arguments.
     options: How text becomes tokens.

@@ -23,14 +23,14 @@ class StoredDocuments:
   neighbours share one.
 
   Args:
-    tokens: Integer array of shape [N], or what is indexed like one: an end
-      mark, then the tokens of each text and an end mark after it.
-    lengths: Targets of each text, its end included, shape [D], each at least 1.
-    counts: Texts of each unit, shape [U], each at least 1.
+    tokens: Integers [N], or what is indexed like such an array: an end mark,
+      then the tokens of each text and an end mark after it.
+    lengths: Targets of each text, its end included, [D], each at least 1.
+    counts: Texts of each unit, [U], each at least 1.
     vocab_size: Tokens are in 0..vocab_size-1.
     end_id: The end mark, also used to fill up rows.
     num_train: Units of the training set, 1..U-1.
-    seed: Of the choice of the training set and of shuffling, 0..2**63-1.
+    seed: Seed of the choice of the training set and of shuffling, 0..2**63-1.
     context: Tokens of the longest row, at least 1.
     stride: How longer texts are scored, see `windows.scoring_windows`.
     shuffle_window: The tokens of each text are permuted within windows of so
@@ -122,10 +122,9 @@ class StoredDocuments:
       length_d, scored_d = self._length_D[piece], scored_D[piece]
       begin = self._position_D1[first] + 1
       token_N = self._tokens[begin : begin + length_d.sum()]
-      start_d = np.cumsum(length_d) - length_d
-      place_N = np.arange(token_N.size) - np.repeat(start_d, length_d)
-      weight_N = np.repeat(weight_D[piece], length_d)
-      weight_N[place_N >= np.repeat(scored_d, length_d)] = 0
+      text_N, place_N = windows.numbered(length_d)
+      weight_N = weight_D[piece][text_N]
+      weight_N[place_N >= scored_d[text_N]] = 0
       share_V += np.bincount(token_N, weight_N, self.vocab_size)
     share_V = share_V[share_V > 0] / share_V.sum()
     return float(-(share_V * np.log2(share_V)).sum())
@@ -136,10 +135,7 @@ class StoredDocuments:
     offset = 0 if split == 'train' else self.num_train
     unit_n = self._unit_U[offset + index_n]
     count_n = self._first_U1[unit_n + 1] - self._first_U1[unit_n]
-    place_T = np.repeat(np.arange(unit_n.size), count_n)
-    ordinal_T = np.arange(place_T.size) - np.repeat(
-        np.cumsum(count_n) - count_n, count_n
-    )
+    place_T, ordinal_T = windows.numbered(count_n)
     document_T = self._first_U1[unit_n][place_T] + ordinal_T
     number_R, begin_R, first_R, end_R = windows.scoring_windows(
         self._length_D[document_T], self.max_length, self._stride
@@ -203,11 +199,7 @@ def _shuffled(
     tokens: np.ndarray, length_D: np.ndarray, window: int, key: np.ndarray
 ) -> np.ndarray:
   """Tokens with those of each text permuted; end marks stay in place."""
-  content_D = length_D - 1
-  document = np.repeat(np.arange(length_D.size), content_D)
-  position = np.arange(document.size) - np.repeat(
-      np.cumsum(content_D) - content_D, content_D
-  )
+  document, position = windows.numbered(length_D - 1)
   # Before the text d stand d + 1 end marks.
   place = np.arange(document.size) + document + 1
   shuffled = tokens.copy()

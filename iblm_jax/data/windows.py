@@ -9,10 +9,24 @@ import numpy.typing as npt
 from iblm_jax.data import _checks, hashing
 
 
+def numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Numbers the members of groups of the sizes `counts`, int64 [G].
+
+  Returns:
+    The group of each member, and its number within the group, int64 [N].
+
+  >>> [x.tolist() for x in numbered(np.array([2, 0, 1]))]
+  [[0, 0, 2], [0, 1, 0]]
+  """
+  group_N = np.repeat(np.arange(counts.size), counts)
+  begin_G = np.cumsum(counts) - counts
+  return group_N, np.arange(group_N.size) - begin_G[group_N]
+
+
 def scoring_windows(
     lengths: npt.ArrayLike, context: int, stride: int | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """Rows that score every target of documents longer than the context.
+  """Cuts documents into rows that score every target once.
 
   The first window scores up to `context` targets; each further one is moved by
   `stride`, scores only its last `stride` targets, the last one what is left,
@@ -20,15 +34,15 @@ def scoring_windows(
   depends on its position alone, never on how the document goes on.
 
   Args:
-    lengths: Targets of each document, whole numbers of at least 1, shape [D].
+    lengths: Targets of each document, whole numbers of at least 1, [D].
     context: Most tokens of a row, at least 1.
     stride: Targets that each further window scores, 1..context; None leaves out
       the targets beyond the first `context`.
 
   Returns:
-    Four int64 arrays of shape [W], sorted by document: the document, the first
-    position read, the first target scored, and the end of both. Target t is
-    read after the tokens at the positions up to t.
+    Four int64 arrays [W], sorted by document: the document, the first position
+    read, the first target scored, and the end of both. Target t is read after
+    the tokens at the positions up to t.
 
   Raises:
     ValueError: An argument is out of its range.
@@ -49,11 +63,7 @@ def scoring_windows(
     )
   step = stride or context
   beyond_D = np.maximum(length_D - context, 0) if stride else 0 * length_D
-  count_D = 1 + -(-beyond_D // step)
-  document_W = np.repeat(np.arange(length_D.size), count_D)
-  ordinal_W = np.arange(document_W.size) - np.repeat(
-      np.cumsum(count_D) - count_D, count_D
-  )
+  document_W, ordinal_W = numbered(1 + -(-beyond_D // step))
   begin_W = ordinal_W * step
   end_W = np.minimum(begin_W + context, length_D[document_W])
   first_W = np.where(ordinal_W > 0, begin_W + context - step, 0)
@@ -70,20 +80,13 @@ def shuffle_in_windows(
   """Permutes the tokens inside windows of every document, for controls.
 
   Args:
-    tokens: Array of shape [N].
-    document: Number of the document of each token, shape [N], ascending.
-    position: Place of each token in its document, shape [N], ascending within
-      a document.
+    tokens: Array [N].
+    document: Number of the document of each token, [N], ascending.
+    position: Place of each token in its document, [N], ascending within it.
     window: Tokens of a window, at least 1; those of a document begin at the
       positions 0, window, 2 * window, ...
     key: Key of the permutations, a scalar. That of a window depends on the key,
-      the number of the document and the positions, not on the other documents.
-
-  Returns:
-    Array like `tokens`.
-
-  Raises:
-    ValueError: `window` is out of its range.
+      the number of the document and the positions, not on other documents.
 
   >>> shuffle_in_windows(np.arange(6), np.zeros(6, int), np.arange(6), 3, 1)
   array([2, 1, 0, 3, 5, 4])

@@ -13,6 +13,7 @@ from etils import epath
 
 from iblm_jax import errors, files
 from iblm_jax.data import batches, pipeline, sources
+from iblm_jax.data.sources import own
 from iblm_jax.models import families, flops
 from iblm_jax.training import (
   checkpoints,
@@ -45,16 +46,17 @@ def prepare(
     cfg: options.RunConfig,
     devices: Any = None,
     *,
-    source: batches.Source | None = None,
-    eval_sources: Mapping[str, batches.Source] | None = None,
+    source: Any = None,
+    eval_sources: Mapping[str, Any] | None = None,
 ) -> Job:
   """Reads the data and checks that model, data and devices fit together.
 
   Args:
     cfg: The run.
     devices: Devices of the mesh; by default all.
-    source: Training data in place of those that `cfg.data` describes.
-    eval_sources: Evaluation sets by name, with a `source`.
+    source: Training data in place of those that `cfg.data` describes, of any
+      type that `data.as_source` takes.
+    eval_sources: Evaluation sets by name, with a `source`, alike.
 
   Returns:
     The job.
@@ -68,8 +70,7 @@ def prepare(
       raise ValueError('eval_sources need a source to train on, got None.')
     splits = sources.make_sources(cfg.data)
   else:
-    splits = {'train': source, **(eval_sources or {})}
-    _check_batch_sizes(cfg, splits)
+    splits = _own_sources(cfg, {'train': source, **(eval_sources or {})})
   check_data(cfg, splits)
   if cfg.train.tensorboard:
     metrics_lib.check_tensorboard()
@@ -77,13 +78,26 @@ def prepare(
   return Job(cfg, source, splits, program_lib.Program(cfg, devices))
 
 
-def _check_batch_sizes(cfg, splits) -> None:
+def _own_sources(cfg, objects) -> dict[str, batches.Source]:
+  """Sources of objects that the caller has given, see `own.as_source`."""
+  # The blank is the last token of the model where no other one is named.
+  blanks = int(cfg.task.has_blanks and cfg.task.blank_id is None)
+  splits = {
+      name: own.as_source(
+          obj,
+          vocab_size=cfg.model.vocab_size - blanks,
+          batch_size=getattr(obj, 'batch_size', cfg.data.batch_size),
+          train=name == 'train',
+      )
+      for name, obj in objects.items()
+  }
   for name, split in splits.items():
     if split.batch_size != cfg.data.batch_size:
       raise ValueError(
           f'data.batch_size must be that of the source {name!r},'
           f' {split.batch_size}, got {cfg.data.batch_size}.'
       )
+  return splits
 
 
 def train(

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
-from iblm_jax.data import batches
 from iblm_jax.training import config, lock, loop, metrics, options, restoring
 
 
@@ -29,8 +28,8 @@ def train(
     cfg: options.RunConfig | Mapping[str, Any],
     workdir: epath.PathLike,
     *,
-    source: batches.Source | None = None,
-    eval_sources: Mapping[str, batches.Source] | None = None,
+    source: Any = None,
+    eval_sources: Mapping[str, Any] | None = None,
     report: Callable[[str], None] = print,
     writers: Sequence[metrics.Writer] = (),
 ) -> dict[str, Any]:
@@ -43,10 +42,10 @@ def train(
   Args:
     cfg: The options, or a mapping that `config.from_dict` takes.
     workdir: The folder of the run, created where missing.
-    source: Training data in place of those that `cfg.data` describes, see
-      `data.as_source`. Batch k must be a function of k, so that a resumed run
-      goes on with the batch it would have had.
-    eval_sources: Evaluation sets by name, with a `source`.
+    source: Training data in place of those that `cfg.data` describes, of any
+      type that `data.as_source` takes. Batch k must be a function of k, so
+      that a resumed run goes on with the batch it would have had.
+    eval_sources: Evaluation sets by name, with a `source`, alike.
     report: Takes what a person wants to read, a line at a time.
     writers: Take every line of metrics, beside `metrics.jsonl`.
 
@@ -72,8 +71,8 @@ def prepare(
     cfg: options.RunConfig | Mapping[str, Any],
     workdir: epath.PathLike,
     *,
-    source: batches.Source | None = None,
-    eval_sources: Mapping[str, batches.Source] | None = None,
+    source: Any = None,
+    eval_sources: Mapping[str, Any] | None = None,
     read_run: Callable[[str], options.RunConfig] = config.read_run,
 ) -> Run:
   """Checks everything that can be checked before anything is written.

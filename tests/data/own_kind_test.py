@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from iblm_jax import config as config_lib
-from iblm_jax import data
+from iblm_jax import data, training
 from iblm_jax.data import batches, kinds, sources
 from iblm_jax.training import loop
 
@@ -46,7 +46,7 @@ _FILE = textwrap.dedent('''
         bit_nxL = hashing.below(key_nxL, 2)
         parity_nx1 = bit_nxL.sum(axis=1, keepdims=True) % 2
         asked_L = np.arange(self.length) == self.length - 1
-        return np.concatenate([bit_nxL, parity_nx1], 1), np.True_, asked_L
+        return np.concatenate([bit_nxL, parity_nx1], 1), True, asked_L
 
 
     data.register(data.Kind('parity', ParityConfig, ParitySource.of_splits))
@@ -255,7 +255,7 @@ def test_what_is_missing_is_added():
 def test_sources_are_returned_as_they_are():
   source = sources.make_source(sources.DataConfig(batch_size=4))
   assert data.as_source(source, batch_size=4) is source
-  with pytest.raises(ValueError, match='batch_size must be that of .* 4, got 8'):
+  with pytest.raises(ValueError, match='that of the source, 4, got 8'):
     data.as_source(source, batch_size=8)
   held = sources.make_source(sources.DataConfig(), 'in_distribution')
   assert data.as_source(held, train=False) is held
@@ -284,14 +284,14 @@ TOKENS = np.ones((2, 3), np.int64)
 @pytest.mark.parametrize(
     'batch, message',
     [
-        ({'x': TOKENS}, r"batch 0 must be a mapping with 'tokens', got \['x'\]"),
+        ({'x': TOKENS}, r"must be a mapping with 'tokens', got \['x'\]"),
         (TOKENS, "batch 0 must be a mapping with 'tokens', got ndarray"),
         ({'tokens': TOKENS * 1.0}, r'tokens must be integers .* got float64'),
         ({'tokens': TOKENS[None]}, r'a shape \[B, L\], got \(1, 2, 3\)'),
         ({'tokens': TOKENS * 7}, r'tokens must be between 0 and 6, got 7\.\.7'),
         ({'tokens': -TOKENS}, r'tokens must be between 0 and 6, got -1\.\.-1'),
         ({'tokens': TOKENS, 'targets': TOKENS[:1]}, r'targets .* \(1, 3\)'),
-        ({'tokens': TOKENS, 'mask': TOKENS * 2}, 'mask must be between 0 and 1'),
+        ({'tokens': TOKENS, 'mask': TOKENS * 2}, 'mask must be .* 0 and 1'),
         ({'tokens': TOKENS, 'mask': TOKENS / 2}, 'mask must be integers'),
         ({'tokens': TOKENS, 'positions': -TOKENS}, 'positions must be between'),
     ],
@@ -357,3 +357,51 @@ def test_own_data_are_passed():
   with pytest.raises(ValueError, match='row length of their source'):
     data.row_length(config)
   assert data.split_names(config) == ('train',)
+
+
+def test_a_grain_dataset_trains_and_resumes(tmp_path):
+  """Of kind 'own': the same parameters with and without an interruption."""
+  config = {**tree(), 'data': {'kind': 'own', 'batch_size': ROWS}}
+  config['model']['vocab_size'] = VOCAB
+  cfg = config_lib.from_dict(config)
+  assert config_lib.from_dict(config_lib.to_dict(cfg)) == cfg
+
+  class Stops:
+
+    def __init__(self, last):
+      self.last = last
+
+    def __getitem__(self, k):
+      if k > self.last:
+        raise OSError('the disk is gone')
+      return grain_batches().repeat()[k]
+
+  def train(folder, source):
+    return training.train(
+        cfg,
+        tmp_path / folder,
+        source=source,
+        eval_sources={'held': grain_batches()},
+        report=lambda _: None,
+    )
+
+  config['train'] |= {'checkpoint_every': 1, 'num_steps': 4}
+  cfg = config_lib.from_dict(config)
+  whole = train('whole', grain_batches())
+  assert 'cross_entropy' in whole['eval']['held']
+  with pytest.raises(OSError, match='the disk is gone'):
+    train('cut', Stops(2))
+  cut = train('cut', grain_batches().repeat().to_iter_dataset())
+  assert cut['eval'] == whole['eval']
+  with pytest.raises(ValueError, match='batch_size=7 rows, got 6'):
+    training.train(
+        config_lib.from_dict({
+            **config, 'data': {'kind': 'own', 'batch_size': 7}
+        }),
+        tmp_path / 'other',
+        source=grain_batches(),
+    )
+  with pytest.raises(ValueError, match='a program cannot make them'):
+    training.train(cfg, tmp_path / 'none')
+  assert not (tmp_path / 'other').exists()
+  assert not (tmp_path / 'none').exists()

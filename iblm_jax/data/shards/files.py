@@ -45,13 +45,7 @@ class Shard(Protocol):
 
 
 def header(num_tokens: int) -> bytes:
-  r"""The 1,024 bytes that begin a shard.
-
-  Args:
-    num_tokens: Tokens of the shard, 0..2**31-1.
-
-  Raises:
-    ValueError: `num_tokens` is out of its range.
+  r"""Returns the 1,024 bytes that begin a shard of 0..2**31-1 tokens.
 
   >>> len(header(5)), header(5)[8:12]
   (1024, b'\x05\x00\x00\x00')
@@ -170,14 +164,10 @@ class ArrayRecordShard:
 
 
 def open_shard(path: str) -> Shard:
-  """Opens a shard by its suffix and checks what can be checked at once.
-
-  Args:
-    path: A file of `find_shards`.
+  """Opens a file of `find_shards` and checks what can be checked at once.
 
   Raises:
-    ValueError: The file is none of the formats, is damaged or was cut off. The
-      message names it, and what was found and expected.
+    ValueError: The file is none of the formats, is damaged or was cut off.
   """
   if path.endswith('.array_record'):
     return ArrayRecordShard(path)
@@ -185,12 +175,7 @@ def open_shard(path: str) -> Shard:
 
 
 def write_array_record(path: str, tokens: np.ndarray) -> None:
-  """Writes tokens as an `.array_record` file.
-
-  Args:
-    path: The file, replaced if there is one.
-    tokens: uint16 array of shape [N], which may be mapped from a file.
-  """
+  """Writes tokens, uint16 [N], as an `.array_record` file."""
   from array_record.python import array_record_module
 
   writer = array_record_module.ArrayRecordWriter(path, _WRITER_OPTIONS)
@@ -202,15 +187,12 @@ def write_array_record(path: str, tokens: np.ndarray) -> None:
 
 
 def find_shards(name: str, patterns: Iterable[str]) -> list[str]:
-  """Files that paths and globs name, sorted.
+  """Returns the files that paths and globs name, sorted, each once.
 
   Args:
     name: What the patterns are called in errors.
-    patterns: Paths of files, in which the last parts may have wildcards (`*`,
-      `?`, `[...]`).
-
-  Returns:
-    The paths, each once.
+    patterns: Paths, in which the last parts may have wildcards (`*`, `?`,
+      `[...]`).
 
   Raises:
     ValueError: A pattern matches no file, a file is no shard or is named

@@ -76,17 +76,10 @@ def _paths(name: str, value: Any) -> tuple[str, ...]:
 
 
 def open_shards(config: ShardsConfig) -> dict[str, list[shard_files.Shard]]:
-  """Opens the files of both splits, in the order of their names.
-
-  Args:
-    config: Options of the files.
-
-  Returns:
-    The shards of 'train' and of 'validation'.
+  """Opens the files of 'train' and 'validation', in the order of their names.
 
   Raises:
-    ValueError: A pattern matches nothing, a file is damaged, or a file is in
-      both splits; see `shard_files`.
+    ValueError: A pattern matches nothing, a file is damaged or in both splits.
   """
   files = {
       name: shard_files.find_shards(name, getattr(config, name))
@@ -104,13 +97,7 @@ def open_shards(config: ShardsConfig) -> dict[str, list[shard_files.Shard]]:
 
 
 def make_tokenizer(config: ShardsConfig) -> tokenizers.Tokenizer:
-  """Tokenizer that the `index.json` beside the first training file names.
-
-  Args:
-    config: Options of the files.
-
-  Returns:
-    The tokenizer.
+  """Loads the tokenizer that the index beside the first training file names.
 
   Raises:
     ValueError: There is no readable index, it names no tokenizer, or the
@@ -215,7 +202,7 @@ class ShardSource:
   def batch(
       self, k: int, rows: Sequence[int] | None = None
   ) -> batches.Batch:
-    """Rows of global batch `k`, a function of (seed, k); all by default.
+    """Returns rows of global batch `k`, a function of (seed, k).
 
     Raises:
       ValueError: `k` or a row is out of its range, or a file is damaged or
@@ -249,8 +236,7 @@ class ShardSource:
     starts[:, 0] = True  # The rest of a document is a piece as well.
     t = np.arange(self.length, dtype=np.int32)
     segment_ids = np.cumsum(starts, axis=1, dtype=np.int32)
-    begins = np.maximum.accumulate(np.where(starts, t, np.int32(0)), axis=1)
-    positions = np.subtract(t, begins, out=begins)
+    positions = batches.positions_since(starts)
     tokens = sequence[:, :-1].astype(np.int32)
     mask = np.ones(starts.shape, bool)
     if count_b.min() < self.length:

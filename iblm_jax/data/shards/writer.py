@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from iblm_jax import files
 from iblm_jax.data.shards import files as shard_files
 
 _INDEX = shard_files.INDEX
-_INDEX_TMP = _INDEX + '.tmp'
 
 
 @dataclasses.dataclass
@@ -86,12 +86,7 @@ class ShardWriter:
     return self._total(split, 'tokens')
 
   def add(self, split: str, tokens: np.ndarray, lengths: np.ndarray) -> bool:
-    """Appends documents.
-
-    Args:
-      split: 'train' or 'validation'.
-      tokens: uint16 array of shape [N], the documents one after the other.
-      lengths: int64 array, the lengths of the documents.
+    """Appends documents: their tokens, uint16 [N], and their lengths, int64.
 
     Returns:
       Whether a shard became full, so that `commit` should follow.
@@ -167,7 +162,10 @@ class ShardWriter:
   def _read_index(self, settings: dict[str, Any]) -> dict[str, Any]:
     path = self._path(_INDEX)
     if not os.path.exists(path):
-      others = sorted(set(os.listdir(self._folder)) - {_INDEX_TMP})
+      others = sorted(
+          name for name in os.listdir(self._folder)
+          if not (name.startswith(_INDEX) and name.endswith('.tmp'))
+      )
       if others:
         raise ValueError(
             f'folder {self._folder!r} must be empty or hold shards with their'
@@ -270,12 +268,7 @@ class ShardWriter:
     })
 
   def _write_index(self) -> None:
-    path = self._path(_INDEX_TMP)
-    with open(path, 'wb') as file:
-      file.write(json.dumps(self.index, indent=2).encode() + b'\n')
-      _sync(file)
-    os.replace(path, self._path(_INDEX))
-    os.fsync(self._lock)  # The folder itself.
+    files.write_json(self._path(_INDEX), self.index)
     for shard in self.index['shards']:
       self._rename(shard['name'])
 

@@ -217,9 +217,9 @@ class MarkovSource(generated.GeneratedSource):
 
   config: MarkovConfig
 
-  def make_rows(self, i: np.ndarray) -> tuple[np.ndarray, np.bool_, np.bool_]:
+  def make_rows(self, i: np.ndarray) -> tuple[np.ndarray, bool, bool]:
     """Makes the documents `i` and one token more of each."""
-    return self._documents(i), np.True_, np.True_
+    return self._documents(i), True, True
 
   def _documents(self, i: np.ndarray) -> np.ndarray:
     """The documents `i` and one token more, int32 of shape [n, L + 1]."""

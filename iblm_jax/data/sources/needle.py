@@ -104,9 +104,7 @@ class NeedleSource(generated.GeneratedSource):
     """Names of the splits, see `split_names`."""
     return split_names(self.config)
 
-  def make_rows(
-      self, i: np.ndarray
-  ) -> tuple[np.ndarray, np.bool_, np.ndarray]:
+  def make_rows(self, i: np.ndarray) -> tuple[np.ndarray, bool, np.ndarray]:
     """Makes the rows `i` and a filler after each; asked targets count."""
     config = self.config
     pairs, num_values = config.pairs, config.num_values
@@ -153,7 +151,7 @@ class NeedleSource(generated.GeneratedSource):
     )
     is_asked_T = np.zeros(config.length, bool)
     is_asked_T[start:end:2] = True
-    return tokens_nxT1.astype(np.int32), np.True_, is_asked_T
+    return tokens_nxT1.astype(np.int32), True, is_asked_T
 
 
 kinds.register(

@@ -120,10 +120,10 @@ class _Own:
     numbers = batches.row_numbers(
         k, rows, batch_size=self.batch_size, num_batches=self.num_eval_batches
     )
-    rows = (numbers - first).tolist()
-    found = complete_batch(self.read(k, rows), self.vocab_size, f'batch {k}')
+    places = (numbers - first).tolist()
+    found = complete_batch(self.read(k, places), self.vocab_size, f'batch {k}')
     shape = found['tokens'].shape
-    if shape != (len(rows), self.length):
+    if shape != (len(places), self.length):
       raise ValueError(
           f'batch {k}: tokens must have {self.length} columns like those of'
           f' batch 0, got shape {shape}.'
@@ -159,17 +159,15 @@ def complete_batch(
     counts_BxL[:, -1:] = False
     counts_BxL[:, :-1] &= mask_BxL[:, 1:]
     counts_BxL[:, :-1] &= segment_BxL[:, :-1] == segment_BxL[:, 1:]
-  t_L = np.arange(tokens_BxL.shape[1], dtype=np.int32)
   begins_BxL = np.ones(tokens_BxL.shape, bool)
   begins_BxL[:, 1:] = segment_BxL[:, 1:] != segment_BxL[:, :-1]
-  start_BxL = np.maximum.accumulate(np.where(begins_BxL, t_L, 0), axis=1)
   return {
       'tokens': tokens_BxL,
       'targets': next_BxL,
       'loss_mask': counts_BxL,
       'mask': mask_BxL,
       'segment_ids': segment_BxL,
-      'positions': (mask_BxL * (t_L - start_BxL)).astype(np.int32),
+      'positions': mask_BxL * batches.positions_since(begins_BxL),
   } | given
 
 

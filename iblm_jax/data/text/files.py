@@ -30,8 +30,8 @@ class TextConfig:
   """Options of a text corpus.
 
   Attributes:
-    paths: Files ending in `.txt`, `.jsonl`, either with `.gz`, or folders,
-      of which all such files are read, sorted, with those in subfolders.
+    paths: Files that end in `.txt`, `.jsonl`, or either with `.gz`; of a folder
+      all such files are read, sorted, with those in subfolders.
     documents: What a document of a `.txt` is: the 'file', a 'line' or a
       'paragraph' (up to a blank line). Blank ones are left out.
     text_field: Field of a JSON line that holds the text.
@@ -73,13 +73,7 @@ class TextConfig:
 
 
 def find_files(paths: tuple[str, ...]) -> list[epath.Path]:
-  """Files that `paths` name, in reading order.
-
-  Args:
-    paths: Files or folders.
-
-  Returns:
-    The files; those of a folder sorted by name, level by level.
+  """Returns the files that `paths` name; those of a folder sorted by name.
 
   Raises:
     ValueError: A path is missing, a file has another suffix, or a folder holds
@@ -89,8 +83,7 @@ def find_files(paths: tuple[str, ...]) -> list[epath.Path]:
   for name in paths:
     path = epath.Path(name)
     if path.is_dir():
-      found = _files_below(path)
-      if not found:
+      if not (found := _files_below(path)):
         raise ValueError(
             f'folder {name!r} must hold a file that ends in one of {_SUFFIXES}.'
         )
@@ -117,14 +110,10 @@ def _files_below(folder: epath.Path) -> list[epath.Path]:
 
 
 def read_documents(config: TextConfig) -> list[str]:
-  """All documents of a corpus, in the order of the files.
+  """Returns all documents of a corpus, in the order of the files.
 
-  Args:
-    config: Options of the corpus.
-
-  Returns:
-    The documents, none of them blank. A byte order mark is left out; line ends
-    stay as they are within a document.
+  None of them is blank. A byte order mark is left out; line ends stay as they
+  are within a document.
 
   Raises:
     ValueError: A file is missing, holds no document, is no UTF-8 text, is a
@@ -144,27 +133,16 @@ def read_documents(config: TextConfig) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-  """Some whole documents of a file, not decoded yet.
-
-  Attributes:
-    path: The file.
-    data: Its bytes, unpacked if it is a gzip.
-    offset: Number of the first byte, from 0.
-    line: Number of the first line, from 1.
-  """
+  """Some whole documents of a file, unpacked and not decoded yet."""
 
   path: str
   data: bytes
-  offset: int = 0
-  line: int = 1
+  offset: int = 0  # Number of the first byte.
+  line: int = 1  # Number of the first line.
 
 
 def read_chunks(path: epath.Path, documents: str) -> Iterator[Chunk]:
-  """Reads a file piece by piece, cut between documents.
-
-  Args:
-    path: A file of `find_files`.
-    documents: See `TextConfig`.
+  """Reads a file of `find_files` piece by piece, cut between documents.
 
   Yields:
     Pieces of about a megabyte, more where a document is longer.
@@ -208,18 +186,12 @@ def _is_json(name: str) -> bool:
 def chunk_documents(
     chunk: Chunk, documents: str, text_field: str
 ) -> list[str]:
-  """Documents of a piece of a file, without blank ones.
+  """Returns the documents of a piece of a file, without blank ones.
 
-  Args:
-    chunk: The piece.
-    documents: See `TextConfig`.
-    text_field: See `TextConfig`.
-
-  Returns:
-    The documents.
+  The other arguments are those of `TextConfig`.
 
   Raises:
-    ValueError: As `read_documents`, for the contents.
+    ValueError: The contents are bad, as for `read_documents`.
 
   >>> chunk_documents(Chunk('a.txt', b'one two'), 'line', 'text')
   ['one two']
@@ -241,7 +213,7 @@ def chunk_documents(
 def split_documents(
     documents: list[str], holdout: float
 ) -> tuple[list[str], list[str]]:
-  """Documents for training and for validation.
+  """Divides documents into those for training and those for validation.
 
   With at least 20 documents whole ones are held out, chosen by a hash of their
   text: the share `holdout` of the distinct ones, at least one. Copies of a
@@ -249,13 +221,9 @@ def split_documents(
   fewer documents the tail of each is held out, the share `holdout` of its
   characters, and becomes a document of its own.
 
-  Args:
-    documents: The documents.
-    holdout: Share to hold out, 0 to 0.9.
-
   Returns:
-    Two lists in the order of `documents`; the second is empty if `holdout` is
-    0.
+    Two lists in the order of `documents`; the second is empty if `holdout`, 0
+    to 0.9, is 0.
 
   Raises:
     ValueError: One side would be empty.
@@ -266,19 +234,17 @@ def split_documents(
   if not holdout:
     return list(documents), []
   if len(documents) < MIN_DOCUMENTS_TO_SPLIT:
-    cuts = [len(d) - round(holdout * len(d)) for d in documents]
-    pairs = list(zip(documents, cuts, strict=True))
-    train = [d[:cut] for d, cut in pairs if d[:cut]]
-    validation = [d[cut:] for d, cut in pairs if d[cut:]]
+    cuts = [(d, len(d) - round(holdout * len(d))) for d in documents]
+    train = [d[:cut] for d, cut in cuts if d[:cut]]
+    validation = [d[cut:] for d, cut in cuts if d[cut:]]
   else:
-    hashes = [content_hash(d) for d in documents]
-    distinct = sorted(set(hashes))
+    hashed = [(d, content_hash(d)) for d in documents]
+    distinct = sorted({h for _, h in hashed})
     # Not all of them, so that training keeps one where there are two.
     count = min(max(1, round(holdout * len(distinct))), len(distinct) - 1)
     held_out = set(distinct[:count])
-    pairs = list(zip(documents, hashes, strict=True))
-    train = [d for d, h in pairs if h not in held_out]
-    validation = [d for d, h in pairs if h in held_out]
+    train = [d for d, h in hashed if h not in held_out]
+    validation = [d for d, h in hashed if h in held_out]
   if not train or not validation:
     raise ValueError(
         'holdout must leave text for training and for validation, got'
@@ -288,7 +254,7 @@ def split_documents(
 
 
 def content_hash(document: str) -> bytes:
-  """16 bytes that depend on the text of a document alone."""
+  """Returns 16 bytes that depend on the text of a document alone."""
   data = document.encode('utf-8', errors='surrogatepass')
   return hashlib.blake2b(data, digest_size=16).digest()
 
@@ -309,13 +275,10 @@ def _decode(chunk: Chunk) -> str:
 def json_lines(
     path: str, lines: Iterable[str | bytes], first: int
 ) -> Iterator[tuple[str, Any]]:
-  """Where it stands, for messages, and the value of each line of JSON.
+  """Yields where it stands, for messages, and the value of each line of JSON.
 
-  Blank lines are left out; `first` is the number of the first line of the file
-  `path` that is given.
-
-  Raises:
-    ValueError: A line is not JSON.
+  Blank lines are left out. `first` is the number of the first of the lines
+  within the file `path`. A line that is not JSON is a ValueError.
   """
   for number, line in enumerate(lines, first):
     if not line.strip():
@@ -329,7 +292,7 @@ def json_lines(
 
 
 def file_hash(path: epath.PathLike) -> str:
-  """SHA-256 of the bytes of a file."""
+  """Returns the SHA-256 of the bytes of a file."""
   with epath.Path(path).open('rb') as file:
     return hashlib.file_digest(cast(Any, file), 'sha256').hexdigest()
 

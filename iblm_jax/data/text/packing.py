@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from iblm_jax.data import _checks, batches, hashing
+from iblm_jax.data import _checks, batches, hashing, windows
 from iblm_jax.data.text import tokenizers
 
 # Names of the three draws of an epoch.
@@ -34,20 +34,13 @@ class PackedTokens:
 
   Document d reads `tokens[s : s + m]` and is asked for `tokens[s+1 : s+m+1]`,
   with s = `starts[d]` and m = `lengths[d]`.
-
-  Attributes:
-    tokens: Integer array of shape [N], in memory or mapped from a file.
-    starts: int64 array of shape [D].
-    lengths: int64 array of shape [D], each at least 1.
-    pad_id: Token that fills up rows.
-    vocab_size: Tokens are in 0..vocab_size-1.
   """
 
-  tokens: np.ndarray
-  starts: np.ndarray
-  lengths: np.ndarray
-  pad_id: int
-  vocab_size: int
+  tokens: np.ndarray  # Integers [N], in memory or mapped from a file.
+  starts: np.ndarray  # int64 [D].
+  lengths: np.ndarray  # int64 [D], each at least 1.
+  pad_id: int  # Token that fills up rows.
+  vocab_size: int  # Tokens are in 0..vocab_size-1.
 
   @property
   def num_positions(self) -> int:
@@ -65,18 +58,8 @@ def pack_tokens(
 ) -> PackedTokens:
   """Puts a bos before and an eos after each document and joins them.
 
-  Args:
-    documents: Integer arrays of shape [n], n at least 0.
-    bos_id: Token that begins a document.
-    eos_id: Token that ends a document.
-    pad_id: Token that fills up rows.
-    vocab_size: Tokens are in 0..vocab_size-1.
-
-  Returns:
-    The corpus, in 16 bits a token where these suffice.
-
-  Raises:
-    ValueError: There is no document.
+  The documents are integers [n], n at least 0. Tokens take 16 bits where these
+  suffice. No document at all is a ValueError.
 
   >>> pack_tokens([np.array([7, 8])], bos_id=1, eos_id=2, pad_id=0,
   ...             vocab_size=9).tokens.tolist()
@@ -108,21 +91,12 @@ def pack_text(
     eval_rows: int | None = None,
     max_rows: int | None = None,
 ) -> 'PackedText':
-  """Returns rows of tokens of some texts.
+  """Tokenises texts and packs them into rows; see `PackedText`.
 
-  Args:
-    documents: The texts, read one after the other.
-    tokenizer: What makes tokens of them.
-    seq_len: Tokens of a row, L, at least 1.
-    batch_size: See `PackedText`, as of the others.
-    seed: Seed of the shuffling, 0..2**63-1.
-    train: Whether the rows are endless and shuffled, or one pass.
-    eval_rows: Most rows of the pass; None is all.
-    max_rows: Only the first documents that fill so many rows are read; None
-      reads all.
+  Only the first texts that fill `max_rows` rows are read; None reads all.
 
   Raises:
-    ValueError: There is no document, or they do not fill a row for training.
+    ValueError: There is no text, or they do not fill a row for training.
 
   >>> pack_text(['abc'], tokenizers.ByteTokenizer(), seq_len=4, batch_size=1,
   ...           train=False).batch(0)['targets'].tolist()
@@ -173,13 +147,13 @@ class PackedText:
   """Random access to packed rows of text; see `batches.Source`.
 
   Row r of batch k is row k * batch_size + r of an endless sequence of epochs.
-  Safe to read from several threads.
+  Several threads may read it.
 
   Args:
     corpus: The tokens.
     seq_len: Tokens of a row, L, at least 1.
     batch_size: Rows of a global batch, at least 1.
-    seed: Of the shuffling, 0..2**63-1.
+    seed: Seed of the shuffling, 0..2**63-1.
     train: Endless and shuffled if True, else one pass in order.
     eval_rows: With `train` False, at most so many rows, evenly spread over the
       pass: files are often sorted. None is all of them.
@@ -239,11 +213,7 @@ class PackedText:
   def batch(
       self, k: int, rows: Sequence[int] | None = None
   ) -> batches.Batch:
-    """Rows of global batch `k`, a function of (seed, k); all by default.
-
-    Raises:
-      ValueError: `k` or a row is out of its range.
-    """
+    """Returns rows of global batch `k`; ValueError for one out of range."""
     number_b = batches.row_numbers(
         k, rows, batch_size=self.batch_size, num_batches=self.num_eval_batches
     )
@@ -315,19 +285,14 @@ class PackedText:
     first_b = np.searchsorted(ends, begin_b, side='right') - 1
     last_b = np.searchsorted(ends, end_b, side='left') - 1
     count_b = np.where(end_b > begin_b, last_b - first_b + 1, 0)
-    row_p = np.repeat(np.arange(begin_b.size), count_b)
-    ordinal_p = np.arange(row_p.size) - np.repeat(
-        np.cumsum(count_b) - count_b, count_b
-    )
+    row_p, ordinal_p = windows.numbered(count_b)
     document_p = first_b[row_p] + ordinal_p
     begin_p = np.maximum(ends[document_p], begin_b[row_p])
     length_p = np.minimum(ends[document_p + 1], end_b[row_p]) - begin_p
     source_p = stream.starts_D[document_p] + begin_p - ends[document_p]
     # From pieces to tokens: numbers within the piece, then within the corpus.
-    position_t = np.arange(length_p.sum()) - np.repeat(
-        np.cumsum(length_p) - length_p, length_p
-    )
-    source_t = np.repeat(source_p, length_p) + position_t
+    piece_t, position_t = windows.numbered(length_p)
+    source_t = source_p[piece_t] + position_t
     mask = np.arange(self.length) < (end_b - begin_b)[:, None]
 
     def rows_of(values, fill):
@@ -341,6 +306,6 @@ class PackedText:
         'targets': rows_of(self.corpus.tokens[source_t + 1], pad_id),
         'loss_mask': mask.copy(),
         'mask': mask,
-        'segment_ids': rows_of(np.repeat(ordinal_p + 1, length_p), 0),
+        'segment_ids': rows_of(ordinal_p[piece_t] + 1, 0),
         'positions': rows_of(position_t, 0),
     }

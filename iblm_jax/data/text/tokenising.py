@@ -67,7 +67,7 @@ class Tokeniser:
     self._tokenizer = tokenizers.load_tokenizer(options.tokenizer)
 
   def __call__(self, chunk: Chunk) -> Tokens:
-    """Tokens of a chunk by split; ValueError if its contents are bad."""
+    """Returns the tokens by split; ValueError if the contents are bad."""
     options = self._options
     if isinstance(chunk, Records):
       documents = [text for text in chunk.texts if text.strip()]
@@ -94,11 +94,7 @@ class Tokeniser:
 
 
 def is_held_out(document: str, holdout: float) -> bool:
-  """Whether a document is for validation, a matter of its text alone.
-
-  Args:
-    document: Its text.
-    holdout: Share of the documents that are, 0 to 1.
+  """Returns whether a document is in the share held out, by its text alone.
 
   >>> is_held_out('some text', 1.0), is_held_out('some text', 0.0)
   (True, False)
@@ -108,17 +104,11 @@ def is_held_out(document: str, holdout: float) -> bool:
 
 
 def describe(sources: Iterable[str]) -> list[dict[str, Any]]:
-  """Names the files and data sets that sources stand for.
+  """Lists the files and data sets that sources stand for.
 
-  Args:
-    sources: Files and folders as in `text.TextConfig`, or `hf:NAME[:SPLIT]`.
-
-  Returns:
-    A dictionary for each: `name`, and for files `bytes`.
-
-  Raises:
-    ValueError: A file is missing or has a wrong suffix, or `datasets` is not
-      installed.
+  Sources are files and folders as in `text.TextConfig`, or `hf:NAME[:SPLIT]`.
+  Each gives a dictionary with its `name`, and for files `bytes`. ValueError
+  where a file is missing or has a wrong suffix, or `datasets` is not installed.
   """
   found = []
   for source in sources:
@@ -136,7 +126,7 @@ def describe(sources: Iterable[str]) -> list[dict[str, Any]]:
 def read(
     sources: Iterable[dict[str, Any]], options: Options
 ) -> Iterator[Chunk]:
-  """Chunks of the sources of `describe`, in order, a few at a time.
+  """Yields the chunks of the sources of `describe`, in order.
 
   Raises:
     ValueError: A source cannot be read.
@@ -205,15 +195,10 @@ def _read_data_set(source: str, text_field: str) -> Iterator[Records]:
 def tokenise(
     chunks: Iterable[Chunk], options: Options, workers: int
 ) -> Generator[Tokens, None, None]:
-  """Tokens of each chunk, in order.
-
-  Args:
-    chunks: What to tokenise; read as it is needed.
-    options: How.
-    workers: Processes that do it; 1 is this one.
+  """Tokenises chunks in some processes; with one worker, in this one.
 
   Yields:
-    For each chunk what `Tokeniser` returns, whatever the number of workers.
+    For each chunk, in order, what `Tokeniser` returns.
 
   Raises:
     ValueError: As `Tokeniser`, for the first bad chunk.

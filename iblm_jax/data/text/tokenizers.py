@@ -84,7 +84,7 @@ class DigitTokenizer:
   _CHARACTERS = 'x=0123456789'
 
   def encode(self, text: str) -> np.ndarray:
-    """Ids of a text; ValueError for a character that is not in `x=0..9`."""
+    """Returns ids; ValueError for a character that is not in `x=0..9`."""
     ids = [self._CHARACTERS.find(character) for character in text]
     if -1 in ids:
       raise ValueError(
@@ -93,7 +93,7 @@ class DigitTokenizer:
     return np.asarray(ids, np.int32) + np.int32(self.times_id)
 
   def decode(self, ids: npt.ArrayLike) -> str:
-    """Text of ids; ValueError for an id outside of 0..14."""
+    """Returns the text; ValueError for an id outside of 0..14."""
     ids = _checked_ids(ids, self.vocab_size)
     kept = ids[ids >= self.times_id] - self.times_id
     return ''.join(self._CHARACTERS[i] for i in kept)
@@ -115,7 +115,7 @@ class ByteTokenizer:
   vocab_size = 259
 
   def encode(self, text: str) -> np.ndarray:
-    """Bytes of a text; ValueError for a text that UTF-8 cannot hold."""
+    """Returns bytes; ValueError for a text that UTF-8 cannot hold."""
     try:
       data = text.encode('utf-8')
     except UnicodeEncodeError as e:
@@ -126,11 +126,11 @@ class ByteTokenizer:
     return np.frombuffer(data, np.uint8).astype(np.int32)
 
   def decode(self, ids: npt.ArrayLike) -> str:
-    """Text of ids; bytes that are not UTF-8 become U+FFFD."""
+    """Returns the text; bytes that are not UTF-8 become U+FFFD."""
     return self.decode_bytes(ids).decode('utf-8', errors='replace')
 
   def decode_bytes(self, ids: npt.ArrayLike) -> bytes:
-    """Bytes of ids, exactly; ValueError for an id outside of 0..258."""
+    """Returns the bytes; ValueError for an id outside of 0..258."""
     ids = _checked_ids(ids, self.vocab_size)
     return ids[ids < 256].astype(np.uint8).tobytes()
 
@@ -200,16 +200,13 @@ class _PieceTokenizer:
 
 
 def load_tokenizer(spec: str) -> Tokenizer:
-  """Tokenizer by name or from a file.
+  """Returns a tokenizer by its name or from a file.
 
   Args:
     spec: 'bytes', 'digits', the path of a `tokenizer.json` (package
       `tokenizers`) or of a SentencePiece `.model`; files need the extra
       `iblm-jax[hf]`. The special tokens of a `tokenizer.json` are found by
       their usual names; without one for padding, eos is used for it.
-
-  Returns:
-    The tokenizer.
 
   Raises:
     ValueError: `spec` is none of these, the file is missing or damaged or
