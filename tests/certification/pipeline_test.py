@@ -21,7 +21,12 @@ from programs import run, start
 from iblm_jax import bounds
 from iblm_jax.bounds import claims as claims_lib
 from iblm_jax.bounds import options as bound_options
-from iblm_jax.certification import document_losses, quantisation, verification
+from iblm_jax.certification import (
+    document_losses,
+    quantisation,
+    tuning,
+    verification,
+)
 from iblm_jax.certification import pipeline as certification
 from iblm_jax.data.sources import words as wordlist
 from iblm_jax.experiments._harness import results
@@ -564,7 +569,12 @@ def test_tuning_reads_what_training_has_not(subject):
 
   options = dataclasses.replace(cfg.certificate, levels=(3,), tuning_steps=3)
   spied = job._replace(source=Spy())
-  quantisation.quantise(spied, w_d, options, lambda line: None)
+  quantisation.quantise(
+      w_d, options,
+      tune=functools.partial(
+          tuning.tune, job=spied, cfg=options, report=lambda line: None
+      ),
+  )
   assert asked == [6, 7, 8]  # training has read 0 to 5
 
 

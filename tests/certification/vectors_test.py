@@ -144,7 +144,8 @@ def test_what_was_saved_is_found_again(tmp_path, options):
   assert held.tree == made.tree and held.lines() == made.lines()
   assert held.tree['population']['n'] == options.get('sample', 60)
   assert held.tree['code']['search'] == options.get('search_bits', 0.0)
-  assert held.tree['code']['choice'] == math.log2(len(options.get('levels', 'a')))
+  choices = len(options.get('levels', FAST['levels']))
+  assert held.tree['code']['choice'] == math.log2(choices)
   assert sum(line.startswith('CERTIFIED') for line in held.lines()) == 1
   # Losses of a part of the bits that were allowed.
   near = lambda w, some: [row + 5e-5 for row in nll_bits(w, some)]
