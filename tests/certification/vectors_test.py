@@ -265,9 +265,9 @@ def test_a_hook_trains_through_the_rounding():
         ({'vocab_size': 1}, 'vocab_size must be an integer >= 2, got 1'),
         ({'w': [[1.0]]}, 'w must be a vector'),
         ({'w': [np.nan]}, 'w must be finite, got nan'),
-        ({'delta': 0.0}, r'delta must be .* \(0, 1\)'),
+        ({'delta': 0.0}, 'delta must be strictly between 0 and 1'),
         ({'levels': ()}, 'levels must be'),
-        ({'levels': (1,)}, r'levels must be .*\[2, 4096\]'),
+        ({'levels': (1,)}, 'levels must be .* between 2 and 4096'),
         ({'headline': 'best'}, 'headline must be one of'),
         ({'headline': 'serfling'}, 'part of a finite list'),
         ({'headline': 'freedman', 'sample': 3}, 'needs sample=None'),
@@ -297,10 +297,13 @@ def test_bad_input(options, said):
 @pytest.mark.parametrize(
     'options, said',
     [
-        ({'sampling': 'random'}, "sampling must be one of 'iid', 'without"),
+        ({'sampling': 'random'}, "sampling must be .*'iid' or 'without"),
         ({'size': 7}, "size=7 with sampling='iid'"),
         ({'sampling': 'without replacement'}, 'size=None with'),
-        ({'sampling': 'without replacement', 'size': 0}, 'size must be an int'),
+        (
+            {'sampling': 'without replacement', 'size': 0},
+            'size must be >= 1, got 0',
+        ),
     ],
 )
 def test_bad_populations(options, said):
