@@ -58,11 +58,6 @@ def positive(name: str, value: Any) -> float:
   return number(name, value, 0.0, open_ends=True)
 
 
-def code_bits(value: Any) -> float:
-  """K_bits as a float: a finite number of bits, at least 0."""
-  return number('K_bits', value, 0.0)
-
-
 def choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
   """Raises ValueError unless `value` is one of `choices`."""
   if value not in choices:

@@ -1,7 +1,7 @@
-"""How many bits a vector of symbols takes, without writing them.
+"""Numbers of bits that a vector of symbols takes, without writing it.
 
-For planning and comparison; a certificate is charged for the bytes that
-`iblm_jax.bounds.coding` wrote. Decoders know d, L and the scheme.
+They are for planning and comparison; a certificate is charged for the bytes
+that `iblm_jax.bounds.coding` writes. Decoders know d, L and the scheme.
 """
 
 import math
@@ -43,22 +43,12 @@ def elias_delta_bits(n: int) -> int:
 def prefix_bits(
     C: int, header: Literal['gamma', 'delta'] = 'gamma'
 ) -> int:
-  """Length of a string of C >= 1 bits behind its length in an Elias code.
+  """Length of a string of C >= 1 bits with its length, in an Elias code, first.
 
   No such string begins another, and 2^-length summed over all strings is
   exactly 1, for both headers: the mass of a prior. Which header is used must be
   fixed beforehand; 'delta' is the shorter one from 32 bits on (equal lengths
   aside), 'gamma' the one that published numbers use.
-
-  Args:
-    C: bits of the string, at least 1.
-    header: code of the length.
-
-  Returns:
-    C plus the bits of the header.
-
-  Raises:
-    ValueError: where an argument is outside its range.
 
   Example:
     >>> prefix_bits(2000), prefix_bits(2000, 'delta')
@@ -83,14 +73,8 @@ def ideal_bits(symbols: np.ndarray, L: int, scheme: Scheme = 'table') -> float:
 
   Args:
     symbols: [d] integers in 0..L-1.
-    L: number of levels, at least 2.
-    scheme: one of the above.
-
-  Returns:
-    Bits, >= 0, float64.
-
-  Raises:
-    ValueError: where an argument does not fit.
+    L: Number of levels, 2..4096.
+    scheme: One of the above.
 
   Example:
     >>> symbols = [0, 1, 1, 2, 1, 0, 1, 1, 2, 1]
@@ -107,7 +91,7 @@ def payload_bits(
     scheme: Scheme = 'table',
     codebook_bits: int | None = None,
 ) -> int:
-  """Bits of symbols, counts and codebook, an exact integer.
+  """Computes the bits of symbols, counts and codebook, an exact integer.
 
   * 'table': ceil(ideal) + 1 bits of symbols (arithmetic code) and L counts of
     ceil(log2(d+1)) bits.
@@ -116,18 +100,13 @@ def payload_bits(
   * 'kt', 'laplace': ceil(ideal) + 1 bits.
 
   Args:
-    symbols: [d] integers in 0..L-1.
-    L: number of levels, at least 2.
-    scheme: as for `ideal_bits`.
-    codebook_bits: bits of the whole codebook; None for L entries of float16. A
+    symbols, L, scheme: As for `ideal_bits`.
+    codebook_bits: Bits of the whole codebook; None for L entries of float16. A
       uniform step takes 16.
 
   Returns:
     Bits. Rounding up is decided in integers where float64 leaves a doubt (for
     d > 2^20 a doubtful case is rounded up, never down).
-
-  Raises:
-    ValueError: where an argument does not fit.
 
   Example:
     >>> symbols = [0, 1, 1, 2, 1, 0, 1, 1, 2, 1]
@@ -148,7 +127,7 @@ def payload_bits(
 
 
 def ceil_log2(n: int) -> int:
-  """Bits that number n >= 1 things.
+  """Bits that suffice to number n >= 1 things.
 
   Example:
     >>> [ceil_log2(n) for n in (1, 2, 3, 4, 5)]

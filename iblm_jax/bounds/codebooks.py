@@ -1,4 +1,4 @@
-"""Codebooks of few float16 values for the weights, on the host in float64."""
+"""Codebooks of few float16 values, fitted on the host in float64."""
 
 from typing import Literal
 
@@ -19,7 +19,7 @@ def fit_codebook(
     init: Literal['uniform', 'kmeans'] = 'uniform',
     iters: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Codebook and symbols of a vector.
+  """Fits a codebook to a vector and assigns a symbol to each number.
 
   'uniform': L bins of equal width over ±max|w|; a bin's value is the mean of
   its members, or its left edge where it has none. 'kmeans': the better of
@@ -28,16 +28,13 @@ def fit_codebook(
   Args:
     w: [d] finite numbers; the largest magnitude is 0 or in [6.1e-5, 65504],
       where float16 has its full precision.
-    L: number of levels, 2 <= L <= 4096; odd keeps 0 at the middle of a bin.
-    init: where Lloyd's iterations start.
-    iters: most iterations; None for 0 ('uniform') or 100 ('kmeans').
+    L: Number of levels, 2 <= L <= 4096; odd keeps 0 at the middle of a bin.
+    init: Where Lloyd's iterations start.
+    iters: Most iterations; None for 0 ('uniform') or 100 ('kmeans').
 
   Returns:
     (codebook [L] float16, symbols [d] int32). With iterations, each symbol is
     the nearest value after rounding to float16; without, the bin.
-
-  Raises:
-    ValueError: where an argument does not fit.
 
   Example:
     >>> w = [-1, -.9, -.2, 0, .05, .1, .3, .31, .95, 1]
@@ -75,21 +72,19 @@ def fit_codebook(
 def fit_step(
     w: np.ndarray, L: int, iters: int = 20
 ) -> tuple[np.float16, np.ndarray]:
-  """Step of a uniform grid, and symbols: one number instead of a codebook.
+  """Fits the step of a uniform grid: one number instead of a codebook.
 
-  Least squares by turns, from several starts between the grid that just holds
-  the largest weight and a quarter of it; the best is kept.
+  Symbols and step are fitted by least squares in turns, from several starts
+  between the grid that just holds the largest weight and a quarter of it; the
+  best fit is kept.
 
   Args:
     w: [d] finite numbers, not all 0.
-    L: number of levels, 2 <= L <= 4096.
-    iters: rounds of least squares for each start, at least 0.
+    L: Number of levels, 2 <= L <= 4096.
+    iters: Rounds of least squares for each start, at least 0.
 
   Returns:
-    (step, a positive float16; symbols [d] int32), for `step_values`.
-
-  Raises:
-    ValueError: where an argument does not fit.
+    (step, symbols): a positive float16 for `step_values`, and int32 [d].
 
   Example:
     >>> step, symbols = fit_step([-1.0, 0.02, 0.5, 0.97], 5)
@@ -121,7 +116,7 @@ def fit_step(
 
 
 def step_values(step: float | np.floating, L: int) -> np.ndarray:
-  """Values [L] float64 of a uniform grid: step times (j - (L-1)/2).
+  """Computes the values [L] float64 of a grid: step times (j - (L-1)/2).
 
   Example:
     >>> step_values(0.5, 3), step_values(0.5, 2)
@@ -131,9 +126,10 @@ def step_values(step: float | np.floating, L: int) -> np.ndarray:
 
 
 def nearest_symbols(w: np.ndarray, codebook: np.ndarray) -> np.ndarray:
-  """Index [d] int32 of the nearest value; of equally near, the lower one.
+  """Finds the index [d] int32 of each number's nearest value.
 
-  The codebook need not be sorted. The smallest index stands for equal values.
+  Of two equally near values the lower one is taken, and of equal values the one
+  with the smallest index. The codebook need not be sorted.
   """
   ordered, index = np.unique(
       np.asarray(codebook, np.float64), return_index=True

@@ -1,4 +1,4 @@
-"""Symbols to bytes and back: what a certificate is charged for.
+"""Symbols to bytes and back, in the code that a certificate is charged for.
 
 A code is [codebook or step][counts][payload], each part whole bytes, big end
 first, with nothing between:
@@ -10,10 +10,11 @@ first, with nothing between:
 * the shortest byte string inside the final interval of a range coder
   (`constriction`, 24-bit probabilities), trailing zero bytes cut off.
 
-Which schemes there are is said in `iblm_jax.bounds.code_length`; 'enumerative'
-codes each symbol by how many of it are still to come, so that all sequences
-with these counts are equally long. Of the strings that mean the same symbols
-only the one that `encode` writes is accepted. Needs the extra 'certify'.
+The schemes are those of `iblm_jax.bounds.code_length`; 'enumerative' codes each
+symbol by how many of it are still to come, so that all sequences with the same
+counts are equally long. Of the strings that stand for the same symbols only the
+one that `encode` writes is accepted. All functions need the extra 'certify' and
+raise `ImportError` without it.
 """
 
 from typing import Any, Literal
@@ -38,21 +39,17 @@ def encode(
 
   Args:
     symbols: [d] integers in 0..L-1.
-    L: number of levels, 2 <= L <= 4096.
+    L: Number of levels, 2 <= L <= 4096.
     scheme: 'table', 'enumerative', 'kt' or 'laplace'. 'table' is the fast one;
       'kt' the shortest as a rule; 'laplace' and 'enumerative' are within a few
       bits of each other. All but 'table' take some 10 microseconds a symbol to
       decode.
     codebook: [L] values that float16 holds exactly; None for none.
-    step: a number > 0 that float16 holds exactly, for the values of
-      `codebooks.step_values`; None for none. Not both.
+    step: A number > 0 that float16 holds exactly, for the values of
+      `step_values`; None for none. Not both.
 
   Returns:
     The code. Eight times its length is what the model costs.
-
-  Raises:
-    ValueError: where an argument does not fit.
-    ImportError: without the extra 'certify'.
 
   Example:
     >>> import numpy as np
@@ -86,20 +83,15 @@ def decode(
     *,
     levels: Levels | None = None,
 ) -> np.ndarray:
-  """Symbols [d] int32 that `encode` wrote.
+  """Reads the symbols, int32 [d], that `encode` wrote with this L and scheme.
 
   Args:
-    code: what `encode` returned.
-    d: number of symbols.
-    L: number of levels.
-    scheme: as it was encoded.
     levels: 'codebook' or 'step', what the code begins with; None for nothing.
 
   Raises:
-    ValueError: where an argument does not fit, or `encode` cannot have written
-      these bytes with these settings. Damaged bytes either raise it or give
-      other symbols.
-    ImportError: without the extra 'certify'.
+    ValueError: An argument does not fit, or `encode` cannot have written these
+      bytes with these settings. Damaged bytes either raise it or give other
+      symbols.
   """
   return _decode(code, d, L, scheme, levels)[1]
 
@@ -107,9 +99,9 @@ def decode(
 def decode_values(
     code: bytes, d: int, L: int, scheme: Scheme = 'table', *, levels: Levels
 ) -> np.ndarray:
-  """Vector [d] float32 that a code stands for: each symbol's value.
+  """Reads the vector, float32 [d], that a code stands for.
 
-  Arguments and errors are those of `decode`; `levels` is needed.
+  Arguments and errors are those of `decode`.
   """
   _checks.choice('levels', levels, ('codebook', 'step'))
   header, symbols = _decode(code, d, L, scheme, levels)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 def number_of_counts(d: int, L: int) -> int:
-  """How many vectors of `L` counts add up to `d`.
+  """Counts the vectors of `L` counts that add up to `d`.
 
   Example:
     >>> number_of_counts(10, 3)
@@ -20,7 +20,7 @@ def number_of_counts(d: int, L: int) -> int:
 
 
 def rank_of_counts(counts: Sequence[int]) -> int:
-  """Number of a count vector, in 0..number_of_counts-1.
+  """Computes the number of a count vector, in 0..number_of_counts-1.
 
   Example:
     >>> rank_of_counts([2, 6, 2])
@@ -34,10 +34,7 @@ def rank_of_counts(counts: Sequence[int]) -> int:
 
 
 def counts_of_rank(rank: int, d: int, L: int) -> list[int]:
-  """The count vector that has this number.
-
-  Raises:
-    ValueError: where there is none.
+  """Computes the count vector that has this number, see `rank_of_counts`.
 
   Example:
     >>> counts_of_rank(38, 10, 3)

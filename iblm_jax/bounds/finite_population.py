@@ -196,7 +196,7 @@ def _shares(t: float, m: int, size: int) -> np.ndarray:
 
 
 def log_wealth(draws: _Draws, t: float, mean: float) -> tuple[float, float]:
-  """Ln W at a mean over the population, and its derivative."""
+  """Computes ln W at a mean over the population, and its derivative."""
   m = draws.x.size
   t_m = _shares(t, m, draws.size)
   left_m = draws.size - np.arange(m)

@@ -22,38 +22,40 @@ class CertificateConfig:
   """Options of quantisation, code and claims.
 
   Attributes:
-    levels: numbers of quantiser levels to choose from; which one was taken is
-      paid for.
-    dims: of the parameterisation to choose from, each of them trained; which
-      one was taken is paid for. () takes those of the run.
+    levels: Numbers of quantiser levels to choose from, each in 2..4096; which
+      one was taken is paid for.
+    dims: Dims of the parameterisation to choose from, each of which is trained;
+      which one was taken is paid for. () takes those of the run.
     codebook: 'kmeans' or 'uniform' (a value for each level), or 'step'
       (multiples of one number).
-    scheme: of the code, one of `code_length.SCHEMES`.
-    tuning_steps: updates of quantisation-aware training after the run; 0 for
+    scheme: Of the code, one of `code_length.SCHEMES`.
+    tuning_steps: Updates of quantisation-aware training after the run; 0 for
       none.
-    tuning_rate: its learning rate, relative to the spread of the values.
-    headline: the kind of bound that is meant, one of `KINDS`: the smallest of
+    tuning_rate: Its learning rate, relative to the spread of the values.
+    headline: The kind of bound that is meant, one of `KINDS`: the smallest of
       several kinds would hold with less than 1 - delta. The others stand beside
       it for comparison.
-    delta: probability that a claim fails. Each holds with 1 - delta
+    delta: Probability that a claim fails, in (0, 1). Each holds with 1 - delta
       on its own, the top-k errors of one kind all at once; the smallest of
       several kinds of bound costs their sum.
-    alphas: weights of the uniform distribution to choose from.
-    top_k: sizes of the sets of most likely tokens; () claims no errors.
-    sample: units of the training set that are scored, drawn with replacement;
+    alphas: Weights of the uniform distribution to choose from, in (0, 1).
+    top_k: Sizes of the sets of most likely tokens; () claims no errors.
+    sample: Units of the training set that are scored, drawn with replacement;
       None scores all of them, which needs no second bound.
-    heldout: most held-out units that are scored.
+    heldout: Most held-out units that are scored.
     search_bits: log2 of the number of configurations that were tried, this one
       included; rounded up by whoever declares it.
-    runs: codes that were scored on samples of their own and whose best is
+    runs: Codes that were scored on samples of their own and whose best is
       reported; those of other runs and of other options count.
-    max_tokens: of an evaluation batch; larger ones are slower on a CPU.
+    max_tokens: Most tokens of an evaluation batch; larger ones are slower on a
+      CPU.
 
   Raises:
-    ValueError: for a value outside its range, naming field and value.
+    ValueError: A value is outside its range; the message names the field.
 
-  >>> CertificateConfig(levels=(9, 15, 31)).choice_bits
-  1.584962500721156
+  Example:
+    >>> CertificateConfig(levels=(9, 15, 31)).choice_bits
+    1.584962500721156
   """
 
   levels: tuple[int, ...] = fields.field(
@@ -87,5 +89,5 @@ class CertificateConfig:
 
   @property
   def choice_bits(self) -> float:
-    """Price of having chosen among `levels` and `dims`."""
+    """Price in bits of having chosen among `levels` and `dims`."""
     return math.log2(len(self.levels) * max(1, len(self.dims)))

@@ -9,7 +9,7 @@ _CHUNK = 1 << 16
 
 
 def encode_symbols(symbols: np.ndarray, L: int, scheme: str) -> bytes:
-  """Counts, where the scheme needs them, and payload of symbols [d]."""
+  """Writes counts, where the scheme needs them, and payload of symbols [d]."""
   stream = _stream()
   counts = np.bincount(symbols, minlength=L)
   encoder = stream.queue.RangeEncoder()
@@ -36,7 +36,7 @@ def encode_symbols(symbols: np.ndarray, L: int, scheme: str) -> bytes:
 
 
 def decode_symbols(body: bytes, d: int, L: int, scheme: str) -> np.ndarray:
-  """Symbols [d] of counts and payload; ValueError where there are none."""
+  """Reads symbols [d]; ValueError where no symbols have these bytes."""
   stream = _stream()
   counts = None
   if scheme in ('table', 'enumerative'):
@@ -89,7 +89,7 @@ def _model(stream, counts):
 
 
 def field_bytes(d: int, L: int) -> int:
-  """Bytes that the number of a count vector takes."""
+  """Number of bytes that the number of a count vector takes."""
   bits = code_length.ceil_log2(compositions.number_of_counts(d, L))
   return -(-bits // 8)
 

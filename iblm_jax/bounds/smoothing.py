@@ -33,20 +33,17 @@ class SmoothRange(NamedTuple):
 
 
 def smooth_range(alpha: float, V: int) -> SmoothRange:
-  """Smallest and largest loss of a token after smoothing, and the difference.
+  """Computes the smallest and largest loss of a token after smoothing.
 
   lo = -log2(1-α+α/V), hi = log2(V/α), delta = log2(1 + (1-α)V/α); the mean over
   a document lies in the same interval however its tokens depend on each other.
 
   Args:
-    alpha: share of the uniform distribution, in (0, 1).
-    V: size of the vocabulary, at least 2.
+    alpha: Weight of the uniform distribution, in (0, 1).
+    V: Size of the vocabulary, at least 2.
 
   Returns:
-    (lo, hi, delta) in bits, float64.
-
-  Raises:
-    ValueError: where an argument is outside its range.
+    (lo, hi, delta = hi - lo) in bits.
 
   Example:
     >>> [round(x, 6) for x in smooth_range(0.1, 256)]
@@ -60,19 +57,16 @@ def smooth_range(alpha: float, V: int) -> SmoothRange:
 
 
 def smoothed_nll_bits(logp: Array, alpha: float, V: int) -> Array:
-  """-log2 of the smoothed probability of a token.
+  """Computes -log2 of the smoothed probability of tokens.
 
   Args:
     logp: [...] log-probabilities in nats, at most 0; -inf is allowed.
-    alpha: share of the uniform distribution, in (0, 1); static.
-    V: size of the vocabulary, at least 2; static. Where the softmax runs over
+    alpha: Weight of the uniform distribution, in (0, 1); static.
+    V: Size of the vocabulary, at least 2; static. Where the softmax runs over
       padding as well, V is still what the data uses: padding only wastes mass.
 
   Returns:
     [...] bits, in the interval of `smooth_range` up to rounding.
-
-  Raises:
-    ValueError: where alpha or V is outside its range, or logp is not floating.
 
   Example:
     >>> import numpy as np
@@ -91,21 +85,18 @@ def smoothed_nll_bits(logp: Array, alpha: float, V: int) -> Array:
 def doc_losses(
     logp: Array, mask: Array, alphas: Sequence[float], V: int
 ) -> Array:
-  """Mean smoothed loss of each document, for each α.
+  """Computes the mean smoothed loss of each document, for each α.
 
   Args:
-    logp: [N, T] log-probabilities in nats of the tokens that came; whatever
-      stands where the mask is False is not looked at, NaN included.
-    mask: [N, T] bool, tokens that are scored.
-    alphas: [A] shares of the uniform distribution, each in (0, 1); static.
-    V: size of the vocabulary, at least 2; static.
+    logp: [N, T] log-probabilities in nats of the tokens that came. Values where
+      the mask is False are not looked at and may be NaN.
+    mask: [N, T] bool, True for tokens that are scored.
+    alphas: [A] weights of the uniform distribution, each in (0, 1); static.
+    V: Size of the vocabulary, at least 2; static.
 
   Returns:
     [A, N] bits. A document without a scored token gets inf, which every bound
     refuses: leave such rows out, do not average them in as 0.
-
-  Raises:
-    ValueError: where an argument does not fit.
 
   Example:
     >>> import numpy as np

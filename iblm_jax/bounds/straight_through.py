@@ -5,10 +5,10 @@ import jax.numpy as jnp
 
 
 def ste_quantize(w: jax.Array, codebook: jax.Array) -> jax.Array:
-  """Each weight's nearest value; differentiable by weights and values.
+  """Rounds each weight to its nearest value, with gradients of both.
 
-  The gradient by `w` is the upstream gradient as it is; the gradient by a value
-  is the sum over the weights that it replaces.
+  The gradient with respect to `w` is the upstream gradient as it is; that with
+  respect to a value is the sum over the weights that it replaces.
 
   Args:
     w: [d] floating; distances are compared in float32.
@@ -17,9 +17,6 @@ def ste_quantize(w: jax.Array, codebook: jax.Array) -> jax.Array:
 
   Returns:
     [d] in the dtype of `w`. Of equally near values the first is taken.
-
-  Raises:
-    ValueError: where shapes or dtypes do not fit.
 
   Example:
     >>> import jax

@@ -9,20 +9,17 @@ from iblm_jax.bounds.smoothing import Array
 
 
 def rank_of_target(logits: Array, y: Array) -> Array:
-  """How many other tokens score at least as high as the one that came.
+  """Counts the other tokens that score at least as high as the one that came.
 
   Ties count against the model, and so does NaN, so a model cannot gain by
   giving all tokens the same score. No sort: one comparison a token.
 
   Args:
     logits: [..., V] floating.
-    y: [...] integer, the token that came, in 0..V-1.
+    y: [...] integers in 0..V-1, the tokens that came.
 
   Returns:
     [...] int32 in 0..V-1; 0 is the best rank.
-
-  Raises:
-    ValueError: where shapes or dtypes do not fit.
 
   Example:
     >>> import numpy as np
@@ -44,11 +41,11 @@ def rank_of_target(logits: Array, y: Array) -> Array:
 
 
 def top_k_errors(ranks: Array, mask: Array, ks: Sequence[int]) -> Array:
-  """Share of each document's tokens that are not among the k best guesses.
+  """Computes the share of tokens that are not among the k best guesses.
 
   Args:
-    ranks: [N, T] integer, from `rank_of_target`.
-    mask: [N, T] bool, tokens that are scored.
+    ranks: [N, T] integers from `rank_of_target`.
+    mask: [N, T] bool, True for tokens that are scored.
     ks: [K] numbers of guesses, each at least 1; static. Each is a loss of its
       own: to claim all K at once, or to report the best, give the bound
       `n_alpha=K`.
@@ -56,9 +53,6 @@ def top_k_errors(ranks: Array, mask: Array, ks: Sequence[int]) -> Array:
   Returns:
     [K, N] in [0, 1], float64 for NumPy and float32 for JAX; inf for a document
     without a scored token, which every bound refuses.
-
-  Raises:
-    ValueError: where an argument does not fit.
 
   Example:
     >>> import numpy as np

@@ -1,7 +1,7 @@
 """From a vector of numbers to the bytes that stand for it, and back."""
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +97,7 @@ def _values(w_d, levels, cfg) -> np.ndarray:
 def _encode(w_d, values, levels, cfg) -> bytes:
   if cfg.codebook == 'step':
     # float32 holds few multiples of a float16 exactly.
-    stored = {'step': float(values[1] - values[0])}
+    stored: dict[str, Any] = {'step': float(values[1] - values[0])}
   else:
     values = values.astype(np.float16)
     stored = {'codebook': values}

@@ -9,14 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from iblm_jax import fields
 from iblm_jax.bounds import _checks, options
 from iblm_jax.certification import scoring
 
 # (float32 vector [d], documents) -> for each document the bits of its tokens.
 NllBits = Callable[[np.ndarray, list[Any]], Sequence[npt.ArrayLike]]
-
-_SAMPLINGS = ('iid', 'without replacement')
-
 
 @dataclasses.dataclass(frozen=True)
 class Population:
@@ -44,12 +42,12 @@ class Population:
   """
 
   sampling: Literal['iid', 'without replacement'] = 'iid'
-  size: int | None = None
+  size: int | None = fields.field(None, low=1)
   average: str = ''
   unit: str = 'document'
 
   def __post_init__(self):
-    _checks.choice('sampling', self.sampling, _SAMPLINGS)
+    fields.check(self)
     finite = self.sampling == 'without replacement'
     if finite != (self.size is not None):
       raise ValueError(
@@ -57,8 +55,6 @@ class Population:
           "without replacement' and None for 'iid', got"
           f' size={self.size!r} with sampling={self.sampling!r}.'
       )
-    if self.size is not None:
-      _checks.integer('size', self.size)
     if not self.average:
       said = (
           f'mean over all {self.size} documents of the list, those of training'

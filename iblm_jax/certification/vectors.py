@@ -184,10 +184,11 @@ def verify(
   try:
     declared, said = held.tree['model']['certificate'], held.tree['population']
     size = held.tree['code']['numbers']
-    cfg = options.CertificateConfig(**{
+    stated: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in declared.items()
-    })
+    }
+    cfg = options.CertificateConfig(**stated)
     population = Population(
         said['sampling'], said['size'], said['average'], said['unit']
     )

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +52,9 @@ def probe(
     control: `control_of` an earlier result with the same arrays and options,
       which spares the training of the control.
     report: Receives lines about the progress.
-    **options: Fields of `ProbeConfig`, such as `num_steps`, `batch_size`,
-      `width`, `num_layers`, `seed`.
+    **options: Fields of `ProbeConfig` but `length`: `num_steps`, `batch_size`,
+      `width`, `num_layers`, `num_heads`, `injection`, `peak`, `seed`,
+      `num_eval`.
 
   Returns:
     See `decoder_probe.probe`: 'recovered_bits' of a sequence beyond the
@@ -61,6 +63,7 @@ def probe(
 
   Raises:
     ValueError: Shapes, dtypes or an option do not fit.
+    TypeError: An option is unknown.
 
   Example:
     The first of two random tokens is kept, so one of two bits is.
@@ -87,7 +90,8 @@ def probe(
         f'vocab_size must be at least {max(largest, 2)} for these tokens, got'
         f' {size}.'
     )
-  cfg = decoder_probe.ProbeConfig(**{'length': length, **options})
+  settings: dict[str, Any] = options
+  cfg = decoder_probe.ProbeConfig(length, **settings)
   if len(held[0]) < cfg.batch_size:
     raise ValueError(
         f'heldout must hold at least batch_size={cfg.batch_size} rows, got'

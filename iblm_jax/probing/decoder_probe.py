@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from iblm_jax import fields
 from iblm_jax.data import batches as batches_lib
 from iblm_jax.data import pipeline
 from iblm_jax.information import entropy, fidelity
@@ -68,29 +69,19 @@ class ProbeConfig:
     ValueError: A value is not a positive number, or `injection` is unknown.
   """
 
-  length: int
-  num_layers: int = 2
-  width: int = 64
-  num_heads: int = 4
-  injection: str = 'unroll'
-  num_steps: int = 2000
-  batch_size: int = 64
-  peak: float = 3e-3
+  length: int = fields.field(above=0)
+  num_layers: int = fields.field(2, above=0)
+  width: int = fields.field(64, above=0)
+  num_heads: int = fields.field(4, above=0)
+  injection: str = fields.field('unroll', choices=reconstruction.INJECTIONS)
+  num_steps: int = fields.field(2000, above=0)
+  batch_size: int = fields.field(64, above=0)
+  peak: float = fields.field(3e-3, above=0)
   seed: int = 0
-  num_eval: int = 2048
+  num_eval: int = fields.field(2048, above=0)
 
   def __post_init__(self):
-    for name in (
-        'length', 'num_layers', 'width', 'num_heads', 'num_steps',
-        'batch_size', 'peak', 'num_eval',
-    ):
-      if not getattr(self, name) > 0:
-        raise ValueError(f'{name} must be > 0, got {getattr(self, name)!r}.')
-    if self.injection not in reconstruction.INJECTIONS:
-      raise ValueError(
-          f'injection must be one of {reconstruction.INJECTIONS}, got'
-          f' {self.injection!r}.'
-      )
+    fields.check(self)
 
   def decoder(self, vocab_size: int) -> model_config.DecoderConfig:
     """The config of the decoder's blocks."""

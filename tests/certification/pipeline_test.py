@@ -21,7 +21,13 @@ from programs import run, start
 from iblm_jax import bounds
 from iblm_jax.bounds import claims as claims_lib
 from iblm_jax.bounds import options as bound_options
-from iblm_jax.certification import document_losses, quantisation, verification
+from iblm_jax.certification import (
+    assembly,
+    document_losses,
+    quantisation,
+    tuning,
+    verification,
+)
 from iblm_jax.certification import pipeline as certification
 from iblm_jax.data.sources import words as wordlist
 from iblm_jax.experiments._harness import results
@@ -539,6 +545,7 @@ def test_the_code_that_loses_least_is_kept(made, subject, first):
   cfg, job, w_d, _ = subject
   tree, _, _ = read(made)
   levels = tree['code']['levels']
+  run_subject = certification.RunSubject(cfg, job)
   good = quantisation.Code((made / 'code.bin').read_bytes(), levels)
   values = 50 * np.linspace(-1, 1, levels).astype(np.float16)
   symbols = np.arange(w_d.size, dtype=np.int32) % levels
@@ -546,10 +553,10 @@ def test_the_code_that_loses_least_is_kept(made, subject, first):
       bounds.encode(symbols, levels, 'kt', codebook=values), levels
   )
   candidates = [
-      certification.Candidate(code, cfg, job, made.parent)
+      assembly.Candidate(code, run_subject, w_d)
       for code in ((good, bad) if first else (bad, good))
   ]
-  best = certification._best(candidates, lambda line: None)
+  best = assembly.choose(candidates, cfg.certificate, lambda line: None)
   assert best.code.data == good.data
 
 
@@ -564,7 +571,12 @@ def test_tuning_reads_what_training_has_not(subject):
 
   options = dataclasses.replace(cfg.certificate, levels=(3,), tuning_steps=3)
   spied = job._replace(source=Spy())
-  quantisation.quantise(spied, w_d, options, lambda line: None)
+  quantisation.quantise(
+      w_d, options,
+      tune=functools.partial(
+          tuning.tune, job=spied, cfg=options, report=lambda line: None
+      ),
+  )
   assert asked == [6, 7, 8]  # training has read 0 to 5
 
 
