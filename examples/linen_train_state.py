@@ -25,17 +25,6 @@ class Model(nn.Module):
     return nn.Dense(32)(x_BxLxD)
 
 
-class GaptTrainState(train_state.TrainState):
-  """A TrainState that passes the losses on; the one of Flax drops them."""
-
-  def apply_gradients(self, *, grads, **losses):
-    updates, opt_state = self.tx.update(
-        grads, self.opt_state, self.params, **losses
-    )
-    params = optax.apply_updates(self.params, updates)
-    return self.replace(step=self.step + 1, params=params, opt_state=opt_state)
-
-
 def losses(params, tokens_BxL):
   logits_BxLxV, hidden = capture.linen(
       Model(), {'params': params}, tokens_BxL[:, :-1], layers=Block
@@ -56,8 +45,8 @@ def train_step(state, key):
   (main, aux), (grads, aux_grads) = optim.value_and_grads(
       losses, state.params, tokens_BxL
   )
-  return main, aux, state.apply_gradients(
-      grads=grads, value=main, aux_value=aux, aux_updates=aux_grads
+  return main, aux, optim.apply_gradients(
+      state, grads, value=main, aux_value=aux, aux_updates=aux_grads
   )
 
 
@@ -66,7 +55,7 @@ def main(steps=400, weight=0.3):
   gate = optim.GateConfig(patience_main=20, patience_aux=20, ema=0.9)
   tx = optim.with_gapt(optax.adamw(3e-3), gate, weight=weight)
   params = Model().init(jax.random.key(0), jnp.zeros((1, 32), int))['params']
-  state = GaptTrainState.create(apply_fn=None, params=params, tx=tx)
+  state = train_state.TrainState.create(apply_fn=None, params=params, tx=tx)
   history = []
   for key in jax.random.split(jax.random.key(1), steps):
     *values, state = train_step(state, key)

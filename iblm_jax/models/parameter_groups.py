@@ -15,7 +15,7 @@ def group(path) -> str:
   names = _names(path)
   if 'embed' in names:
     return 'embedding'
-  if names[-1] != 'kernel':
+  if names[-1:] != ('kernel',):
     return 'scalar'
   return 'head' if 'head' in names else 'matrix'
 

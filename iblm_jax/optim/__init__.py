@@ -24,7 +24,7 @@ from iblm_jax.optim.gate import (
     gate_step,
     is_compressing,
 )
-from iblm_jax.optim.gradients import value_and_grads
+from iblm_jax.optim.gradients import apply_gradients, value_and_grads
 from iblm_jax.optim.inspection import (
     dual_state,
     gate_state,
@@ -49,6 +49,7 @@ __all__ = [
     'OptimizerConfig',
     'ScheduleConfig',
     'applied_weight',
+    'apply_gradients',
     'decay_mask_by_name',
     'dual_ascent',
     'dual_init',

@@ -98,7 +98,8 @@ def _require(name, given):
         f'{name} needs {", ".join(missing)}: call'
         f' tx.update(updates, state, params, {call}). What calls tx.update for'
         ' you must pass them on: TrainState.apply_gradients of flax does not,'
-        ' so call state.tx.update yourself or override that method.'
+        ' but optim.apply_gradients(state, grads, ...) does, or call'
+        ' state.tx.update yourself.'
     )
 
 

@@ -1,10 +1,11 @@
-"""The gradients of two losses from one forward pass."""
+"""The gradients of two losses from one forward pass, and their use."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 
 def value_and_grads(
@@ -64,6 +65,35 @@ def value_and_grads(
 
   value = (*losses,)
   return (value, more) if has_aux else value, (gradient(0), gradient(1))
+
+
+def apply_gradients(state: Any, grads: Any, **losses: Any) -> Any:
+  """Updates a `TrainState`, and gives the optimizer the losses as well.
+
+  `flax.training.train_state.TrainState.apply_gradients` keeps them from it.
+
+  Args:
+    state: has `tx`, `opt_state`, `params`, `step` and `replace`, as the
+      TrainState of Flax has.
+    grads: gradients, a tree like `state.params`.
+    **losses: passed on to `state.tx.update`: `value`, `aux_value` and
+      `aux_updates` for `with_gapt`.
+
+  Returns:
+    The state after the update, `step` one larger.
+
+  Examples:
+    >>> from flax.training import train_state
+    >>> state = train_state.TrainState.create(
+    ...     apply_fn=None, params=jnp.ones(2), tx=optax.sgd(0.5))
+    >>> print(apply_gradients(state, jnp.ones(2), value=3.0).params)
+    [0.5 0.5]
+  """
+  updates, opt_state = optax.with_extra_args_support(state.tx).update(
+      grads, state.opt_state, state.params, **losses
+  )
+  params = optax.apply_updates(state.params, updates)
+  return state.replace(step=state.step + 1, params=params, opt_state=opt_state)
 
 
 def _is_floating_scalar(x):
