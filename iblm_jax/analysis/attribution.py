@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from iblm_jax.analysis import retrieval
+from iblm_jax.information import checks
 from iblm_jax.objectives import causal
 
 METRICS = ('l1', 'cosine', 'nll')
@@ -223,10 +224,7 @@ def gradient_times_input(
   References:
     arXiv 2602.13466.
   """
-  if not jnp.issubdtype(memory_BxD.dtype, jnp.floating):
-    raise ValueError(
-        f'memory_BxD must be floating, got dtype {memory_BxD.dtype}.'
-    )
+  checks.floating('memory_BxD', memory_BxD)
   _, change_BxL = jax.jvp(nll_of_memory, (memory_BxD,), (memory_BxD,))
   return change_BxL.astype(jnp.float32)
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from iblm_jax.information import checks
+
 
 class RetrievalSums(NamedTuple):
   """Sums over the counted queries; add them up, divide at the end."""
@@ -180,28 +182,10 @@ def unit_vectors(x_NxD: jax.Array) -> jax.Array:
 
 
 def _check(query_QxD, key_KxD, positive_Q, mask_K):
-  for name, x in (('query_QxD', query_QxD), ('key_KxD', key_KxD)):
-    if x.ndim != 2 or 0 in x.shape:
-      raise ValueError(
-          f'{name} must have shape [N, D] with N, D >= 1, got {x.shape}.'
-      )
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      raise ValueError(f'{name} must be floating, got dtype {x.dtype}.')
-  if query_QxD.shape[1] != key_KxD.shape[1]:
-    raise ValueError(
-        'query_QxD and key_KxD must have one width, got'
-        f' {query_QxD.shape[1]} and {key_KxD.shape[1]}.'
-    )
-  if positive_Q.shape != query_QxD.shape[:1]:
-    raise ValueError(
-        f'positive_Q must have shape {query_QxD.shape[:1]}, got'
-        f' {positive_Q.shape}.'
-    )
+  checks.one_width(query_QxD=query_QxD, key_KxD=key_KxD)
+  checks.like_rows('positive_Q', positive_Q, query_QxD.shape[:1])
   if not jnp.issubdtype(positive_Q.dtype, jnp.integer):
     raise ValueError(
         f'positive_Q must be integers, got dtype {positive_Q.dtype}.'
     )
-  if mask_K.shape != key_KxD.shape[:1]:
-    raise ValueError(
-        f'mask_K must have shape {key_KxD.shape[:1]}, got {mask_K.shape}.'
-    )
+  checks.like_rows('mask_K', mask_K, key_KxD.shape[:1])

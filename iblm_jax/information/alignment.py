@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.information import _checks
+from iblm_jax.information import checks
 
 PyTree: TypeAlias = Any
 
@@ -228,7 +228,7 @@ def cycle_statistics(
   """
   x_T = jnp.asarray(cosines_T, jnp.float32)
   ok = x_T.ndim == 1 and x_T.size > 0
-  _checks.shape('cosines_T', x_T, '[T] with T >= 1', ok)
+  checks.shape('cosines_T', x_T, '[T] with T >= 1', ok)
   if not isinstance(x_T, jax.core.Tracer) and jnp.any(jnp.isnan(x_T)):
     raise ValueError('cosines_T must not contain NaN, got some.')
   # Named here: jit would sort the keys of a dict.
@@ -287,8 +287,8 @@ def _check_alike(g, h):
   def check(path, x, y):
     where = jax.tree_util.keystr(path)
     expected = jnp.shape(x)
-    _checks.shape(f'h{where}', y, expected, jnp.shape(y) == expected)
-    _checks.floating(f'g{where}', x)
-    _checks.floating(f'h{where}', y)
+    checks.shape(f'h{where}', y, expected, jnp.shape(y) == expected)
+    checks.floating(f'g{where}', x)
+    checks.floating(f'h{where}', y)
 
   jax.tree_util.tree_map_with_path(check, g, h)

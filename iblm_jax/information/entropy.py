@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.information import _checks, gram, spectral
+from iblm_jax.information import checks, gram, spectral
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +42,8 @@ class EntropyConfig:
     return self.alpha not in spectral.POWERS
 
   def __post_init__(self):
-    _checks.order(self.alpha)
-    _checks.patch_size(self.patch_size)
+    checks.order(self.alpha)
+    checks.patch_size(self.patch_size)
 
 
 class _Options(NamedTuple):
@@ -90,16 +90,15 @@ def matrix_entropy(
       or the mask not [..., N].
 
   Example:
-    >>> import jax.numpy as jnp
     >>> float(matrix_entropy(jnp.eye(8), base=2))
     3.0
 
   References:
     arXiv 1211.2459.
   """
-  nats = _checks.nats_per_unit(base)
-  options = _Options(_checks.order(alpha), center, normalize)
-  _checks.rows(z, mask)
+  nats = checks.nats_per_unit(base)
+  options = _Options(checks.order(alpha), center, normalize)
+  checks.rows(z, mask)
   return _matrix_entropy(options, z, mask) / nats
 
 
@@ -137,7 +136,6 @@ def patch_entropy(
       does not fit.
 
   Example:
-    >>> import jax.numpy as jnp
     >>> x = jnp.tile(jnp.eye(4), (1, 2, 1))  # B=1, L=8, D=4
     >>> round(float(patch_entropy(x, patch_size=4, base=2)), 6)
     2.0
@@ -145,8 +143,8 @@ def patch_entropy(
   References:
     arXiv 2505.08727, section 3.
   """
-  nats = _checks.nats_per_unit(base)
-  options = _Options(_checks.order(alpha), center, normalize)
+  nats = checks.nats_per_unit(base)
+  options = _Options(checks.order(alpha), center, normalize)
   keep = rows_that_count(x, patch_size, mask, segment_ids)
   return _patch_entropy(options, patch_size, x, keep) / nats
 
@@ -166,11 +164,11 @@ def rows_that_count(
     ValueError: If a shape, dtype or patch_size does not fit.
   """
   ok = x.ndim == 3 and 0 not in x.shape
-  _checks.shape('x', x, '[B, L, D], each >= 1', ok)
-  _checks.floating('x', x)
-  _checks.patch_size(patch_size, x.shape[1])
-  _checks.like_rows('mask', mask, x.shape[:2])
-  _checks.like_rows('segment_ids', segment_ids, x.shape[:2])
+  checks.shape('x', x, '[B, L, D], each >= 1', ok)
+  checks.floating('x', x)
+  checks.patch_size(patch_size, x.shape[1])
+  checks.like_rows('mask', mask, x.shape[:2])
+  checks.like_rows('segment_ids', segment_ids, x.shape[:2])
   keep = None
   if mask is not None:
     keep = windows(mask, patch_size).astype(bool)

@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.information import _checks
+from iblm_jax.information import checks
 
 
 def information_fraction(
@@ -42,7 +42,7 @@ def information_fraction(
     >>> print(f'{information_fraction(0.435, 8000):.3f}')
     0.952
   """
-  _checks.at_least(2, vocab_size=vocab_size)
+  checks.at_least(2, vocab_size=vocab_size)
   return 1 - _nats(cross_entropy) / math.log(vocab_size)
 
 
@@ -78,7 +78,7 @@ def recovered_bits(
     >>> print(f'{recovered_bits(math.log(4), math.log(2), 16):.3f}')
     16.000
   """
-  _checks.at_least(1, num_tokens=num_tokens)
+  checks.at_least(1, num_tokens=num_tokens)
   return num_tokens * (_nats(ce_constant) - _nats(ce)) / math.log(2)
 
 
@@ -151,10 +151,10 @@ def storage_bits_per_byte(
     >>> storage_bits_per_byte(64, 16, num_tokens=1024, bytes_per_token=4.0)
     0.25
   """
-  _checks.at_least(
+  checks.at_least(
       0, num_numbers=num_numbers, bits_per_number=bits_per_number
   )
-  _checks.at_least(1, num_tokens=num_tokens)
+  checks.at_least(1, num_tokens=num_tokens)
   _check_bytes_per_token(bytes_per_token)
   return num_numbers * bits_per_number / (num_tokens * bytes_per_token)
 

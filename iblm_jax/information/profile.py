@@ -52,7 +52,6 @@ def compression_profile(
     arXiv 2505.08727, section 3 (windows); the centred ones are ours.
 
   Example:
-    >>> import jax.numpy as jnp
     >>> x = jnp.tile(jnp.eye(4), (1, 2, 1))  # B=1, L=8, D=4
     >>> profile = compression_profile(x + 100.0, patch_size=4)
     >>> print(f"{profile['entropy/order_2']:.3f}")
@@ -98,7 +97,6 @@ def mean_share(z: jax.Array, keep: jax.Array | None = None) -> jax.Array:
     one.
 
   Example:
-    >>> import jax.numpy as jnp
     >>> print(mean_share(jnp.array([[1.0, 1.0], [1.0, -1.0]])))
     0.5
   """

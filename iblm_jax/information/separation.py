@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.information import _checks
+from iblm_jax.information import checks
 
 
 def separation_ratio(a_NxD: jax.Array, b_MxD: jax.Array) -> jax.Array:
@@ -25,7 +25,6 @@ def separation_ratio(a_NxD: jax.Array, b_MxD: jax.Array) -> jax.Array:
     ValueError: If an array is no floating matrix, or the widths differ.
 
   Example:
-    >>> import jax.numpy as jnp
     >>> a_NxD = jnp.array([[0.0, 1.0], [0.0, -1.0]])
     >>> print(separation_ratio(a_NxD, a_NxD + jnp.array([[3.0, 0.0]])))
     3.0
@@ -33,7 +32,7 @@ def separation_ratio(a_NxD: jax.Array, b_MxD: jax.Array) -> jax.Array:
   References:
     The experiment on conflicting experience of arXiv 2505.08727.
   """
-  _check(a_NxD, b_MxD)
+  checks.one_width(a_NxD=a_NxD, b_MxD=b_MxD)
   mean_a_D, var_a = _moments(a_NxD)
   mean_b_D, var_b = _moments(b_MxD)
   # One square root of the ratio: no pole in the derivative where it is 0 / x.
@@ -65,13 +64,12 @@ def selectivity(a_NxD: jax.Array, b_MxD: jax.Array) -> jax.Array:
     ValueError: If an array is no floating matrix, or the widths differ.
 
   Example:
-    >>> import jax.numpy as jnp
     >>> a_NxD = jnp.array([[1.0, 3.0, 0.0]])
     >>> b_MxD = jnp.array([[0.0, 1.0, 0.0]])
     >>> print(selectivity(a_NxD, b_MxD))
     [1.  0.5 0. ]
   """
-  _check(a_NxD, b_MxD)
+  checks.one_width(a_NxD=a_NxD, b_MxD=b_MxD)
   mean_a_D = jnp.mean(a_NxD.astype(jnp.float32), axis=0)
   mean_b_D = jnp.mean(b_MxD.astype(jnp.float32), axis=0)
   total_D = mean_a_D + mean_b_D
@@ -96,7 +94,6 @@ def specialised_share(
     ValueError: If the threshold is out of range, or as of `selectivity`.
 
   Example:
-    >>> import jax.numpy as jnp
     >>> a_NxD = jnp.array([[1.0, 3.0, 0.0, 1.0]])
     >>> b_MxD = jnp.array([[0.0, 1.0, 0.0, 1.0]])
     >>> print(specialised_share(a_NxD, b_MxD))
@@ -112,15 +109,3 @@ def _moments(x_NxD):
   x_NxD = x_NxD.astype(jnp.float32)
   mean_D = jnp.mean(x_NxD, axis=0)
   return mean_D, jnp.mean(jnp.sum((x_NxD - mean_D[None]) ** 2, axis=-1))
-
-
-def _check(a_NxD, b_MxD):
-  for name, x in (('a_NxD', a_NxD), ('b_MxD', b_MxD)):
-    ok = x.ndim == 2 and 0 not in x.shape
-    _checks.shape(name, x, '[N, D] with N, D >= 1', ok)
-    _checks.floating(name, x)
-  if a_NxD.shape[1] != b_MxD.shape[1]:
-    raise ValueError(
-        'a_NxD and b_MxD must have one width, got'
-        f' {a_NxD.shape[1]} and {b_MxD.shape[1]}.'
-    )

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.information import _checks, gram, jacobi, renyi, spectral
+from iblm_jax.information import checks, gram, jacobi, renyi, spectral
 
 
 def matrix_spectrum(
@@ -34,12 +34,11 @@ def matrix_spectrum(
     ValueError: If `z` is not floating [..., N, D], or the mask not [..., N].
 
   Example:
-    >>> import jax.numpy as jnp
     >>> z = jnp.array([[2.0, 0.0], [0.0, 1.0]])
     >>> print(matrix_spectrum(z))
     [0.8 0.2]
   """
-  _checks.rows(z, mask)
+  checks.rows(z, mask)
   return _spectrum(gram.prepare(z, mask, center=center, normalize=normalize))
 
 
@@ -61,14 +60,13 @@ def entropy_of_spectrum(
     ValueError: If `alpha` or `base` is out of range.
 
   Example:
-    >>> import jax.numpy as jnp
     >>> p = jnp.array([0.5, 0.25, 0.25])
     >>> float(entropy_of_spectrum(p, base=2))
     1.5
   """
-  nats = _checks.nats_per_unit(base)
+  nats = checks.nats_per_unit(base)
   p = jnp.asarray(p, jnp.float32)
-  s = renyi.entropy(p, _checks.order(alpha)) / nats
+  s = renyi.entropy(p, checks.order(alpha)) / nats
   # Not every order adds all entries up: a bad one would be passed over.
   return jnp.where(jnp.any(jnp.isnan(p), axis=-1), jnp.nan, s)
 
@@ -99,7 +97,6 @@ def effective_rank(
     ValueError: As of `matrix_spectrum`.
 
   Example:
-    >>> import jax.numpy as jnp
     >>> print(round(float(effective_rank(jnp.eye(5))), 4))
     5.0
   """

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.information import _checks, gram, spectral
+from iblm_jax.information import checks, gram, spectral
 
 
 class SpectrumAccumulator(NamedTuple):
@@ -56,7 +56,6 @@ def accumulate(
     ValueError: If `z` is not [N, D], or `mask` not [N].
 
   Example:
-    >>> import jax.numpy as jnp
     >>> state = accumulator_init(2)
     >>> state = accumulate(state, jnp.array([[1.0, 0.0]]))
     >>> state = accumulate(state, jnp.array([[0.0, 1.0]]))
@@ -64,8 +63,8 @@ def accumulate(
     1.0
   """
   dim = state.mean.shape[0]
-  _checks.shape('z', z, f'[N, {dim}]', z.ndim == 2 and z.shape[1] == dim)
-  _checks.like_rows('mask', mask, z.shape[:1])
+  checks.shape('z', z, f'[N, {dim}]', z.ndim == 2 and z.shape[1] == dim)
+  checks.like_rows('mask', mask, z.shape[:1])
   if mask is None:
     mask = jnp.ones(z.shape[:1], bool)
   keep = mask[:, None]
@@ -115,8 +114,8 @@ def accumulated_entropy(
   Raises:
     ValueError: If `alpha` or `base` is out of range.
   """
-  nats = _checks.nats_per_unit(base)
-  alpha = _checks.order(alpha)
+  nats = checks.nats_per_unit(base)
+  alpha = checks.order(alpha)
   k = state.scatter
   if center:
     # As in `gram.prepare`: rows equal up to rounding have no spread at all.

@@ -133,9 +133,10 @@ def _rows(x_LxNxI, w_IxJ):
 
 def _columns(x_LxNxI, y_LxNxJ):
   """Multiplies, and sums over the rows of all layers."""
-  x = einops.rearrange(x_LxNxI, 'l n i -> i (l n)')
+  x = einops.rearrange(x_LxNxI, 'l n i -> (l n) i')
   y = einops.rearrange(y_LxNxJ, 'l n j -> (l n) j')
-  return jnp.matmul(x, y, precision='highest')
+  # Transposed here: otherwise XLA adds up in another order.
+  return jnp.matmul(x.T, y, precision='highest')
 
 
 def _request(layout, leaf):

@@ -80,9 +80,7 @@ class LoraConfig:
     return self.alpha_scale / self.rank
 
 
-def lora_init(
-    params: PyTree, config: LoraConfig, key: jax.Array
-) -> PyTree:
+def lora_init(params: PyTree, config: LoraConfig, key: jax.Array) -> PyTree:
   """Makes adapters that change nothing yet: A uniform, B zero.
 
   Args:

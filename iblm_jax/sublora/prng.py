@@ -119,7 +119,7 @@ def draw_leaf(
   return one(key, ids)
 
 
-def compiler_options(shapes: Any, platform: str) -> dict[str, int] | None:
+def compiler_options(shapes: Any, platform: str) -> dict[str, Any] | None:
   """Returns how XLA is to compile random draws that run once.
 
   LLVM takes about 1 s for a draw at full optimisation. On a CPU level 1 takes

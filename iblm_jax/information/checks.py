@@ -1,4 +1,4 @@
-"""Checks of arguments that the modules of this package share."""
+"""Checks of arrays and options that several modules share."""
 
 import math
 from typing import Any
@@ -36,6 +36,20 @@ def like_rows(
   """Raises ValueError unless `x` has one entry a row, or is None."""
   if x is not None:
     shape(name, x, expected, x.shape == expected)
+
+
+def one_width(**groups: jax.Array) -> None:
+  """Raises ValueError unless groups of rows are floating and as wide."""
+  for name, x in groups.items():
+    ok = x.ndim == 2 and 0 not in x.shape
+    shape(name, x, '[N, D] with N, D >= 1', ok)
+    floating(name, x)
+  widths = [x.shape[1] for x in groups.values()]
+  if len(set(widths)) > 1:
+    raise ValueError(
+        f'{" and ".join(groups)} must have one width, got'
+        f' {" and ".join(map(str, widths))}.'
+    )
 
 
 def patch_size(value: int, length: int | None = None) -> None:
