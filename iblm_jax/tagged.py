@@ -26,6 +26,8 @@ class Union:
       the other names only.
     is_grouped: False where the tag stands among the fields of the class, True
       where it is a field beside the groups.
+    may_be_none: Whether a tree may hold null instead, as where the default of
+      the field is None.
     written: Returns the trees of the groups that are always written, by name,
       as they are where another one is chosen.
   """
@@ -34,6 +36,7 @@ class Union:
   choices: Callable[[], Mapping[str, type]]
   default: str | None = None
   is_grouped: bool = False
+  may_be_none: bool = False
   written: Callable[[], Mapping[str, Any]] = dict
 
   def name_of(self, value: Any) -> str:
@@ -49,10 +52,12 @@ def field(union: Union, **options: Any) -> Any:
   >>> union = Union('shape', lambda: {'any': Union})
   >>> @dataclasses.dataclass
   ... class Config:
-  ...   part: object = field(union, default=None)
+  ...   part: object = field(union)
   >>> of(dataclasses.fields(Config)[0]) is union
   True
   """
+  if options.get('default', ...) is None:
+    union = dataclasses.replace(union, may_be_none=True)
   metadata = {**options.pop('metadata', {}), _KEY: union}
   return dataclasses.field(metadata=metadata, **options)
 

@@ -45,26 +45,21 @@ class Source(Protocol):
   @property
   def batch_size(self) -> int:
     """Rows of a global batch."""
-    ...
 
   @property
   def length(self) -> int:
     """Tokens of a row, L."""
-    ...
 
   @property
   def vocab_size(self) -> int:
     """Tokens are in 0..vocab_size-1."""
-    ...
 
   @property
   def num_eval_batches(self) -> int | None:
     """Batches of an evaluation set; None for training, which has no end."""
-    ...
 
   def batch(self, k: int, rows: Sequence[int] | None = None) -> Batch:
     """Rows of global batch `k`; all of them by default."""
-    ...
 
 
 def process_rows(

@@ -70,22 +70,18 @@ class Documents(Protocol):
   @property
   def vocab_size(self) -> int:
     """Tokens are in 0..vocab_size-1."""
-    ...
 
   @property
   def num_train(self) -> int:
     """Units of the training set, m."""
-    ...
 
   @property
   def num_heldout(self) -> int:
     """Units held out."""
-    ...
 
   @property
   def max_length(self) -> int:
     """Tokens of the longest row."""
-    ...
 
   @property
   def population(self) -> dict[str, Any]:
@@ -97,14 +93,12 @@ class Documents(Protocol):
     loss of a unit is; 'unigram': bits of the best model without context;
     'hash': SHA-256 of the data; 'files': SHA-256 by name.
     """
-    ...
 
   def rows(self, split: str, indices: npt.ArrayLike) -> Rows:
     """Returns rows that score every target of some units, sorted by place.
 
     The `indices` [n] are below `num_train` or `num_heldout`; some may repeat.
     """
-    ...
 
   def draw(self, keys: np.ndarray) -> Rows:
     """Draws one row for training for each key, uint64 [R].
@@ -112,11 +106,9 @@ class Documents(Protocol):
     The unit is uniform in the training set; of its windows it is the one around
     a uniform position. All targets of the row are scored.
     """
-    ...
 
   def read(self, rows: Rows, length: int | None = None) -> batches.Batch:
     """Reads rows, filled up to `length` tokens, by default to `max_length`."""
-    ...
 
 
 def check_indices(

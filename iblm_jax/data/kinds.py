@@ -25,7 +25,6 @@ class MakeSources(Protocol):
       seed: int,
   ) -> Mapping[str, batches.Source]:
     """Returns a source for each of `splits`, by name."""
-    ...
 
 
 def _train_and_heldout(options: Any) -> tuple[str, ...]:

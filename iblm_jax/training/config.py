@@ -199,6 +199,8 @@ def _hints(cls: type) -> dict[str, Any]:
 def _convert(hint: Any, value: Any, path: str) -> Any:
   """Checks a JSON value against a type and returns it as that type."""
   if isinstance(hint, tagged.Union):
+    if value is None and hint.may_be_none:
+      return None
     return _build_tagged(hint, value, path)
   if dataclasses.is_dataclass(hint):
     return build(hint, value, path)

@@ -405,3 +405,25 @@ def test_a_grain_dataset_trains_and_resumes(tmp_path):
     training.train(cfg, tmp_path / 'none')
   assert not (tmp_path / 'other').exists()
   assert not (tmp_path / 'none').exists()
+
+
+def test_a_written_config_has_the_groups_of_0_1(parity):
+  names = (
+      'kind batch_size seed num_threads prefetch multiplication markov needle'
+      ' text shards topics words pages shard_documents eval_units'
+  ).split()
+  found = config_lib.to_dict(sources.DataConfig())
+  assert list(found) == names
+  assert found['multiplication'] == {
+      'digits': [1, 2],
+      'ood_digits': [3, 3],
+      'holdout': 0.1,
+      'eval_rows': 1024,
+      'length_multiple': 8,
+  }
+  markov = sources.markov.MarkovConfig(length=16)
+  other = config_lib.to_dict(sources.DataConfig('markov', options=markov))
+  assert list(other) == names
+  assert other['multiplication'] == found['multiplication']
+  assert other['markov']['length'] == 16 and found['markov'] is None
+  assert other['text'] is None

@@ -41,7 +41,6 @@ class Shard(Protocol):
 
   def read(self, start: int, stop: int) -> np.ndarray:
     """Tokens start..stop-1, uint16, within 0..num_tokens."""
-    ...
 
 
 def header(num_tokens: int) -> bytes:

@@ -5,6 +5,9 @@ registers, see `iblm_jax.data.kinds`. A new kind is one more file; here, one
 more name in the list of imports.
 """
 
+from typing import Any
+
+from iblm_jax.data import kinds
 from iblm_jax.data.config import (
     DataConfig,
     eval_sets,
@@ -48,3 +51,10 @@ __all__ = [
     'topics',
     'words',
 ]
+
+
+def __getattr__(name: str) -> Any:
+  if name == 'DOCUMENT_KINDS':  # What version 0.1 had in place of records.
+    found = kinds.names('make_documents')
+    return {kind: kinds.get(kind).options for kind in found}
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,6 +1,8 @@
 """Text to token ids and back."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,30 +25,24 @@ class Tokenizer(Protocol):
   @property
   def vocab_size(self) -> int:
     """Ids are in 0..vocab_size-1."""
-    ...
 
   @property
   def bos_id(self) -> int:
     """Id of the token that begins a document."""
-    ...
 
   @property
   def eos_id(self) -> int:
     """Id of the token that ends a document."""
-    ...
 
   @property
   def pad_id(self) -> int:
     """Id that fills up rows; masks say where, so it may be the one of eos."""
-    ...
 
   def encode(self, text: str) -> np.ndarray:
     """Ids of a text, int32 of shape [n], without special tokens."""
-    ...
 
   def decode(self, ids: npt.ArrayLike) -> str:
     """Text of ids of shape [n]; special tokens are left out."""
-    ...
 
 
 def _checked_ids(ids: npt.ArrayLike, vocab_size: int) -> np.ndarray:
@@ -135,14 +131,20 @@ class ByteTokenizer:
     return ids[ids < 256].astype(np.uint8).tobytes()
 
 
+@contextlib.contextmanager
+def _reading(path: str) -> Iterator[None]:
+  try:
+    yield
+  except Exception as e:  # The packages raise errors of many kinds.
+    raise ValueError(f'tokenizer {path!r} cannot be read: {e}.') from e
+
+
 class _HubTokenizer:
   """A `tokenizer.json` of the `tokenizers` package."""
 
   def __init__(self, path: str, package: Any):
-    try:
+    with _reading(path):
       self._tokenizer = package.Tokenizer.from_file(path)
-    except Exception as e:  # The package raises bare Exception.
-      raise ValueError(f'tokenizer {path!r} cannot be read: {e}.') from e
     vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
     # Ids may have gaps, so this can exceed the number of entries.
     self.vocab_size = max(vocabulary.values(), default=-1) + 1
@@ -173,10 +175,8 @@ class _PieceTokenizer:
   """A SentencePiece `.model`."""
 
   def __init__(self, path: str, package: Any):
-    try:
+    with _reading(path):
       self._processor = package.SentencePieceProcessor(model_file=path)
-    except Exception as e:  # RuntimeError, OSError or TypeError by release.
-      raise ValueError(f'tokenizer {path!r} cannot be read: {e}.') from e
     self.vocab_size = self._processor.vocab_size()
     self.bos_id = self._processor.bos_id()
     self.eos_id = self._processor.eos_id()
