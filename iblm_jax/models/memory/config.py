@@ -117,11 +117,6 @@ class MemoryConfig:
     return self.decoder.vocab_size
 
   @property
-  def vocab_size(self) -> int:
-    """V, number of tokens."""
-    return self.decoder.vocab_size
-
-  @property
   def length(self) -> int:
     """T, tokens of a row."""
     return self.num_chunks * self.chunk_length
