@@ -73,6 +73,7 @@ MOVED = {
     'models.memory_cost': 'models.memory.cost',
     'models.memory_decoding': 'models.generation.memory_decoding',
     'models.memory_windows': 'models.memory.windows',
+    'models.mixer_config': 'models.config',
     'models.open_window': 'models.generation.incremental',
     'models.oracle_memory': 'models.memory.oracle',
     'models.recurrent_memory': 'models.memory.recurrent',

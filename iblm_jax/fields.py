@@ -183,12 +183,12 @@ def check(options: Any) -> None:
   hints = type_hints(type(options))
   for one in dataclasses.fields(options):
     value, hint = getattr(options, one.name), hints[one.name]
-    if not _is_of(value, hint):
+    allowed = range_of(one)
+    if not _is_of(value, hint) and not allowed.allowed:
       raise ValueError(
           f'{one.name} must be of type {type_words(hint)}, got {value!r}.'
       )
-    allowed = range_of(one)
-    if not allowed.holds(value):
+    if not _is_of(value, hint) or not allowed.holds(value):
       raise ValueError(
           f'{one.name} must be {allowed.words(hint)}, got {value!r}.'
       )

@@ -204,12 +204,12 @@ class RunSubject:
 
   def describe(self) -> dict[str, Any]:
     """What `certificate.json` says of the model, as JSON types."""
-    frozen = self.job.program.parameterisation.fixed['params']
+    fixed = self.job.program.parameterisation.fixed['params']
     return {
         'config': config.to_dict(self.cfg.run),
         'certificate': dataclasses.asdict(self.cfg.certificate),
         'parameters': sum(
-            math.prod(leaf.shape) for leaf in jax.tree.leaves(frozen)
+            math.prod(leaf.shape) for leaf in jax.tree.leaves(fixed)
         ),
         'prng': {name: getattr(jax.config, name) for name in _PRNG},
     }

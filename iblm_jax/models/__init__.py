@@ -6,7 +6,13 @@
 
 from iblm_jax.models import builtin as _builtin  # registers our families
 from iblm_jax.models.autoencoder import AutoencoderConfig
-from iblm_jax.models.config import DecoderConfig, gpt2, llama, modded_gpt
+from iblm_jax.models.config import (
+    DecoderConfig,
+    MixerConfig,
+    gpt2,
+    llama,
+    modded_gpt,
+)
 from iblm_jax.models.families import (
     Family,
     Lengths,
@@ -19,7 +25,6 @@ from iblm_jax.models.families import (
     shapes,
 )
 from iblm_jax.models.memory.config import MemoryConfig
-from iblm_jax.models.mixer_config import MixerConfig
 from iblm_jax.models.outputs import Outputs
 
 del _builtin

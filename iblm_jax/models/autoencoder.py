@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from iblm_jax import fields
 from iblm_jax.models import config as model_config
 from iblm_jax.models import decoder, outputs, reconstruction
 from iblm_jax.models.nn import embeddings
@@ -17,18 +18,18 @@ class AutoencoderConfig:
   """A causal encoder, one vector, and a decoder that makes all tokens at once.
 
   Attributes:
-    encoder: reads the tokens; a transformer or a masked mixer. Its head is
-      never used: `tie_embeddings` must be True.
-    decoder: makes the tokens; its `vocab_size` must be the encoder's.
+    encoder: Reads the tokens; a transformer or a masked mixer. It has no head:
+      `tie_embeddings` must be True.
+    decoder: Makes the tokens; its `vocab_size` must be the encoder's.
     length: L, tokens of a sequence.
-    injection: how the vector enters the decoder, see `ReconstructionConfig`.
+    injection: How the vector enters the decoder, see `ReconstructionConfig`.
     compression: r, the vector passes through E / r numbers.
-    position: which position of the encoder is the vector, see
+    position: Which position of the encoder is the vector, see
       `embeddings.gather`.
     family: 'autoencoder'.
 
   Raises:
-    ValueError: for a value out of its range, or parts that do not fit.
+    ValueError: A value is out of its range, or the parts do not fit.
   """
 
   encoder: model_config.DecoderConfig
@@ -36,21 +37,18 @@ class AutoencoderConfig:
   length: int
   injection: str = 'unroll'
   compression: int = 1
-  position: str = 'last_valid'
-  family: str = 'autoencoder'
+  position: str = model_config.choice(*embeddings.POSITIONS)
+  family: str = fields.field(
+      'autoencoder', choices=('autoencoder',), allowed="'autoencoder' here"
+  )
 
   def __post_init__(self):
-    check_family(self, 'autoencoder')
+    fields.check(self)
     check_encoder(self.encoder, self.length)
     if self.decoder.vocab_size != self.encoder.vocab_size:
       raise ValueError(
           'decoder.vocab_size must be that of the encoder,'
           f' {self.encoder.vocab_size}, got {self.decoder.vocab_size}.'
-      )
-    if self.position not in embeddings.POSITIONS:
-      raise ValueError(
-          f'position must be one of {embeddings.POSITIONS}, got'
-          f' {self.position!r}.'
       )
     _ = self.reconstruction
 
@@ -71,28 +69,13 @@ class AutoencoderConfig:
     )
 
 
-def check_family(cfg: Any, name: str) -> None:
-  """ValueError unless a config says the family that it is of."""
-  if cfg.family != name:
-    raise ValueError(f'family must be {name!r} here, got {cfg.family!r}.')
-
-
 def check_encoder(encoder: model_config.DecoderConfig, length: int) -> None:
-  """ValueError unless a stack can encode sequences of `length` tokens."""
+  """Raises ValueError unless a stack can encode `length` tokens."""
   if not encoder.tie_embeddings:
     raise ValueError(
         'encoder.tie_embeddings must be True: an encoder has no head.'
     )
-  if encoder.mixer is not None and encoder.mixer.length < length:
-    raise ValueError(
-        f'encoder.mixer.length must be at least {length}, got'
-        f' {encoder.mixer.length}.'
-    )
-  if encoder.positions == 'learned' and encoder.max_length < length:
-    raise ValueError(
-        f'encoder.max_length must be at least {length}, got'
-        f' {encoder.max_length}.'
-    )
+  model_config.check_length('encoder', encoder, length)
 
 
 def partitioned_init(rng: jax.Array, cfg: AutoencoderConfig) -> Any:
@@ -100,12 +83,14 @@ def partitioned_init(rng: jax.Array, cfg: AutoencoderConfig) -> Any:
   encoder_rng, decoder_rng = jax.random.split(rng)
   return {
       'encoder': decoder.partitioned_init(encoder_rng, cfg.encoder),
-      'decoder': reconstruction.partitioned_init(decoder_rng, cfg.reconstruction),
+      'decoder': reconstruction.partitioned_init(
+          decoder_rng, cfg.reconstruction
+      ),
   }
 
 
 def init(rng: jax.Array, cfg: AutoencoderConfig) -> Any:
-  """Fresh parameters: 'encoder' as of a decoder, 'decoder' without tokens."""
+  """Makes parameters: 'encoder' of a decoder, and 'decoder' without tokens."""
   return nn.meta.unbox(partitioned_init(rng, cfg))
 
 
@@ -117,17 +102,17 @@ def embed(
     mask: jax.Array | None = None,
     collect: str | None = None,
 ) -> tuple[jax.Array, outputs.Collected]:
-  """The vector of every sequence, [B, E], before any bottleneck.
+  """Computes the vector of every sequence, before any bottleneck.
 
   Args:
-    params: from `init`; 'encoder' is enough.
+    params: From `init`; 'encoder' is enough.
     tokens_BxL: int [B, L].
-    cfg: the model.
-    mask: bool [B, L], tokens that are there.
-    collect: see `decoder.apply`; of the encoder.
+    cfg: The model.
+    mask: bool [B, L], the valid tokens.
+    collect: What to collect of the encoder, see `decoder.apply`.
 
   Returns:
-    The vectors, and what was collected.
+    The vectors [B, E], and what was collected.
   """
   h_BxLxE, collected = encode(
       params['encoder'], tokens_BxL, cfg.encoder, mask, collect
@@ -142,7 +127,7 @@ def encode(
     mask: jax.Array | None,
     collect: str | None = None,
 ) -> tuple[jax.Array, outputs.Collected]:
-  """`decoder.encode` where padding, on whichever side, is never seen."""
+  """Calls `decoder.encode` so that padding, on either side, is never seen."""
   segment_ids = None
   if mask is not None and cfg.mixer is None:
     cfg = dataclasses.replace(cfg, document_mask=True)
@@ -167,22 +152,22 @@ def apply(
     positions: jax.Array | None = None,
     collect: str | None = None,
 ) -> outputs.Outputs:
-  """Logits of every token from the one vector that its sequence became.
+  """Computes the logits of every token from the one vector of its sequence.
 
   Args:
-    params: from `init`.
-    tokens_BxL: int [B, L].
-    cfg: the model, static under jit.
-    mask: bool [B, L], tokens that are there; others are not read.
-    segment_ids: not used: a row is one sequence.
-    positions: not used, likewise.
-    collect: see `decoder.apply`; of the encoder.
+    params: From `init`.
+    tokens_BxL: int [B, L], L = cfg.length.
+    cfg: The model, static under jit.
+    mask: bool [B, L], the valid tokens; others are not read.
+    segment_ids: Not used: a row is one sequence.
+    positions: Not used, likewise.
+    collect: What to collect of the encoder, see `decoder.apply`.
 
   Returns:
     `Outputs`: logits[:, t] reproduce token t.
 
   Raises:
-    ValueError: for a sequence of another length.
+    ValueError: The sequence has another length.
 
   Example:
     >>> stack = model_config.llama(8, num_layers=1, width=16, num_heads=2)

@@ -1,21 +1,55 @@
-"""Options of the decoder family and its presets."""
+"""Options of decoders and masked mixers, and their presets."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 
+from iblm_jax import fields
 from iblm_jax.information import entropy as entropy_lib
-from iblm_jax.models import mixer_config
 
-_CHOICES = {
-    'norm': ('rms', 'layer'),
-    'positions': ('rotary', 'learned', 'none'),
-    'activation': ('gelu', 'relu2', 'swiglu'),
-    'dtype': ('float32', 'bfloat16'),
-    'remat': ('none', 'full', 'dots'),
-    'attention': ('auto', 'xla', 'blocked', 'cudnn', 'splash'),
-}
+# A number of things; None is allowed where the type allows it.
+count = functools.partial(fields.field, low=1, allowed='an integer >= 1')
+
+
+def choice(*names: str, default: str | None = None) -> Any:
+  """Declares a field that holds one of some names, by default the first."""
+  return fields.field(default or names[0], choices=names)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixerConfig:
+  """How a block mixes positions by learned weights instead of attention.
+
+  Attributes:
+    length: Tokens of the longest sequence: weights belong to pairs of
+      positions.
+    num_heads: H, slices of the features that are mixed by weights of their own;
+      1 mixes all features alike, without projections.
+    kernel: k, neighbouring features that enter each mixed feature.
+    expansion: Hidden positions per position of a second map after a GELU; None
+      has one map and no GELU.
+
+  Raises:
+    ValueError: A value is outside its range.
+
+  References:
+    arXiv 2409.01482; arXiv 2602.13466 and its public code.
+  """
+
+  length: int = count()
+  num_heads: int = count(1)
+  kernel: int = count(1)
+  expansion: int | None = count(None)
+
+  def __post_init__(self):
+    fields.check(self)
+    if self.expansion is not None and self.num_heads > 1:
+      raise ValueError(
+          'expansion is for one head, got'
+          f' num_heads={self.num_heads} and expansion={self.expansion}.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,81 +63,73 @@ class DecoderConfig:
     num_heads: H; the width must be a multiple of it.
     mlp_width: F, hidden width of the MLP; None means 4 D (8/3 D, rounded up to
       a multiple of 64, for SwiGLU, which has three matrices).
-    max_length: longest sequence, in tokens; size of learned positions.
+    max_length: Tokens of the longest sequence; size of learned positions.
     norm: 'rms' or 'layer'.
-    norm_scale: whether norms have a learned scale.
-    norm_epsilon: added to the mean square that a norm divides by.
-    embedding_norm: normalise the embeddings before the first block.
+    norm_scale: Whether norms have a learned scale.
+    norm_epsilon: Added to the mean square that a norm divides by.
+    embedding_norm: Normalises the embeddings before the first block.
     positions: 'rotary', 'learned' or 'none'.
-    rotary_base: wavelength base of the rotary embedding.
+    rotary_base: Wavelength base of the rotary embedding.
     activation: 'gelu', 'relu2' (squared ReLU) or 'swiglu'.
-    qk_norm: RMS-normalise queries and keys.
+    qk_norm: RMS-normalises queries and keys.
     logit_softcap: c of `c * tanh(logits / c)`; None for no cap.
-    tie_embeddings: use the token embedding as the output head.
-    biases: whether linear maps (and layer norm) have biases.
-    window: tokens a query may look back to, itself included; None is all.
-    document_mask: tokens attend only within their own document.
-    value_residual: mix the first block's values into those of all others.
-    embedding_residual: every block's input is a learned mix of the residual
-      stream and the embeddings, at first the stream alone.
-    unet_skips: add block i's output to the input of block N - 1 - i.
-    zero_init_outputs: start attention and MLP outputs (and an untied head) at
+    tie_embeddings: Uses the token embedding as the output head.
+    biases: Whether linear maps (and layer norm) have biases.
+    window: Tokens a query may look back to, itself included; None is all.
+    document_mask: Tokens attend only within their own document.
+    value_residual: Mixes the first block's values into those of all others.
+    embedding_residual: The input of every block is a learned mix of the
+      residual stream and the embeddings, at first the stream alone.
+    unet_skips: Adds block i's output to the input of block N - 1 - i.
+    zero_init_outputs: Starts attention and MLP outputs (and an untied head) at
       zero.
-    dtype: of activations and matrix products; parameters are float32.
-    remat: what the backward pass recomputes: 'none', 'full' (all of a block) or
+    dtype: Of activations and matrix products; parameters are float32.
+    remat: What the backward pass recomputes: 'none', 'full' (all of a block) or
       'dots' (all but matrix products).
-    scan_layers: compile one block and loop; False unrolls the loop.
-    mixer: mix positions by learned weights instead of attention; None attends.
+    scan_layers: Compiles one block and loops; False unrolls the loop.
+    mixer: Mixes positions by learned weights; None attends.
     attention: 'auto' (the fused kernel where the backend has one), 'xla',
       'blocked' (the CPU's best), 'cudnn' or 'splash' (TPU).
-    entropy: how the entropy of the residual stream is measured.
+    entropy: How the entropy of the residual stream is measured.
 
   Raises:
-    ValueError: for a value outside its range, naming field and value.
+    ValueError: A value is outside its range, or two do not fit together.
   """
 
-  vocab_size: int
-  num_layers: int = 4
-  width: int = 128
-  num_heads: int = 4
-  mlp_width: int | None = None
-  max_length: int = 1024
-  norm: str = 'rms'
+  vocab_size: int = count()
+  num_layers: int = count(4)
+  width: int = count(128)
+  num_heads: int = count(4)
+  mlp_width: int | None = count(None)
+  max_length: int = count(1024)
+  norm: str = choice('rms', 'layer')
   norm_scale: bool = True
-  norm_epsilon: float = 1e-6
+  norm_epsilon: float = fields.field(1e-6, above=0, below=1)
   embedding_norm: bool = False
-  positions: str = 'rotary'
+  positions: str = choice('rotary', 'learned', 'none')
   rotary_base: float = 10_000.0
-  activation: str = 'gelu'
+  activation: str = choice('gelu', 'relu2', 'swiglu')
   qk_norm: bool = False
-  logit_softcap: float | None = None
+  logit_softcap: float | None = fields.field(
+      None, above=0, allowed='> 0 or None'
+  )
   tie_embeddings: bool = False
   biases: bool = False
-  window: int | None = None
+  window: int | None = count(None)
   document_mask: bool = True
   value_residual: bool = False
   embedding_residual: bool = False
   unet_skips: bool = False
   zero_init_outputs: bool = False
-  dtype: str = 'float32'
-  remat: str = 'none'
+  dtype: str = choice('float32', 'bfloat16')
+  remat: str = choice('none', 'full', 'dots')
   scan_layers: bool = True
-  mixer: mixer_config.MixerConfig | None = None
-  attention: str = 'auto'
+  mixer: MixerConfig | None = None
+  attention: str = choice('auto', 'xla', 'blocked', 'cudnn', 'splash')
   entropy: entropy_lib.EntropyConfig = entropy_lib.EntropyConfig()
 
   def __post_init__(self):
-    for name in ('vocab_size', 'num_layers', 'width', 'num_heads'):
-      _at_least_one(name, getattr(self, name))
-    _at_least_one('max_length', self.max_length)
-    for name in ('mlp_width', 'window'):
-      if getattr(self, name) is not None:
-        _at_least_one(name, getattr(self, name))
-    for name, choices in _CHOICES.items():
-      if getattr(self, name) not in choices:
-        raise ValueError(
-            f'{name} must be one of {choices}, got {getattr(self, name)!r}.'
-        )
+    fields.check(self)
     if self.width % self.num_heads:
       raise ValueError(
           'width must be a multiple of num_heads, got'
@@ -117,21 +143,13 @@ class DecoderConfig:
       )
     if self.mixer is not None:
       self._check_mixer(self.mixer)
-    if not 0 < self.norm_epsilon < 1:
-      raise ValueError(
-          f'norm_epsilon must be between 0 and 1, got {self.norm_epsilon}.'
-      )
-    if self.logit_softcap is not None and self.logit_softcap <= 0:
-      raise ValueError(
-          f'logit_softcap must be > 0 or None, got {self.logit_softcap}.'
-      )
     if self.unet_skips and self.num_layers % 2:
       raise ValueError(
           'unet_skips needs an even num_layers, got'
           f' num_layers={self.num_layers}.'
       )
 
-  def _check_mixer(self, mixer: mixer_config.MixerConfig):
+  def _check_mixer(self, mixer: MixerConfig):
     if self.width % mixer.num_heads:
       raise ValueError(
           'width must be a multiple of mixer.num_heads, got'
@@ -167,9 +185,27 @@ class DecoderConfig:
     return jnp.dtype(self.dtype)
 
 
-def _at_least_one(name: str, value: int) -> None:
-  if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-    raise ValueError(f'{name} must be an integer >= 1, got {value!r}.')
+def check_length(
+    name: str, stack: DecoderConfig, length: int, what: str = ''
+) -> None:
+  """Raises ValueError where a stack has too few positions for a row.
+
+  Args:
+    name: The field that holds the stack.
+    stack: Its options.
+    length: Positions that are needed.
+    what: What they are, for the message.
+  """
+  if stack.mixer is not None:
+    field, most = 'mixer.length', stack.mixer.length
+  elif stack.positions == 'learned':
+    field, most = 'max_length', stack.max_length
+  else:
+    return
+  if most < length:
+    raise ValueError(
+        f'{name}.{field} must be at least {length},{what} got {most}.'
+    )
 
 
 _GPT2_SIZES = {
@@ -180,19 +216,16 @@ _GPT2_SIZES = {
 }
 
 
-def gpt2(size: str = 'small', **overrides) -> DecoderConfig:
-  """GPT-2: layer norm, learned positions, GELU, biases, tied head.
+def gpt2(size: str = 'small', **overrides: Any) -> DecoderConfig:
+  """Makes a GPT-2: layer norm, learned positions, GELU, biases, tied head.
 
   Args:
     size: 'small' (124 M parameters), 'medium' (355 M), 'large' (774 M) or 'xl'
       (1.56 B).
-    **overrides: fields of `DecoderConfig` to replace.
-
-  Returns:
-    The config.
+    **overrides: Fields of `DecoderConfig` to replace.
 
   Raises:
-    ValueError: for an unknown size.
+    ValueError: The size is unknown.
 
   Example:
     >>> gpt2('xl').head_width
@@ -201,7 +234,7 @@ def gpt2(size: str = 'small', **overrides) -> DecoderConfig:
   References:
     Radford et al., Language Models are Unsupervised Multitask Learners, 2019.
   """
-  fields: dict[str, Any] = dict(
+  fixed: dict[str, Any] = dict(
       vocab_size=50_257,
       max_length=1024,
       norm='layer',
@@ -212,31 +245,28 @@ def gpt2(size: str = 'small', **overrides) -> DecoderConfig:
       biases=True,
       document_mask=False,
   )
-  return DecoderConfig(**{**fields, **_size(size), **overrides})
+  return DecoderConfig(**{**fixed, **_size(size), **overrides})
 
 
-def modded_gpt(size: str = 'small', **overrides) -> DecoderConfig:
-  """The decoder that arXiv 2505.08727 pre-trains on FineWeb.
+def modded_gpt(size: str = 'small', **overrides: Any) -> DecoderConfig:
+  """Makes the decoder that arXiv 2505.08727 pre-trains on FineWeb.
 
   No biases, RMS norm without scale, rotary positions, QK-norm, squared ReLU,
   value and embedding residuals, U-net skips, soft-capped logits, outputs that
   start at zero; heads of 128 in the small size.
 
   Args:
-    size: as in `gpt2`; here the small size has 6 heads.
-    **overrides: fields of `DecoderConfig` to replace.
-
-  Returns:
-    The config.
+    size: As in `gpt2`; here the small size has 6 heads.
+    **overrides: Fields of `DecoderConfig` to replace.
 
   Raises:
-    ValueError: for an unknown size.
+    ValueError: The size is unknown.
 
   Example:
     >>> modded_gpt('small').head_width
     128
   """
-  fields: dict[str, Any] = dict(
+  fixed: dict[str, Any] = dict(
       vocab_size=50_304,
       max_length=32_768,
       norm='rms',
@@ -253,18 +283,13 @@ def modded_gpt(size: str = 'small', **overrides) -> DecoderConfig:
       dtype='bfloat16',
   )
   heads: dict[str, Any] = {'num_heads': 6} if size == 'small' else {}
-  return DecoderConfig(**{**fields, **_size(size), **heads, **overrides})
+  return DecoderConfig(**{**fixed, **_size(size), **heads, **overrides})
 
 
-def llama(vocab_size: int, **overrides) -> DecoderConfig:
-  """Llama-style blocks: RMS norm, rotary positions, SwiGLU of 4 D, no biases.
+def llama(vocab_size: int, **overrides: Any) -> DecoderConfig:
+  """Makes a Llama: RMS norm, rotary positions, SwiGLU of 4 D, no biases.
 
-  Args:
-    vocab_size: V.
-    **overrides: fields of `DecoderConfig` to replace.
-
-  Returns:
-    The config; 16 D^2 parameters a layer.
+  A layer has 16 D^2 parameters; `overrides` are fields of `DecoderConfig`.
 
   Example:
     >>> llama(64, width=32).hidden_width
@@ -273,29 +298,23 @@ def llama(vocab_size: int, **overrides) -> DecoderConfig:
   References:
     arXiv 2602.13466, which takes these blocks for its transformers.
   """
-  fields: dict[str, Any] = dict(
-      norm='rms',
-      positions='rotary',
-      activation='swiglu',
-      document_mask=False,
+  fixed: dict[str, Any] = dict(
+      norm='rms', positions='rotary', activation='swiglu', document_mask=False
   )
-  cfg = DecoderConfig(vocab_size, **{**fields, **overrides})
+  cfg = DecoderConfig(vocab_size, **{**fixed, **overrides})
   if 'mlp_width' in overrides:
     return cfg
   return dataclasses.replace(cfg, mlp_width=4 * cfg.width)
 
 
-def mixer(vocab_size: int, length: int, **overrides) -> DecoderConfig:
-  """The masked mixer: layer norm, GELU, biases, no positions.
+def mixer(vocab_size: int, length: int, **overrides: Any) -> DecoderConfig:
+  """Makes a masked mixer: layer norm, GELU, biases, no positions.
 
   Args:
     vocab_size: V.
-    length: longest sequence, in tokens.
-    **overrides: fields of `MixerConfig` ('num_heads', 'kernel', 'expansion') or
+    length: Tokens of the longest sequence.
+    **overrides: Fields of `MixerConfig` ('num_heads', 'kernel', 'expansion') or
       of `DecoderConfig` to replace.
-
-  Returns:
-    The config.
 
   Example:
     >>> mixer(64, 16, width=32, num_heads=4).mixer
@@ -305,9 +324,8 @@ def mixer(vocab_size: int, length: int, **overrides) -> DecoderConfig:
     arXiv 2409.01482; arXiv 2602.13466.
   """
   names = ('num_heads', 'kernel', 'expansion')
-  mixing = {k: v for k, v in overrides.items() if k in names}
-  rest = {k: v for k, v in overrides.items() if k not in names}
-  fields: dict[str, Any] = dict(
+  mixing = {k: overrides.pop(k) for k in names if k in overrides}
+  fixed: dict[str, Any] = dict(
       norm='layer',
       norm_epsilon=1e-5,
       positions='none',
@@ -315,9 +333,9 @@ def mixer(vocab_size: int, length: int, **overrides) -> DecoderConfig:
       biases=True,
       document_mask=False,
       num_heads=1,
-      mixer=mixer_config.MixerConfig(length, **mixing),
+      mixer=MixerConfig(length, **mixing),
   )
-  return DecoderConfig(vocab_size, **{**fields, **rest})
+  return DecoderConfig(vocab_size, **{**fixed, **overrides})
 
 
 def _size(size: str) -> dict[str, Any]:

@@ -13,20 +13,15 @@ from flax import linen as nn
 
 from iblm_jax.models import config as model_config
 from iblm_jax.models import outputs
-from iblm_jax.models.nn import (
-    blocks,
-    embedding_head,
-    layers,
-    partition_specs,
-    stack,
-)
+from iblm_jax.models.nn import blocks, layers, partition_specs, stack
+from iblm_jax.models.nn.embedding_head import Embed, Head
 
 Params = dict[str, Any]
 DecoderConfig = model_config.DecoderConfig
 
 
 def partitioned_init(rng: jax.Array, cfg: DecoderConfig) -> Params:
-  """Parameters whose leaves still carry their logical axis names."""
+  """Makes parameters whose leaves still carry their logical axis names."""
   embed_rng, block_rng, head_rng = jax.random.split(rng, 3)
   tokens_BxL = jnp.zeros([1, 1], jnp.int32)
   x_BxLxD = jnp.zeros([1, 1, cfg.width], cfg.compute_dtype)
@@ -40,7 +35,7 @@ def partitioned_init(rng: jax.Array, cfg: DecoderConfig) -> Params:
         key, x_BxLxD, x_BxLxD, angles, attend, values, True, None
     )
 
-  embed, head = embedding_head.Embed(cfg), embedding_head.Head(cfg)
+  embed, head = Embed(cfg), Head(cfg)
   stacked = jax.lax.map(init_block, jax.random.split(block_rng, cfg.num_layers))
   params = {
       'embed': embed.init(embed_rng, tokens_BxL, tokens_BxL)['params'],
@@ -56,11 +51,7 @@ def partitioned_init(rng: jax.Array, cfg: DecoderConfig) -> Params:
 
 
 def init(rng: jax.Array, cfg: DecoderConfig) -> Params:
-  """Fresh parameters.
-
-  Args:
-    rng: a PRNG key.
-    cfg: the model.
+  """Makes fresh parameters.
 
   Returns:
     A nested dict of float32 arrays; leaves under 'blocks' have a leading axis
@@ -76,7 +67,7 @@ def init(rng: jax.Array, cfg: DecoderConfig) -> Params:
 
 
 def logical_axes(cfg: DecoderConfig) -> Any:
-  """Logical axis names of every parameter: `init`'s tree of PartitionSpecs."""
+  """Gives the logical axis names of every parameter, as PartitionSpecs."""
   return partition_specs.logical_axes(partitioned_init, cfg)
 
 
@@ -90,17 +81,17 @@ def apply(
     positions: jax.Array | None = None,
     collect: str | None = None,
 ) -> outputs.Outputs:
-  """Logits of the next token at every position.
+  """Computes the logits of the next token at every position.
 
   Args:
-    params: from `init`.
+    params: From `init`.
     tokens_BxL: int [B, L] in [0, V).
-    cfg: the model, static under jit.
+    cfg: The model, static under jit.
     mask: bool [B, L], the valid tokens; others are left out of the entropy.
     segment_ids: int [B, L], the document of each token. Attention stays within
       a document if `cfg.document_mask`; entropy windows always do.
-    positions: int [B, L], position of each token in its document; by default
-      0 .. L - 1.
+    positions: int [B, L], the position of each token in its document; by
+      default 0 .. L - 1.
     collect: None, 'hidden' (the residual stream after every block), 'entropy'
       (only its entropy per layer: no layer's stream is kept for it) or
       'entropy_and_norm' (and the log of its norm).
@@ -109,8 +100,8 @@ def apply(
     `Outputs`: logits[:, t] predict token t + 1.
 
   Raises:
-    ValueError: for shapes that do not fit, a sequence longer than learned
-      positions, or an unknown `collect`.
+    ValueError: Shapes do not fit, a sequence is longer than the learned
+      positions, or `collect` is unknown.
 
   Example:
     >>> cfg = DecoderConfig(vocab_size=8, num_layers=2, width=16, num_heads=2)
@@ -121,17 +112,8 @@ def apply(
     >>> jax.eval_shape(entropy_of_layers, jax.random.key(0), tokens_BxL).shape
     (2,)
   """
-  _check(tokens_BxL, cfg, mask, segment_ids, positions)
-  x_BxLxD = embed(params, tokens_BxL, cfg, positions)
-  x_BxLxD, collected = stack.run(
-      params,
-      x_BxLxD,
-      cfg,
-      mask=mask,
-      segment_ids=segment_ids,
-      positions=positions,
-      collect=collect,
-  )
+  options = dict(mask=mask, segment_ids=segment_ids, positions=positions)
+  x_BxLxD, collected = _run(params, tokens_BxL, cfg, collect, **options)
   return outputs.Outputs(head(params, x_BxLxD, cfg), *collected)
 
 
@@ -145,69 +127,25 @@ def encode(
     positions: jax.Array | None = None,
     collect: str | None = None,
 ) -> tuple[jax.Array, outputs.Collected]:
-  """What the head reads: the normalised residual stream at every position.
+  """Computes what the head reads: the normalised residual stream.
 
-  Args:
-    params: from `init`; an untied head's matrix is not needed.
-    tokens_BxL: int [B, L] in [0, V).
-    cfg: the model.
-    mask: see `apply`.
-    segment_ids: see `apply`.
-    positions: see `apply`.
-    collect: see `apply`.
+  Args and errors are those of `apply`; an untied head's matrix is not needed.
 
   Returns:
     [B, L, D] in the compute dtype, and what was collected.
-
-  Raises:
-    ValueError: see `apply`.
   """
-  _check(tokens_BxL, cfg, mask, segment_ids, positions)
-  x_BxLxD, collected = stack.run(
-      params,
-      embed(params, tokens_BxL, cfg, positions),
-      cfg,
-      mask=mask,
-      segment_ids=segment_ids,
-      positions=positions,
-      collect=collect,
-  )
+  options = dict(mask=mask, segment_ids=segment_ids, positions=positions)
+  x_BxLxD, collected = _run(params, tokens_BxL, cfg, collect, **options)
   return final_norm(params, x_BxLxD, cfg), collected
 
 
-def embed(
-    params: Params,
-    tokens_BxL: jax.Array,
-    cfg: DecoderConfig,
-    positions: jax.Array | None = None,
-) -> jax.Array:
-  """The residual stream before the first block, [B, L, D]."""
-  if positions is None:
-    positions = stack.default_positions(tokens_BxL)
-  return layers.call(embedding_head.Embed(cfg), params['embed'], tokens_BxL, positions)
-
-
-def final_norm(
-    params: Params, x_BxLxD: jax.Array, cfg: DecoderConfig
-) -> jax.Array:
-  """The head's norm alone."""
-  return layers.call(layers.Norm(cfg), params['head'].get('norm', {}), x_BxLxD)
-
-
-def head(params: Params, x_BxLxD: jax.Array, cfg: DecoderConfig) -> jax.Array:
-  """Final norm and logits, float32 [B, L, V]."""
-  table_VxD = params['embed']['tokens'] if cfg.tie_embeddings else None
-  return layers.call(embedding_head.Head(cfg), params['head'], x_BxLxD, table_VxD)
-
-
-def _check(tokens_BxL, cfg, mask, segment_ids, positions):
+def _run(params, tokens_BxL, cfg, collect, **options):
+  """The residual stream after the last block, and what was collected."""
   if tokens_BxL.ndim != 2:
     raise ValueError(
         f'tokens_BxL must have shape [B, L], got {tokens_BxL.shape}.'
     )
-  for name, array in (
-      ('mask', mask), ('segment_ids', segment_ids), ('positions', positions)
-  ):
+  for name, array in options.items():
     if array is not None and array.shape != tokens_BxL.shape:
       raise ValueError(
           f'{name} must have the shape of tokens_BxL {tokens_BxL.shape}, got'
@@ -218,3 +156,31 @@ def _check(tokens_BxL, cfg, mask, segment_ids, positions):
         f'a sequence of {tokens_BxL.shape[1]} tokens is longer than max_length'
         f' {cfg.max_length}.'
     )
+  x_BxLxD = embed(params, tokens_BxL, cfg, options['positions'])
+  return stack.run(params, x_BxLxD, cfg, collect=collect, **options)
+
+
+def embed(
+    params: Params,
+    tokens_BxL: jax.Array,
+    cfg: DecoderConfig,
+    positions: jax.Array | None = None,
+) -> jax.Array:
+  """Computes the residual stream before the first block, [B, L, D]."""
+  if positions is None:
+    positions = stack.default_positions(tokens_BxL)
+  module = Embed(cfg)
+  return layers.call(module, params['embed'], tokens_BxL, positions)
+
+
+def final_norm(
+    params: Params, x_BxLxD: jax.Array, cfg: DecoderConfig
+) -> jax.Array:
+  """Applies the norm of the head alone."""
+  return layers.call(layers.Norm(cfg), params['head'].get('norm', {}), x_BxLxD)
+
+
+def head(params: Params, x_BxLxD: jax.Array, cfg: DecoderConfig) -> jax.Array:
+  """Computes the final norm and the logits, float32 [B, L, V]."""
+  table_VxD = params['embed']['tokens'] if cfg.tie_embeddings else None
+  return layers.call(Head(cfg), params['head'], x_BxLxD, table_VxD)

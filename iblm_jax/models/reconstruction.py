@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from iblm_jax import fields
 from iblm_jax.models import config as model_config
 from iblm_jax.models import decoder
 from iblm_jax.models.nn import embeddings, layers, stack
@@ -25,7 +26,7 @@ class ReconstructionConfig:
   """From a vector of E numbers to the logits of L tokens.
 
   Attributes:
-    decoder: its blocks and head; it embeds no tokens. Learned positions are
+    decoder: Its blocks and head; it embeds no tokens. Learned positions are
       added to what is injected.
     length: L, tokens that are made.
     width_in: E, of the vector.
@@ -37,42 +38,28 @@ class ReconstructionConfig:
     compression: r, the vector passes through E / r numbers.
 
   Raises:
-    ValueError: for a value out of its range.
+    ValueError: A value is out of its range.
   """
 
   decoder: model_config.DecoderConfig
-  length: int
-  width_in: int
-  injection: str = 'unroll'
+  length: int = fields.field(low=1, allowed='at least 1')
+  width_in: int = model_config.count()
+  injection: str = model_config.choice(*INJECTIONS)
   compression: int = 1
 
   def __post_init__(self):
-    if self.injection not in INJECTIONS:
-      raise ValueError(
-          f'injection must be one of {INJECTIONS}, got {self.injection!r}.'
-      )
-    if self.length < 1:
-      raise ValueError(f'length must be at least 1, got {self.length}.')
+    fields.check(self)
     if self.decoder.tie_embeddings:
       raise ValueError(
           'decoder.tie_embeddings must be False: it embeds no tokens.'
       )
+    model_config.check_length('decoder', self.decoder, self.length)
     mixer, positions = self.decoder.mixer, self.decoder.positions
-    if positions == 'learned' and self.decoder.max_length < self.length:
-      raise ValueError(
-          f'decoder.max_length must be at least {self.length}, got'
-          f' {self.decoder.max_length}.'
-      )
     if self.injection == 'repeat' and mixer is None and positions != 'learned':
       raise ValueError(
           "injection must be 'unroll' for attention without learned positions,"
           ' which makes the same of every position that sees the same, got'
           f" 'repeat' with decoder.positions={positions!r}."
-      )
-    if mixer is not None and mixer.length < self.length:
-      raise ValueError(
-          f'decoder.mixer.length must be at least {self.length}, got'
-          f' {mixer.length}.'
       )
     _ = self.passage
 

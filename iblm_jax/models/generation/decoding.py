@@ -20,19 +20,13 @@ def prefill(
     cfg: decoder.DecoderConfig,
     size: int,
 ) -> tuple[jax.Array, Cache]:
-  """Feeds a whole prompt.
-
-  Args:
-    params: of the decoder.
-    tokens_BxT: int [B, T].
-    cfg: the model.
-    size: tokens that the new cache has room for, at least T.
+  """Feeds a whole prompt into a new cache of room for `size` >= T tokens.
 
   Returns:
     float32 logits of the token after the prompt [B, V], and the cache.
 
   Raises:
-    ValueError: see `kv_cache.prefill`.
+    ValueError: See `kv_cache.prefill`.
   """
   x_BxTxD = decoder.embed(params, tokens_BxT, cfg)
   x_BxTxD, cache = kv_cache.prefill(params, x_BxTxD, cfg, size)
@@ -48,10 +42,10 @@ def extend(
   """Feeds T more tokens.
 
   Args:
-    params: of the decoder.
+    params: Of the decoder.
     tokens_BxT: int [B, T].
-    cache: keys and values so far; `cache.length + T` must not exceed its size.
-    cfg: the model.
+    cache: Keys and values so far; `cache.length + T` must not exceed its size.
+    cfg: The model.
 
   Returns:
     float32 logits [B, T, V] and the longer cache.
@@ -137,20 +131,20 @@ def sample(
   """Continues every prompt by `num_tokens` tokens.
 
   Args:
-    params: of the decoder.
+    params: Of the decoder.
     prompt_BxT: int [B, T], T >= 1, no padding.
-    cfg: the model.
-    rng: PRNG key; not used when the temperature is 0.
-    num_tokens: how many tokens to add, >= 1.
+    cfg: The model.
+    rng: A PRNG key; not used when the temperature is 0.
+    num_tokens: How many tokens to add, >= 1.
     temperature: >= 0; 0 takes the arg max.
-    top_k: sample among the k most likely tokens only; None for all.
+    top_k: Samples among the k most likely tokens only; None for all.
     allowed_V: bool [V], tokens that may be sampled; None for all.
 
   Returns:
     int32 [B, num_tokens].
 
   Raises:
-    ValueError: from `check_sampling`.
+    ValueError: See `check_sampling`.
   """
   length = prompt_BxT.shape[1]
   check_sampling(
@@ -187,20 +181,17 @@ def sample_steps(
     top_k: int | None,
     allowed_V: jax.Array | None,
 ) -> jax.Array:
-  """Samples token after token from any model.
+  """Samples token after token from any model; int32 [B, num_tokens].
 
   Args:
-    step: from a token [B] and a state to the next token's logits and state.
-    logits_BxV: of the first token.
-    state: that the first token is read in.
-    rng: see `sample`, as are the others.
-    num_tokens: as there.
-    temperature: as there.
-    top_k: as there.
-    allowed_V: as there.
-
-  Returns:
-    int32 [B, num_tokens].
+    step: From a token [B] and a state to the next token's logits and state.
+    logits_BxV: Of the first token.
+    state: What the first token is read in.
+    rng: See `sample`, as are the others.
+    num_tokens: As there.
+    temperature: As there.
+    top_k: As there.
+    allowed_V: As there.
   """
 
   def pick(logits_BxV, key):

@@ -1,4 +1,4 @@
-"""The window of a memory model that a row is in, token by token.
+"""Incremental decoding of the window of a memory model that a row is in.
 
 `memory.windows` lays out the windows of all chunks of a row; here is one, with
 the keys and values of its slots and of the tokens so far. A mixer has none to
@@ -18,7 +18,7 @@ from iblm_jax.models.nn import stack
 
 
 class State(NamedTuple):
-  """What is held of rows that go on."""
+  """State carried between decoding steps."""
 
   memory_BxMxD: jax.Array  # compute dtype, M = C - 1; of the finished chunks
   tokens_BxL: jax.Array  # int32, of the current chunk
@@ -37,11 +37,11 @@ def enter(
   """Reads the slots of a window and its first tokens.
 
   Args:
-    params: of the model; 'decoder' and 'slot'.
-    memory_BxMxD: of the chunks before it, M = C - 1.
+    params: Of the model; 'decoder' and 'slot'.
+    memory_BxMxD: Memories of the chunks before it, M = C - 1.
     chunk: int32 scalar, how many these are.
     tokens_BxR: int, the first R tokens of the chunk, R <= L.
-    cfg: the model.
+    cfg: The model.
 
   Returns:
     float32 logits of the next token [B, V], and the state.

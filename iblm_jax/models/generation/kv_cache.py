@@ -29,7 +29,7 @@ def init_cache(
   """An empty cache for `size` tokens in each of `batch_size` rows.
 
   Raises:
-    ValueError: for a mixer, which has no keys and values to keep.
+    ValueError: The model is a mixer, which has no keys and values to keep.
 
   Example:
     >>> cfg = model_config.DecoderConfig(8, num_layers=2, width=8, num_heads=1)
@@ -70,10 +70,10 @@ def prefill(
   """Feeds the first T inputs, at the cost of a forward pass.
 
   Args:
-    params: of the decoder.
-    x_BxTxD: embedded inputs, compute dtype.
-    cfg: the model.
-    size: slots of the new cache, at least T.
+    params: Of the decoder.
+    x_BxTxD: Embedded inputs, compute dtype.
+    cfg: The model.
+    size: Slots of the new cache, at least T.
     visible_T: bool, inputs that the visible ones may see; None for all. What
       others see, and so what comes out at them, is of no use.
     positions_T: int, of the rotary embedding; None for 0 .. T - 1.
@@ -82,7 +82,7 @@ def prefill(
     The last residual stream [B, T, D] and the cache.
 
   Raises:
-    ValueError: for more inputs than slots, or a mixer.
+    ValueError: There are more inputs than slots, or a mixer.
   """
   _check(cfg)
   batch, length, _ = x_BxTxD.shape
@@ -131,10 +131,10 @@ def extend(
   """Feeds T more inputs.
 
   Args:
-    params: of the decoder.
-    x_BxTxD: embedded inputs, compute dtype.
-    cache: keys and values so far; `cache.length + T` must not exceed its size.
-    cfg: the model.
+    params: Of the decoder.
+    x_BxTxD: Embedded inputs, compute dtype.
+    cache: Keys and values so far; `cache.length + T` must not exceed its size.
+    cfg: The model.
     visible_S: bool, slots that anything but the slot itself may see; None for
       all.
     positions_T: int, of the rotary embedding; None for those of the slots.
@@ -143,7 +143,7 @@ def extend(
     The last residual stream [B, T, D] and the longer cache.
 
   Raises:
-    ValueError: for a mixer.
+    ValueError: The model is a mixer.
   """
   _check(cfg)
   num_new = x_BxTxD.shape[1]

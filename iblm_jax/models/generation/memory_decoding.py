@@ -21,7 +21,7 @@ State = incremental.State
 
 
 def start(params: Any, cfg: MemoryConfig, batch_size: int) -> State:
-  """Rows of which nothing is read yet."""
+  """Gives the state of rows of which nothing is read yet."""
   nothing_Bx0 = jnp.zeros([batch_size, 0], jnp.int32)
   return read(params, nothing_Bx0, cfg)[1]
 
@@ -32,15 +32,15 @@ def read(
   """Reads a prompt of any length that the model has room for.
 
   Args:
-    params: of the model.
+    params: Of the model.
     tokens_BxT: int [B, T], no padding.
-    cfg: the model.
+    cfg: The model.
 
   Returns:
     float32 logits of the token after the prompt [B, V], and the state.
 
   Raises:
-    ValueError: for a kind that cannot decode, or too many tokens.
+    ValueError: The kind cannot decode, or there are too many tokens.
 
   Example:
     >>> from iblm_jax.models import config as model_config
@@ -80,10 +80,10 @@ def step(
   decoder, and what follows it is asked of the new window's last slot.
 
   Args:
-    params: of the model.
+    params: Of the model.
     token_B: int [B].
-    state: of rows with room for it: C L tokens are all there can be.
-    cfg: the model.
+    state: Of rows with room for it: C L tokens are all there can be.
+    cfg: The model.
 
   Returns:
     float32 logits of the next token [B, V], and the state.
@@ -116,7 +116,7 @@ def close(
 
 
 def layers_apart(params: Any) -> Any:
-  """Parameters for many steps, see `kv_cache.layers_apart`."""
+  """Gives parameters for many steps, see `kv_cache.layers_apart`."""
   return {**params, 'decoder': kv_cache.layers_apart(params['decoder'])}
 
 
@@ -169,7 +169,7 @@ def sample(
   """`decoding.sample` of a memory model; int32 [B, num_tokens].
 
   Raises:
-    ValueError: from `check_sampling`.
+    ValueError: See `check_sampling`.
   """
   options = dict(temperature=temperature, top_k=top_k)
   check_sampling(cfg, prompt_BxT.shape[1], num_tokens, **options)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from iblm_jax import fields
 from iblm_jax.models import autoencoder
 from iblm_jax.models import config as model_config
 from iblm_jax.models.nn import embeddings
@@ -18,9 +19,9 @@ class MemoryConfig:
   """A causal decoder of chunks that sees the past as one vector a chunk.
 
   Attributes:
-    encoder: makes the vectors; its head is never used, so `tie_embeddings` must
-      be True. Not read where there is none: kinds 'none' and 'recurrent'.
-    decoder: reads slots and tokens.
+    encoder: Makes the vectors. It has no head: `tie_embeddings` must be True.
+      It is not read by the kinds 'none' and 'recurrent'.
+    decoder: Reads slots and tokens.
     num_chunks: C, chunks of a row.
     chunk_length: L, tokens of a chunk.
     kind: 'parallel' (a vector for each past chunk, all encoded at once), 'none'
@@ -29,113 +30,85 @@ class MemoryConfig:
       whole row, future included: its vector is an input before the tokens
       ('oracle_token'), is added to each of them ('oracle_add') or stands beside
       each of them ('oracle_embedding').
-    layout: of 'parallel', 'fixed' (memories from the first slot on, tokens of
+    layout: Of 'parallel': 'fixed' (memories from the first slot on, tokens of
       every chunk begin at position C), 'variable' (as if empty slots were not
       there: they begin at position c + 1) or 'recent' (memories up to the last
       slot, so that the chunk before this one is always at the same place).
-    empty: of 'parallel', slots of chunks that are not past: 'masked', or one
+    empty: Of 'parallel', slots of chunks that are not past: 'masked', or one
       'learned' vector that is seen ('variable' has none of them to see).
-    compression: r, vectors pass through E / r numbers.
-    position: which position of the encoder is the vector, see
+    compression: r; vectors pass through E / r numbers.
+    position: Which position of the encoder is the vector, see
       `embeddings.gather`.
     family: 'memory'.
 
   Raises:
-    ValueError: for a value out of its range, or parts that do not fit.
+    ValueError: A value is out of its range, or the parts do not fit.
   """
 
   encoder: model_config.DecoderConfig
   decoder: model_config.DecoderConfig
-  num_chunks: int
-  chunk_length: int
-  kind: str = 'parallel'
-  layout: str = 'fixed'
-  empty: str = 'masked'
+  num_chunks: int = fields.field(low=2, allowed='an integer >= 2')
+  chunk_length: int = model_config.count()
+  kind: str = model_config.choice(*KINDS)
+  layout: str = model_config.choice('fixed', 'variable', 'recent')
+  empty: str = model_config.choice('masked', 'learned')
   compression: int = 1
-  position: str = 'last_valid'
-  family: str = 'memory'
+  position: str = model_config.choice(*embeddings.POSITIONS)
+  family: str = fields.field(
+      'memory', choices=('memory',), allowed="'memory' here"
+  )
 
   def __post_init__(self):
-    autoencoder.check_family(self, 'memory')
-    for name, choices in (
-        ('kind', KINDS),
-        ('layout', ('fixed', 'variable', 'recent')),
-        ('empty', ('masked', 'learned')),
-        ('position', embeddings.POSITIONS),
-    ):
-      if getattr(self, name) not in choices:
-        raise ValueError(
-            f'{name} must be one of {choices}, got {getattr(self, name)!r}.'
-        )
-    for name, low in (('num_chunks', 2), ('chunk_length', 1)):
-      value = getattr(self, name)
-      if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f'{name} must be an integer >= {low}, got {value!r}.')
+    fields.check(self)
     if self.encoder.vocab_size != self.decoder.vocab_size:
       raise ValueError(
           'encoder.vocab_size must be that of the decoder,'
           f' {self.decoder.vocab_size}, got {self.encoder.vocab_size}.'
       )
-    self._check_positions()
-    if self.has_encoder:
-      autoencoder.check_encoder(
-          self.encoder, self.length if self.is_oracle else self.chunk_length
-      )
-    mixer = self.decoder.mixer
-    if mixer is not None:
-      if mixer.length < self.window:
-        raise ValueError(
-            f'decoder.mixer.length must be at least {self.window}, slots and'
-            f' tokens, got {mixer.length}.'
-        )
-      if self.layout == 'variable':
-        raise ValueError(
-            "layout must be 'fixed' for a mixer, whose weights belong to"
-            " positions, got 'variable'."
-        )
-    if self.layout == 'variable':
-      self._check_variable()
-    if self.kind == 'oracle_embedding':
-      if self.decoder.tie_embeddings:
-        raise ValueError(
-            'decoder.tie_embeddings must be False: token embeddings are'
-            ' narrower than the decoder where a vector stands beside them.'
-        )
-      if self.passage.width_out >= self.decoder.width:
-        raise ValueError(
-            'decoder.width must be more than the width of the compressed'
-            f' vector beside each token, {self.passage.width_out}, got'
-            f' {self.decoder.width}.'
-        )
-    else:
-      _ = self.passage
-
-  def _check_variable(self):
-    if self.empty != 'masked':
-      raise ValueError(
-          "empty must be 'masked' with the layout 'variable', which has no"
-          f' empty slots to see, got {self.empty!r}.'
-      )
-    if self.decoder.window is not None:
-      raise ValueError(
-          "decoder.window must be None with the layout 'variable': it would"
-          f' count empty slots, got {self.decoder.window}.'
-      )
-
-  def _check_positions(self):
-    """Learned positions are those of a window of slots and tokens."""
-    if self.decoder.positions != 'learned':
-      return
-    if self.kind not in ('parallel', 'none') or self.layout == 'variable':
+    is_variable = self.layout == 'variable'
+    if self.decoder.positions == 'learned' and (
+        is_variable or self.kind not in ('parallel', 'none')
+    ):
       raise ValueError(
           "decoder.positions must be 'rotary' or 'none' but for kinds"
           " 'parallel' and 'none' in the layouts 'fixed' and 'recent', got"
           f" 'learned' for {self.kind!r}, {self.layout!r}."
       )
-    if self.decoder.max_length < self.window:
+    model_config.check_length(
+        'decoder', self.decoder, self.window, ' slots and tokens,'
+    )
+    if self.has_encoder:
+      autoencoder.check_encoder(
+          self.encoder, self.length if self.is_oracle else self.chunk_length
+      )
+    if is_variable and self.decoder.mixer is not None:
       raise ValueError(
-          f'decoder.max_length must be at least {self.window}, slots and'
-          f' tokens, got {self.decoder.max_length}.'
+          "layout must be 'fixed' for a mixer, whose weights belong to"
+          " positions, got 'variable'."
+      )
+    if is_variable and self.empty != 'masked':
+      raise ValueError(
+          "empty must be 'masked' with the layout 'variable', which has no"
+          f' empty slots to see, got {self.empty!r}.'
+      )
+    if is_variable and self.decoder.window is not None:
+      raise ValueError(
+          "decoder.window must be None with the layout 'variable': it would"
+          f' count empty slots, got {self.decoder.window}.'
+      )
+    passage = self.passage  # raises
+    if self.kind != 'oracle_embedding':
+      return
+    if self.decoder.tie_embeddings:
+      raise ValueError(
+          'decoder.tie_embeddings must be False: token embeddings are'
+          ' narrower than the decoder where a vector stands beside them.'
+      )
+    if passage.width_out >= self.decoder.width:
+      raise ValueError(
+          'decoder.width must be more than the width of the compressed'
+          f' vector beside each token, {passage.width_out}, got'
+          f' {self.decoder.width}.'
       )
 
   @property
@@ -147,6 +120,12 @@ class MemoryConfig:
   def length(self) -> int:
     """T, tokens of a row."""
     return self.num_chunks * self.chunk_length
+
+  @property
+  def reader(self) -> model_config.DecoderConfig:
+    """The decoder within windows, whose masks are not those of documents."""
+    is_masked = self.decoder.mixer is None
+    return dataclasses.replace(self.decoder, document_mask=is_masked)
 
   @property
   def is_oracle(self) -> bool:

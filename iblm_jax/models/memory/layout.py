@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import einops
 import jax
 import jax.numpy as jnp
 
@@ -16,8 +17,8 @@ class Memories(NamedTuple):
 
   Attributes:
     vector_BxMxD: [B, M, D], as the decoder reads them.
-    there_BxM: bool, False for a chunk of padding, which leaves none.
-    collected: of the encoder.
+    there_BxM: bool, False for a chunk of padding, which leaves no memory.
+    collected: What was collected of the encoder.
   """
 
   vector_BxMxD: jax.Array
@@ -32,38 +33,33 @@ def encode_chunks(
     mask_BxT: jax.Array | None = None,
     collect: str | None = None,
 ) -> Memories:
-  """The memories of whole chunks, all of them at once.
+  """Computes the memories of whole chunks, all of them at once.
 
   Args:
-    params: of the model; 'encoder', 'passage' and the decoder's embeddings.
+    params: Of the model; 'encoder', 'passage' and the decoder's embeddings.
     tokens_BxT: int [B, M x chunk_length].
-    cfg: the model, of kind 'parallel'.
-    mask_BxT: bool, tokens that are there; None for all.
-    collect: see `decoder.apply`.
+    cfg: The model, of kind 'parallel'.
+    mask_BxT: bool, the valid tokens; None for all.
+    collect: See `decoder.apply`.
 
   Returns:
-    `Memories`: of chunk m they depend on its tokens alone.
+    `Memories`; that of a chunk depends on its tokens alone.
   """
-  batch, length = tokens_BxT.shape[0], cfg.chunk_length
   if mask_BxT is None:
     mask_BxT = jnp.ones(tokens_BxT.shape, bool)
+  rows = lambda a_BxT: einops.rearrange(
+      a_BxT, 'b (m l) -> (b m) l', l=cfg.chunk_length
+  )
   e_RxE, collected = embed(
-      params,
-      tokens_BxT.reshape(-1, length),
-      cfg,
-      mask=mask_BxT.reshape(-1, length),
-      collect=collect,
+      params, rows(tokens_BxT), cfg, mask=rows(mask_BxT), collect=collect
   )
-  m_RxD = layers.call(
-      embeddings.Pass(cfg.decoder, cfg.passage), params['passage'], e_RxE
+  there_BxMxL = einops.rearrange(
+      mask_BxT, 'b (m l) -> b m l', l=cfg.chunk_length
   )
-  m_RxD = like_tokens(
-      m_RxD, params['decoder']['embed']['tokens'], cfg.decoder
+  vector_BxMxD = einops.rearrange(
+      as_memory(params, e_RxE, cfg), '(b m) d -> b m d', b=tokens_BxT.shape[0]
   )
-  there_BxM = mask_BxT.reshape(batch, -1, length).any(axis=-1)
-  return Memories(
-      m_RxD.reshape(batch, -1, m_RxD.shape[-1]), there_BxM, collected
-  )
+  return Memories(vector_BxMxD, there_BxMxL.any(axis=-1), collected)
 
 
 def embed(
@@ -74,17 +70,27 @@ def embed(
     mask: jax.Array | None = None,
     collect: str | None = None,
 ) -> tuple[jax.Array, outputs.Collected]:
-  """The vector of every chunk as the encoder leaves it, [R, E]."""
+  """Computes the vector of every chunk as the encoder leaves it, [R, E]."""
   h_RxLxE, collected = autoencoder.encode(
       params['encoder'], tokens_RxL, cfg.encoder, mask, collect
   )
   return embeddings.gather(h_RxLxE, mask, cfg.position), collected
 
 
+def as_memory(
+    params: Any, e_RxE: jax.Array, cfg: memory_config.MemoryConfig
+) -> jax.Array:
+  """Brings vectors [R, E] to where the decoder reads them, [R, D]."""
+  module = embeddings.Pass(cfg.decoder, cfg.passage)
+  m_RxD = layers.call(module, params['passage'], e_RxE)
+  table_VxD = params['decoder']['embed']['tokens']
+  return like_tokens(m_RxD, table_VxD, cfg.decoder)
+
+
 def like_tokens(
     m_RxD: jax.Array, table_VxD: jax.Array, cfg: model_config.DecoderConfig
 ) -> jax.Array:
-  """Vectors of the root mean square of the embedded tokens.
+  """Scales vectors to the root mean square of the embedded tokens.
 
   What comes out of a norm is far longer than embeddings are: read beside
   tokens, it would drown them.

@@ -5,9 +5,9 @@ memories. Chunks are encoded on their own, so all past chunks of all rows are
 one batch for the encoder, and all windows are one for the decoder.
 """
 
-import dataclasses
 from typing import Any
 
+import einops
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -22,11 +22,11 @@ MemoryConfig = memory_config.MemoryConfig
 
 
 def partitioned_init(rng: jax.Array, cfg: MemoryConfig) -> Any:
-  """Parameters whose leaves still carry their logical axis names."""
+  """Makes parameters whose leaves still carry their logical axis names."""
   encoder_rng, decoder_rng, passage_rng, slot_rng = jax.random.split(rng, 4)
   params: dict[str, Any]
   if cfg.kind == 'oracle_embedding':
-    params = {'decoder': oracle.boxed_decoder(decoder_rng, cfg)}
+    params = {'decoder': oracle.partitioned_decoder(decoder_rng, cfg)}
   else:
     params = {'decoder': decoder.partitioned_init(decoder_rng, cfg.decoder)}
   if cfg.has_encoder:
@@ -47,15 +47,10 @@ def partitioned_init(rng: jax.Array, cfg: MemoryConfig) -> Any:
 
 
 def init(rng: jax.Array, cfg: MemoryConfig) -> Any:
-  """Fresh parameters: 'encoder', 'passage', 'slot' and 'decoder'.
+  """Makes parameters: 'encoder', 'passage', 'slot' and 'decoder'.
 
-  Args:
-    rng: a PRNG key.
-    cfg: the model.
-
-  Returns:
-    A nested dict of float32 arrays; 'encoder' and 'decoder' are as of
-    `models.decoder`. What a kind does not use is not there.
+  'encoder' and 'decoder' are as of `models.decoder`. What a kind does not use
+  is left out.
   """
   return nn.meta.unbox(partitioned_init(rng, cfg))
 
@@ -70,17 +65,17 @@ def apply(
     positions: jax.Array | None = None,
     collect: str | None = None,
 ) -> outputs.Outputs:
-  """Logits of the next token at every position.
+  """Computes the logits of the next token at every position.
 
   Args:
-    params: from `init`.
+    params: From `init`.
     tokens_BxL: int [B, T], T = num_chunks x chunk_length.
-    cfg: the model, static under jit.
-    mask: bool [B, T], tokens that are there; others are not read, and a chunk
-      of padding leaves no memory.
-    segment_ids: not used: a row is one document.
-    positions: not used, likewise.
-    collect: see `decoder.apply`; of the encoder, over the chunks that it reads
+    cfg: The model, static under jit.
+    mask: bool [B, T], the valid tokens; others are not read, and a chunk of
+      padding leaves no memory.
+    segment_ids: Not used: a row is one document.
+    positions: Not used, likewise.
+    collect: See `decoder.apply`; of the encoder, over the chunks that it reads
       [N, B (C - 1), L, E]; of the decoder where there is none.
 
   Returns:
@@ -88,8 +83,8 @@ def apply(
     is the slot's before it, so it sees the past through memories alone.
 
   Raises:
-    ValueError: for rows of another length, a mask of another shape, or an
-      unknown `collect`.
+    ValueError: Rows have another length, the mask has another shape, or
+      `collect` is unknown.
 
   Example:
     >>> from iblm_jax.models import config as model_config
@@ -138,24 +133,22 @@ def decode(
     mask_BxT: jax.Array | None = None,
     collect: str | None = None,
 ) -> outputs.Outputs:
-  """Logits of every next token, given the memories of the past chunks.
+  """Computes the logits of next tokens, given memories of the past chunks.
 
   Args:
-    params: of the model; 'decoder' and 'slot'.
+    params: Of the model; 'decoder' and 'slot'.
     tokens_BxT: int [B, T].
-    held: memories of all chunks but the last; None for none.
-    cfg: the model.
-    mask_BxT: bool, tokens that are there; None for all.
-    collect: of the decoder, where there are no memories.
+    held: Memories of all chunks but the last; None for none.
+    cfg: The model.
+    mask_BxT: bool, the valid tokens; None for all.
+    collect: What to collect of the decoder, where there are no memories.
 
   Returns:
     `Outputs`; what was collected is the encoder's, where there is one.
   """
-  batch, chunks, length = tokens_BxT.shape[0], cfg.num_chunks, cfg.chunk_length
+  length, part = cfg.chunk_length, cfg.reader
   if mask_BxT is None:
     mask_BxT = jnp.ones(tokens_BxT.shape, bool)
-  # Masks are of chunks of a window, not of documents in a row.
-  part = dataclasses.replace(cfg.decoder, document_mask=not cfg.decoder.mixer)
   x_BxTxD = decoder.embed(
       params['decoder'], tokens_BxT, windows_lib.token_embedding(cfg)
   )
@@ -163,8 +156,8 @@ def decode(
       None if held is None else held.vector_BxMxD,
       None if held is None else held.there_BxM,
       params['slot'],
-      x_BxTxD.reshape(batch, chunks, length, -1),
-      mask_BxT.reshape(batch, chunks, length),
+      einops.rearrange(x_BxTxD, 'b (c l) d -> b c l d', l=length),
+      einops.rearrange(mask_BxT, 'b (c l) -> b c l', l=length),
       cfg,
   )
   y_WxPxD, collected = stack.run(
@@ -176,7 +169,9 @@ def decode(
       positions=windows.positions_WxP,
       collect=collect,
   )
-  y_BxCxPxD = y_WxPxD.reshape(batch, chunks, *y_WxPxD.shape[1:])
+  y_BxCxPxD = einops.rearrange(
+      y_WxPxD, '(b c) p d -> b c p d', c=cfg.num_chunks
+  )
   y_BxTxD = windows_lib.next_token_states(y_BxCxPxD, length)
   logits_BxTxV = decoder.head(params['decoder'], y_BxTxD, part)
   return outputs.Outputs(

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from iblm_jax.models import decoder, outputs
 from iblm_jax.models.memory import config as memory_config
 from iblm_jax.models.memory import layout
-from iblm_jax.models.nn import embedding_head, embeddings, layers, stack
+from iblm_jax.models.nn import embedding_head, stack
 
 
-def boxed_decoder(rng: jax.Array, cfg: memory_config.MemoryConfig) -> Any:
-  """A decoder whose token embeddings leave room for the vector."""
+def partitioned_decoder(rng: jax.Array, cfg: memory_config.MemoryConfig) -> Any:
+  """Makes a decoder whose token embeddings leave room for the vector."""
   params = decoder.partitioned_init(rng, cfg.decoder)
   tokens_BxL = jnp.zeros([1, 1], jnp.int32)
   made = embedding_head.Embed(_narrow(cfg)).init(
@@ -41,15 +41,11 @@ def vector(
     mask_BxT: jax.Array,
     collect: str | None = None,
 ) -> tuple[jax.Array, outputs.Collected]:
-  """What the decoder is given of a row, [B, D'], and what was collected."""
+  """Computes what the decoder is given of a row, [B, D']."""
   e_BxE, collected = layout.embed(
       params, tokens_BxT, cfg, mask=mask_BxT, collect=collect
   )
-  m_BxD = layers.call(
-      embeddings.Pass(cfg.decoder, cfg.passage), params['passage'], e_BxE
-  )
-  table_VxD = params['decoder']['embed']['tokens']
-  return layout.like_tokens(m_BxD, table_VxD, cfg.decoder), collected
+  return layout.as_memory(params, e_BxE, cfg), collected
 
 
 def decode(
@@ -59,9 +55,8 @@ def decode(
     cfg: memory_config.MemoryConfig,
     mask_BxT: jax.Array,
 ) -> jax.Array:
-  """Logits of every next token given a vector; None takes it away."""
-  part = dataclasses.replace(cfg.decoder, document_mask=not cfg.decoder.mixer)
-  tree = params['decoder']
+  """Computes the logits of next tokens given a vector; None takes it away."""
+  part, tree = cfg.reader, params['decoder']
   is_beside = cfg.kind == 'oracle_embedding'
   x_BxTxD = decoder.embed(tree, tokens_BxT, _narrow(cfg) if is_beside else part)
   batch, length = tokens_BxT.shape

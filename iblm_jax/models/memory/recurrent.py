@@ -6,9 +6,9 @@ token's embedding with the memory; here no token is lost for it, and the
 memory's own state predicts the first token of the chunk.
 """
 
-import dataclasses
 from typing import Any
 
+import einops
 import jax
 import jax.numpy as jnp
 
@@ -17,7 +17,7 @@ from iblm_jax.models import decoder, outputs
 from iblm_jax.models.memory import config as memory_config
 from iblm_jax.models.memory import layout
 from iblm_jax.models.memory import windows as windows_lib
-from iblm_jax.models.nn import embeddings, layers, stack
+from iblm_jax.models.nn import stack
 
 
 def apply(
@@ -29,19 +29,18 @@ def apply(
 ) -> outputs.Outputs:
   """See `memory.apply`; chunks follow each other, gradients pass through."""
   batch, length = tokens_BxT.shape[0], cfg.chunk_length
-  part = dataclasses.replace(cfg.decoder, document_mask=not cfg.decoder.mixer)
-  tree = params['decoder']
+  part, tree = cfg.reader, params['decoder']
   x_BxTxD = decoder.embed(tree, tokens_BxT, part)
-  chunk = lambda a: a.reshape(batch, -1, length, *a.shape[2:]).swapaxes(0, 1)
+  chunk = lambda a: einops.rearrange(a, 'b (c l) ... -> c b l ...', l=length)
   like = lambda v_D: jnp.broadcast_to(
       v_D.astype(x_BxTxD.dtype), (batch, 1, x_BxTxD.shape[-1])
   )
-  ends = ((0, 0), (1, 1))
+  around = ((0, 0), (1, 1))  # the memory that is read, and what is written
 
   def step(m_Bx1xD, xs):
     x_BxLxD, mask_BxL = xs
     window = jnp.concatenate([m_Bx1xD, x_BxLxD, like(params['write'])], axis=1)
-    present = jnp.pad(mask_BxL, ends, constant_values=True)
+    present = jnp.pad(mask_BxL, around, constant_values=True)
     y_BxPxD, collected = stack.run(
         tree,
         window,
@@ -51,10 +50,7 @@ def apply(
         collect=collect,
     )
     written_BxD = decoder.final_norm(tree, y_BxPxD[:, -1], part)
-    m_BxD = layers.call(
-        embeddings.Pass(part, cfg.passage), params['passage'], written_BxD
-    )
-    m_BxD = layout.like_tokens(m_BxD, tree['embed']['tokens'], part)
+    m_BxD = layout.as_memory(params, written_BxD, cfg)
     # A chunk of padding says nothing.
     there_B = mask_BxL.any(axis=1)
     new_Bx1xD = jnp.where(there_B[:, None, None], m_BxD[:, None], m_Bx1xD)
@@ -67,16 +63,15 @@ def apply(
       y_CxBxPxD.swapaxes(0, 1), length
   )
   if collected.hidden is not None:  # chunks are rows
-    hidden_CxNxBxPxD = collected.hidden
     collected = collected._replace(
-        hidden=hidden_CxNxBxPxD.transpose(1, 2, 0, 3, 4).reshape(
-            hidden_CxNxBxPxD.shape[1], -1, *hidden_CxNxBxPxD.shape[3:]
+        hidden=einops.rearrange(
+            collected.hidden, 'c n b p d -> n (b c) p d'
         )
     )
   if collected.entropy is not None:
     # A chunk counts as much as it has windows that were measured.
     present_CxBxP = jnp.pad(
-        chunk(mask_BxT), ((0, 0), *ends), constant_values=True
+        chunk(mask_BxT), ((0, 0), *around), constant_values=True
     )
     windows = entropy.windows(
         present_CxBxP.reshape(-1, present_CxBxP.shape[2]),

@@ -12,6 +12,7 @@ they are rows of one batch.
 import dataclasses
 from typing import Any, NamedTuple
 
+import einops
 import jax
 import jax.numpy as jnp
 
@@ -41,18 +42,15 @@ def lay_out(
     mask_BxCxL: jax.Array,
     cfg: memory_config.MemoryConfig,
 ) -> Windows:
-  """The windows of all chunks.
+  """Lays out the windows of all chunks.
 
   Args:
-    memory_BxMxD: of all chunks but the last, M = C - 1; None for none.
+    memory_BxMxD: Memories of all chunks but the last, M = C - 1; None for none.
     has_memory_BxM: bool, False for a chunk of padding.
-    slot_D: the learned vector of the last slot, and of empty ones.
-    x_BxCxLxD: embedded tokens.
-    mask_BxCxL: bool, tokens that are there.
-    cfg: the model.
-
-  Returns:
-    `Windows`.
+    slot_D: The learned vector of the last slot, and of empty ones.
+    x_BxCxLxD: Embedded tokens.
+    mask_BxCxL: bool, the valid tokens.
+    cfg: The model.
   """
   batch, chunks, length, width = x_BxCxLxD.shape
   slot_D = slot_D.astype(x_BxCxLxD.dtype)
@@ -80,7 +78,7 @@ def lay_out(
   positions_BxCxP = jnp.broadcast_to(
       positions_CxP[None], (batch, chunks, chunks + length)
   )
-  rows = lambda a: a.reshape(batch * chunks, *a.shape[2:])
+  rows = lambda a: einops.rearrange(a, 'b c ... -> (b c) ...')
   return Windows(
       rows(jnp.concatenate([slots_BxCxSxD, x_BxCxLxD], axis=2)),
       rows(jnp.concatenate([seen_BxCxS, mask_BxCxL], axis=2)),
@@ -91,11 +89,9 @@ def lay_out(
 def held_chunks(
     chunk_C: jax.Array, cfg: memory_config.MemoryConfig
 ) -> jax.Array:
-  """Whose memory each slot of a window holds: int [C, S], -1 for an empty one.
+  """Finds whose memory each slot holds: int [C, S], -1 for an empty one.
 
-  Args:
-    chunk_C: int, the chunks whose windows are asked for.
-    cfg: the model.
+  `chunk_C` are the chunks whose windows are asked for.
   """
   last = cfg.num_chunks - 1
   j, c = jnp.arange(cfg.num_chunks)[None], chunk_C[:, None]
@@ -108,7 +104,7 @@ def held_chunks(
 def placed(
     params: Any, x_BxPxD: jax.Array, cfg: memory_config.MemoryConfig
 ) -> jax.Array:
-  """The first P inputs of windows with the decoder's learned positions added.
+  """Adds the decoder's learned positions to the first P inputs of windows.
 
   These count places in the window, slots and all; a decoder without learned
   positions gets its inputs as they are.
@@ -122,14 +118,14 @@ def placed(
 def token_embedding(
     cfg: memory_config.MemoryConfig,
 ) -> model_config.DecoderConfig:
-  """Of the decoder's tokens alone: a place is that in a window."""
+  """Gives the options that embed tokens without their positions."""
   return dataclasses.replace(cfg.decoder, positions='none')
 
 
 def next_token_states(
     y_BxCxPxD: jax.Array, chunk_length: int
 ) -> jax.Array:
-  """From windows to what predicts the next token of each: [B, T, D].
+  """Takes from windows what predicts the next token of each: [B, T, D].
 
   The state before token j of a chunk predicts it: the last slot's for the first
   one. The very first token of a row has nothing before it and is left out; the
@@ -143,7 +139,8 @@ def next_token_states(
   >>> next_token_states(y, 2)[0, :, 0].tolist()
   [1.0, 3.0, 4.0, 5.0]
   """
-  batch, _, _, width = y_BxCxPxD.shape
   first = y_BxCxPxD.shape[2] - chunk_length - 1
-  before = y_BxCxPxD[:, :, first:-1].reshape(batch, -1, width)
-  return jnp.concatenate([before[:, 1:], y_BxCxPxD[:, -1, -1:]], axis=1)
+  before_BxTxD = einops.rearrange(
+      y_BxCxPxD[:, :, first:-1], 'b c l d -> b (c l) d'
+  )
+  return jnp.concatenate([before_BxTxD[:, 1:], y_BxCxPxD[:, -1, -1:]], axis=1)

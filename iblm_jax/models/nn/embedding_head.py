@@ -1,7 +1,8 @@
-"""Both ends of a model: tokens to the residual stream, and that to logits."""
+"""Embedding and head: tokens to the residual stream, and that to logits."""
 
 import functools
 
+import einops
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -80,7 +81,7 @@ class Head(nn.Module):
     )
     logits_BxLxV = jnp.einsum(
         'nd,vd->nv',
-        x_BxLxD.reshape(-1, cfg.width),
+        einops.rearrange(x_BxLxD, 'b l d -> (b l) d'),
         table_VxD,
         preferred_element_type=jnp.float32,
     ).reshape(*x_BxLxD.shape[:2], cfg.vocab_size)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from iblm_jax import fields
 from iblm_jax.models import config as model_config
 from iblm_jax.models.nn import layers
 
@@ -73,21 +74,19 @@ class Passage:
     compression: r; the vector passes through E / r numbers.
 
   Raises:
-    ValueError: where r does not divide E.
+    ValueError: r does not divide E.
   """
 
   width_in: int
   width_out: int
-  compression: int = 1
+  compression: int = model_config.count(1)
 
   def __post_init__(self):
-    r = self.compression
-    if isinstance(r, bool) or not isinstance(r, int) or r < 1:
-      raise ValueError(f'compression must be an integer >= 1, got {r!r}.')
-    if self.width_in % r:
+    fields.check(self)
+    if self.width_in % self.compression:
       raise ValueError(
           'compression must divide the width of the encoder, got'
-          f' compression={r} and width={self.width_in}.'
+          f' compression={self.compression} and width={self.width_in}.'
       )
 
   @property

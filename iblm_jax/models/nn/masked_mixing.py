@@ -7,6 +7,7 @@ weights wherever they are used; their values above the diagonal are never read,
 so they get a gradient of exactly zero.
 """
 
+import einops
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -47,7 +48,7 @@ def mix(
   weights = weights_FxTxK.reshape(weights_FxTxK.shape[0], length * kernel)
   # One matrix product for all rows: the positions first, rows and features as
   # its columns.
-  columns = x_BxTxD.swapaxes(0, 1).reshape(length * kernel, batch * width)
+  columns = einops.rearrange(x_BxTxD, 'b t d -> t (b d)')
   y_FxBxD = (weights.astype(columns.dtype) @ columns).reshape(
       -1, batch, width
   )

@@ -28,24 +28,24 @@ def run(
     positions: jax.Array | None = None,
     collect: str | None = None,
 ) -> tuple[jax.Array, outputs.Collected]:
-  """All blocks over whole sequences.
+  """Runs all blocks over whole sequences.
 
   Args:
-    params: with 'blocks'.
-    x_BxLxD: embedded inputs, compute dtype.
-    cfg: the model.
-    mask: bool [B, L], positions that are there: others are left out of the
-      entropy, and a mixer does not mix them in.
+    params: With 'blocks'.
+    x_BxLxD: Embedded inputs, compute dtype.
+    cfg: The model.
+    mask: bool [B, L], the valid positions: others are left out of the entropy,
+      and a mixer does not mix them in.
     segment_ids: int [B, L]; attention stays within a segment if
       `cfg.document_mask`, entropy windows always do. None for one.
     positions: int [B, L], by default 0 .. L - 1.
-    collect: see `decoder.apply`.
+    collect: See `decoder.apply`.
 
   Returns:
     The residual stream after the last block, and what was collected.
 
   Raises:
-    ValueError: for an unknown `collect`.
+    ValueError: `collect` is unknown.
   """
   outputs.check_collect(collect)
   implementation = attention.resolve(
@@ -98,16 +98,16 @@ def run_blocks(
     per_layer: Any = None,
     present_BxL: jax.Array | None = None,
 ) -> tuple[jax.Array, Any, Any]:
-  """The loop over layers.
+  """Loops over layers.
 
   Args:
-    params: of the whole model; 'blocks' may be a list of layers.
-    x_BxLxD: residual stream before the first block.
-    cfg: the model.
-    angles: of the rotary embedding, or None.
+    params: Of the whole model; 'blocks' may be a list of layers.
+    x_BxLxD: The residual stream before the first block.
+    cfg: The model.
+    angles: Of the rotary embedding, or None.
     attend: `(q, k, v, *layer) -> (mixed, extra)`, where `layer` is this layer's
       slice of `per_layer`.
-    measure: what to keep of the residual stream after each block.
+    measure: What to keep of the residual stream after each block.
     per_layer: None, a tuple of arrays with a leading layer axis, or a list of
       tuples, one a layer.
     present_BxL: bool [B, L], positions that a mixer mixes in; None for all.

@@ -9,7 +9,6 @@ import tiny_models
 from flax.core import meta
 
 from iblm_jax.models import config as model_config
-from iblm_jax.models import mixer_config
 from iblm_jax.models.nn import layers, masked_mixing
 
 LENGTH, WIDTH = 5, 6
@@ -181,7 +180,7 @@ def test_refuses_more_positions_than_weights():
 )
 def test_mixer_config_refuses(change, message):
   with pytest.raises(ValueError, match=message):
-    mixer_config.MixerConfig(**{'length': 4, **change})
+    model_config.MixerConfig(**{'length': 4, **change})
 
 
 @pytest.mark.parametrize(
