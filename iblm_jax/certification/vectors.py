@@ -19,7 +19,7 @@ from iblm_jax.certification.scoring import Report, quiet
 from iblm_jax.certification.vector_subject import (
   NllBits,
   Population,
-  VectorSubject,
+  make_subject,
 )
 
 
@@ -127,16 +127,10 @@ def certify(
         f' population={population!r}.'
     )
   w_d = np.asarray(w, np.float32)
-  subject = VectorSubject(
-      nll_bits,
-      w_d.size,
-      documents,
-      heldout,
-      vocab_size,
-      population,
-      cfg,
-      batch_size,
-      hash_document,
+  subject = make_subject(
+      nll_bits, w_d.size, documents, heldout, vocab_size=vocab_size,
+      population=population, cfg=cfg, batch_size=batch_size,
+      hash_document=hash_document,
   )
   codes = quantisation.quantise(w_d, cfg, tune=tune, report=report)
   return assembly.assemble(
@@ -197,9 +191,10 @@ def verify(
     raise ValueError(
         f'{folder} holds no certificate of a vector: {error!r}.'
     ) from error
-  subject = VectorSubject(
-      nll_bits, size, documents, heldout, vocab_size, population, cfg,
-      batch_size, hash_document,
+  subject = make_subject(
+      nll_bits, size, documents, heldout, vocab_size=vocab_size,
+      population=population, cfg=cfg, batch_size=batch_size,
+      hash_document=hash_document,
   )
   comparison.check(held, subject, cfg, report)
   return held
