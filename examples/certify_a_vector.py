@@ -1,9 +1,7 @@
 """Certifies a bigram model that was fitted by counting, on made-up words."""
 import numpy as np
 from scipy.special import log_softmax
-
 from iblm_jax.certification import certify
-
 rng = np.random.default_rng(0)
 chain = rng.dirichlet(np.full(8, 0.3), size=8)
 words = np.zeros((6000, 12), int)  # eleven letters after a first one

@@ -87,7 +87,8 @@ def empirical_freedman(
 ) -> Bound:
   """Bound through the variation of the losses around what was predicted.
 
-  With A_i = (Y_i - loss_i)/Δ, v(x) = x - ln(1+x), 𝓛 = K ln 2 + ln(|S|/δ):
+  With A_i = (Y_i - loss_i)/Δ, v(x) = x - ln(1+x), and for a grid of S values
+  𝓛 = K ln 2 + ln(S n_alpha/δ):
   R <= R̂ + Δ min_s {𝓛/(m s) + mean_i v(s A_i)/s}.
 
   Args:

@@ -189,7 +189,7 @@ def make_tree(
           'levels': code.levels,
           'bits_per_number': bits['payload'] / subject.size,
       },
-      'model': subject.describe(),
+      'model': subject.model,
       'hashes': {
           'code': certificate.hash_of(code.data),
           'decoded': certificate.hash_of(

@@ -1,6 +1,6 @@
 """Certificates of runs: train, code, decode, score what was decoded, bound.
 
-Everything after the training is that of `assembly`, for a `RunSubject`.
+Everything after the training is that of `assembly`, for the `subject_of` a run.
 """
 
 import dataclasses
@@ -154,65 +154,42 @@ def finished(cfg: CertifyConfig, workdir: epath.Path) -> dict[str, Any] | None:
   return held
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RunSubject:
-  """A run as a `scoring.Subject`: its model, its vector and its documents.
+def subject_of(cfg: CertifyConfig, job: loop.Job) -> scoring.Subject:
+  """The model, vector and documents of a run, from its config and `prepare`."""
+  made, documents = job.program.parameterisation, documents_of(job)
 
-  Attributes:
-    cfg: The run and its claims.
-    job: The run, from `prepare`; only data, seeds and shapes matter.
-  """
-
-  cfg: CertifyConfig
-  job: loop.Job
-
-  claims_tokens = True
-
-  @property
-  def size(self) -> int:
-    """Numbers of the vector, d."""
-    return self.job.program.parameterisation.num_trained
-
-  @property
-  def population(self) -> Mapping[str, Any]:
-    """What the risk averages over, see `data.documents.Documents`."""
-    return documents_of(self.job).population
-
-  @property
-  def seed(self) -> int:
-    """Decides which documents help to choose among several codes."""
-    return self.cfg.run.data.seed
-
-  def scorer(self, w_d: np.ndarray) -> scoring.Measure:
-    """The function that scores documents with the vector `w_d`."""
-    params = model_params(self.job, w_d)
+  def scorer(w_d):
+    params = model_params(job, w_d)
 
     def measure(split, indices, *, alphas, top_k=(), report=scoring.quiet):
       return document_losses.measure(
           params,
-          self.cfg.run.model,
-          documents_of(self.job),
+          cfg.run.model,
+          documents,
           split,
           indices,
           alphas=alphas,
           top_k=top_k,
-          max_tokens=self.cfg.certificate.max_tokens,
+          max_tokens=cfg.certificate.max_tokens,
           report=progress.countdown(report, f'{split}, rows scored'),
       )
 
     return measure
 
-  def describe(self) -> dict[str, Any]:
-    """What `certificate.json` says of the model, as JSON types."""
-    fixed = self.job.program.parameterisation.fixed['params']
-    return {
-        'config': config.to_dict(self.cfg.run),
-        'certificate': dataclasses.asdict(self.cfg.certificate),
-        'parameters': sum(
-            math.prod(leaf.shape) for leaf in jax.tree.leaves(fixed)
-        ),
-        'prng': {name: getattr(jax.config, name) for name in _PRNG},
-    }
+  sizes = (math.prod(x.shape) for x in jax.tree.leaves(made.fixed['params']))
+  return scoring.Subject(
+      made.num_trained,
+      documents.population,
+      scorer,
+      {
+          'config': config.to_dict(cfg.run),
+          'certificate': dataclasses.asdict(cfg.certificate),
+          'parameters': sum(sizes),
+          'prng': {name: getattr(jax.config, name) for name in _PRNG},
+      },
+      seed=cfg.run.data.seed,
+      claims_tokens=True,
+  )
 
 
 def certify(
@@ -254,7 +231,7 @@ def certify(
         tune=tune if one.certificate.tuning_steps else None,
         report=report,
     )
-    subject = RunSubject(one, job)
+    subject = subject_of(one, job)
     candidates += [assembly.Candidate(code, subject, w_d) for code in codes]
   made = assembly.assemble(
       candidates,

@@ -49,36 +49,26 @@ class Measure(Protocol):
     ...
 
 
-class Subject(Protocol):
-  """Everything about a model and its documents that a certificate needs."""
+class Subject(NamedTuple):
+  """Everything about a model and its documents that a certificate needs.
 
-  @property
-  def size(self) -> int:
-    """Numbers of the vector, d."""
-    ...
+  Attributes:
+    size: Numbers of the vector, d.
+    population: What the risk averages over, see `data.documents.Documents`.
+    scorer: Maps a vector, float32 [d], to the function that scores documents
+      with it.
+    model: What certificate.json says of the model, as JSON types.
+    seed: Decides which documents help to choose among several codes.
+    claims_tokens: Whether to claim something about the tokens in their
+      contexts, which needs a number of tokens that was fixed beforehand.
+  """
 
-  @property
-  def population(self) -> Mapping[str, Any]:
-    """What the risk averages over, see `data.documents.Documents`."""
-    ...
-
-  @property
-  def seed(self) -> int:
-    """Decides which documents help to choose among several codes."""
-    ...
-
-  @property
-  def claims_tokens(self) -> bool:
-    """Whether to claim something about the tokens in their contexts."""
-    ...
-
-  def scorer(self, w_d: np.ndarray) -> Measure:
-    """The function that scores documents with the vector `w_d`."""
-    ...
-
-  def describe(self) -> dict[str, Any]:
-    """What `certificate.json` says of the model, as JSON types."""
-    ...
+  size: int
+  population: Mapping[str, Any]
+  scorer: Callable[[np.ndarray], Measure]
+  model: Mapping[str, Any]
+  seed: int = 0
+  claims_tokens: bool = False
 
 
 def losses_of_tokens(

@@ -65,88 +65,73 @@ class Population:
       object.__setattr__(self, 'average', said)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class VectorSubject:
-  """A vector, a loss and documents as a `scoring.Subject`; see `certify`."""
+def make_subject(
+    nll_bits: NllBits,
+    size: int,
+    documents: Sequence[Any],
+    heldout: Sequence[Any],
+    *,
+    vocab_size: int,
+    population: Population,
+    cfg: options.CertificateConfig,
+    batch_size: int,
+    hash_document: Callable[[Any], bytes] | None,
+) -> scoring.Subject:
+  """Puts vector, loss and documents together; see `vectors.certify`."""
+  counts = len(documents), len(heldout)
+  if not counts[0]:
+    raise ValueError('documents must hold at least one, got none.')
+  if population.size is not None and sum(counts) > population.size:
+    raise ValueError(
+        f'population.size must be at least the number of documents,'
+        f' {sum(counts)} held-out ones included, got {population.size}.'
+    )
+  _checks.integer('vocab_size', vocab_size, 2)
+  _checks.integer('batch_size', batch_size)
 
-  nll_bits: NllBits
-  size: int
-  documents: Sequence[Any]
-  heldout: Sequence[Any]
-  vocab_size: int
-  drawn_from: Population
-  cfg: options.CertificateConfig
-  batch_size: int = 256
-  hash_document: Callable[[Any], bytes] | None = None
+  def measure(w_d, split, indices, *, alphas, top_k=(), report=scoring.quiet):
+    del top_k, report
+    source = documents if split == 'train' else heldout
+    unique_U, place_N = np.unique(indices, return_inverse=True)
+    bits = []
+    for start in range(0, unique_U.size, batch_size):
+      part = unique_U[start:start + batch_size].tolist()
+      found = list(nll_bits(w_d.copy(), [source[i] for i in part]))
+      if len(found) != len(part):
+        raise ValueError(
+            f'nll_bits must return an array for each of {len(part)} documents,'
+            f' got {len(found)}.'
+        )
+      bits += found
+    losses = scoring.losses_of_tokens(bits, alphas, vocab_size)
+    return losses._replace(
+        losses=losses.losses[:, place_N], errors=losses.errors[:, place_N]
+    )
 
-  seed = 0
-  # Azuma's bound is not proved for a number of tokens that depends on the data.
-  claims_tokens = False
+  stated = {
+      **dataclasses.asdict(population),
+      'num_train': counts[0],
+      'num_heldout': counts[1],
+      'vocab_size': vocab_size,
+      'loss': 'mean over all its tokens',
+      'hash': _hash_of(documents, heldout, hash_document or _bytes_of),
+      'files': {},
+  }
+  return scoring.Subject(
+      size,
+      stated,
+      lambda w_d: functools.partial(measure, w_d),
+      {'certificate': dataclasses.asdict(cfg), 'parameters': size},
+  )
 
-  def __post_init__(self):
-    count, listed = len(self.documents), self.drawn_from.size
-    if not count:
-      raise ValueError('documents must hold at least one, got none.')
-    if listed is not None and count + len(self.heldout) > listed:
-      raise ValueError(
-          'population.size must be at least the number of documents,'
-          f' {count + len(self.heldout)} held-out ones included, got {listed}.'
-      )
-    _checks.integer('vocab_size', self.vocab_size, 2)
-    _checks.integer('batch_size', self.batch_size)
 
-  @functools.cached_property
-  def population(self) -> Mapping[str, Any]:
-    """What the risk averages over, see `data.documents.Documents`."""
-    stated = dataclasses.asdict(self.drawn_from)
-    return {
-        **stated,
-        'num_train': len(self.documents),
-        'num_heldout': len(self.heldout),
-        'vocab_size': self.vocab_size,
-        'loss': 'mean over all its tokens',
-        'hash': self._hash(),
-        'files': {},
-    }
-
-  def scorer(self, w_d: np.ndarray) -> scoring.Measure:
-    """The function that scores documents with the vector `w_d`."""
-
-    def measure(split, indices, *, alphas, top_k=(), report=scoring.quiet):
-      del top_k, report
-      source = self.documents if split == 'train' else self.heldout
-      unique_U, place_N = np.unique(indices, return_inverse=True)
-      bits = []
-      for start in range(0, unique_U.size, self.batch_size):
-        part = unique_U[start:start + self.batch_size].tolist()
-        found = list(self.nll_bits(w_d.copy(), [source[i] for i in part]))
-        if len(found) != len(part):
-          raise ValueError(
-              f'nll_bits must return an array for each of {len(part)}'
-              f' documents, got {len(found)}.'
-          )
-        bits += found
-      found = scoring.losses_of_tokens(bits, alphas, self.vocab_size)
-      return found._replace(
-          losses=found.losses[:, place_N], errors=found.errors[:, place_N]
-      )
-
-    return measure
-
-  def describe(self) -> dict[str, Any]:
-    """What `certificate.json` says of the model, as JSON types."""
-    return {
-        'certificate': dataclasses.asdict(self.cfg), 'parameters': self.size
-    }
-
-  def _hash(self) -> str:
-    digest = hashlib.sha256()
-    encode = self.hash_document or _bytes_of
-    for split in (self.documents, self.heldout):
-      digest.update(f'{len(split)} documents'.encode())
-      for document in split:
-        digest.update(hashlib.sha256(encode(document)).digest())
-    return digest.hexdigest()
+def _hash_of(documents, heldout, encode) -> str:
+  digest = hashlib.sha256()
+  for split in (documents, heldout):
+    digest.update(f'{len(split)} documents'.encode())
+    for document in split:
+      digest.update(hashlib.sha256(encode(document)).digest())
+  return digest.hexdigest()
 
 
 def _bytes_of(document: Any) -> bytes:

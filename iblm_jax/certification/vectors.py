@@ -19,7 +19,7 @@ from iblm_jax.certification.scoring import Report, quiet
 from iblm_jax.certification.vector_subject import (
   NllBits,
   Population,
-  VectorSubject,
+  make_subject,
 )
 
 
@@ -70,19 +70,14 @@ def certify(
     delta: Probability that a claim fails, in (0, 1).
     levels: Numbers of quantiser levels to choose from, each in 2..4096; which
       one was taken is paid for.
-    codebook: 'kmeans' or 'uniform' (a value for each level), or 'step'
-      (multiples of one number).
-    scheme: 'table', 'enumerative', 'kt' or 'laplace', see `bounds.encode`.
-    alphas: Weights of the uniform distribution to choose from; the choice is
-      paid for.
-    headline: The kind of bound that is meant, see `bounds.options.KINDS`: the
-      smallest of several kinds would hold with less than 1 - delta.
+    headline: The kind of bound that is meant: 'log_wealth', 'hoeffding',
+      'freedman', and for a list 'log_wealth_finite' or 'serfling'. The smallest
+      of several kinds would hold with less than 1 - delta.
     sample: Number of training documents that are scored, drawn with
       replacement by the hash of the code; None scores all.
     search_bits: log2 of the number of models, options and starts that were
       tried, this one included.
-    runs: With `sample`, the number of codes that were scored on samples of
-      their own and whose best is reported.
+    codebook, scheme, alphas, runs: See `CertificateConfig`.
     tune: Trains the vector and the values of its levels through the rounding,
       before coding; see `quantisation.quantise`.
     batch_size: Most documents of one call of `nll_bits`.
@@ -127,16 +122,10 @@ def certify(
         f' population={population!r}.'
     )
   w_d = np.asarray(w, np.float32)
-  subject = VectorSubject(
-      nll_bits,
-      w_d.size,
-      documents,
-      heldout,
-      vocab_size,
-      population,
-      cfg,
-      batch_size,
-      hash_document,
+  subject = make_subject(
+      nll_bits, w_d.size, documents, heldout, vocab_size=vocab_size,
+      population=population, cfg=cfg, batch_size=batch_size,
+      hash_document=hash_document,
   )
   codes = quantisation.quantise(w_d, cfg, tune=tune, report=report)
   return assembly.assemble(
@@ -197,9 +186,10 @@ def verify(
     raise ValueError(
         f'{folder} holds no certificate of a vector: {error!r}.'
     ) from error
-  subject = VectorSubject(
-      nll_bits, size, documents, heldout, vocab_size, population, cfg,
-      batch_size, hash_document,
+  subject = make_subject(
+      nll_bits, size, documents, heldout, vocab_size=vocab_size,
+      population=population, cfg=cfg, batch_size=batch_size,
+      hash_document=hash_document,
   )
   comparison.check(held, subject, cfg, report)
   return held

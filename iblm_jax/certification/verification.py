@@ -42,7 +42,7 @@ def verify(
   assert cfg.run.parameterisation is not None
   dims = cfg.run.parameterisation.dims
   comparison.paid_for('dims', dims, cfg.certificate.dims or (dims,))
-  subject = pipeline.RunSubject(cfg, pipeline.prepare(cfg))
+  subject = pipeline.subject_of(cfg, pipeline.prepare(cfg))
   comparison.check(held, subject, cfg.certificate, report)
 
 

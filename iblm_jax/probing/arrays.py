@@ -33,8 +33,9 @@ def probe(
 
   A small decoder is trained to reproduce a whole sequence from the one vector
   that `encode` makes of it, and a second one, the control, from zeros. What the
-  first knows of held-out sequences and the second does not, the vector holds.
-  The result is a lower bound: another decoder may read more.
+  first knows of each token of held-out sequences and the second does not, the
+  vector holds. Another decoder may read more; what two tokens have in common
+  counts at both.
 
   Args:
     encode: Maps tokens, int32 [B, L], and a mask, bool [B, L] with True for

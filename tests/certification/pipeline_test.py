@@ -545,7 +545,7 @@ def test_the_code_that_loses_least_is_kept(made, subject, first):
   cfg, job, w_d, _ = subject
   tree, _, _ = read(made)
   levels = tree['code']['levels']
-  run_subject = certification.RunSubject(cfg, job)
+  run_subject = certification.subject_of(cfg, job)
   good = quantisation.Code((made / 'code.bin').read_bytes(), levels)
   values = 50 * np.linspace(-1, 1, levels).astype(np.float16)
   symbols = np.arange(w_d.size, dtype=np.int32) % levels

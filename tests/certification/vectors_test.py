@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import math
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -309,3 +312,17 @@ def test_bad_input(options, said):
 def test_bad_populations(options, said):
   with pytest.raises(ValueError, match=said):
     certification.Population(**options)
+
+
+def test_it_needs_no_library_of_models():
+  """Whoever certifies a vector of their own need not import ours."""
+  program = (
+      'import sys, iblm_jax.certification\n'
+      'names = {name.partition(".")[0] for name in sys.modules}\n'
+      'print(names & {"flax", "optax", "orbax", "grain", "ml_collections"})\n'
+  )
+  done = subprocess.run(
+      [sys.executable, '-c', program], check=True, capture_output=True,
+      text=True, cwd=pathlib.Path(__file__).parents[2],
+  )
+  assert done.stdout.strip() == 'set()'

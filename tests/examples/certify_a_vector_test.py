@@ -36,8 +36,17 @@ def true_risk(made, chain, alpha):
   return total / 11
 
 
-def test_it_fits_on_a_page():
-  assert len(PATH.read_text().splitlines()) <= 15
+def test_it_fits_on_a_page_and_stands_there():
+  program = PATH.read_text()
+  assert len(program.splitlines()) <= 15
+  page = (PATH.parents[1] / 'docs' / 'certificates.md').read_text()
+  assert f'```python\n{program}```' in page
+
+
+def test_the_page_quotes_what_it_prints(example):
+  page = (PATH.parents[1] / 'docs' / 'certificates.md').read_text()
+  (line,) = (x for x in example['made'].lines() if x.startswith('CERTIFIED'))
+  assert line in ' '.join(page.split())
 
 
 def test_no_claim_is_below_the_true_risk(example):
