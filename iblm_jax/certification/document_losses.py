@@ -88,7 +88,7 @@ def _scores(params, batch, *, cfg) -> tuple[Any, Any]:
   length = targets_RxL.shape[1]
   # Rows are as short as their bucket; some models read one length alone.
   room = ((0, 0), (0, (families.lengths(cfg).fixed or length) - length))
-  read = {
+  read: dict[str, Any] = {
       name: jnp.pad(batch[name], room) if room[1][1] else batch[name]
       for name in ('tokens', 'mask', 'segment_ids', 'positions')
   }

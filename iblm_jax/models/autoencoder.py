@@ -100,7 +100,9 @@ def partitioned_init(rng: jax.Array, cfg: AutoencoderConfig) -> Any:
   encoder_rng, decoder_rng = jax.random.split(rng)
   return {
       'encoder': decoder.partitioned_init(encoder_rng, cfg.encoder),
-      'decoder': reconstruction.partitioned_init(decoder_rng, cfg.reconstruction),
+      'decoder': reconstruction.partitioned_init(
+          decoder_rng, cfg.reconstruction
+      ),
   }
 
 

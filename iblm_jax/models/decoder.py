@@ -184,7 +184,8 @@ def embed(
   """The residual stream before the first block, [B, L, D]."""
   if positions is None:
     positions = stack.default_positions(tokens_BxL)
-  return layers.call(embedding_head.Embed(cfg), params['embed'], tokens_BxL, positions)
+  embed = embedding_head.Embed(cfg)
+  return layers.call(embed, params['embed'], tokens_BxL, positions)
 
 
 def final_norm(
@@ -197,7 +198,8 @@ def final_norm(
 def head(params: Params, x_BxLxD: jax.Array, cfg: DecoderConfig) -> jax.Array:
   """Final norm and logits, float32 [B, L, V]."""
   table_VxD = params['embed']['tokens'] if cfg.tie_embeddings else None
-  return layers.call(embedding_head.Head(cfg), params['head'], x_BxLxD, table_VxD)
+  head = embedding_head.Head(cfg)
+  return layers.call(head, params['head'], x_BxLxD, table_VxD)
 
 
 def _check(tokens_BxL, cfg, mask, segment_ids, positions):

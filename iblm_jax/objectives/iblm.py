@@ -158,6 +158,7 @@ def losses(
   aux = reductions.reduce_entropy(cfg.reduction, entropy_N, weights_N)
   if not norm:
     return Losses(main, aux), entropy_N
+  assert outputs.log_norm is not None  # collected with the entropy
   control = reductions.reduce_entropy('mean', outputs.log_norm, weights_N)
   return Losses(main, aux, control), entropy_N
 

@@ -160,12 +160,14 @@ def test_what_programs_ask_of_a_model():
   fixed = [families.lengths(c).fixed for c in (plain, mixing, auto, parallel)]
   assert fixed == [None, None, LENGTH, LENGTH]
   longest = [
-      families.lengths(c).longest for c in (plain, learned, mixing, auto, parallel)
+      families.lengths(c).longest
+      for c in (plain, learned, mixing, auto, parallel)
   ]
   assert longest == [None, 9, LENGTH, LENGTH, LENGTH]
   oracle = CONFIGS['memory_oracle_add']
   lengths = [
-      families.lengths(c).measured for c in (plain, auto, parallel, none, oracle)
+      families.lengths(c).measured
+      for c in (plain, auto, parallel, none, oracle)
   ]
   assert lengths == [None, LENGTH, 4, 7, LENGTH]
   assert {c.vocab_size for c in CONFIGS.values()} == {11}

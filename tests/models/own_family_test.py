@@ -226,7 +226,8 @@ def test_a_model_that_shows_no_layers(tmp_path):
   cfg = config.from_dict(tree)
   summary = training.train(cfg, tmp_path / 'run')
   assert 'mbe' not in summary['eval']['heldout']
-  encoder = probing.of_model(cfg.model, models.init(jax.random.key(0), cfg.model))
+  params = models.init(jax.random.key(0), cfg.model)
+  encoder = probing.of_model(cfg.model, params)
   tokens = jnp.zeros([1, 3], jnp.int32)
   with pytest.raises(ValueError, match="family 'bag' cannot be read"):
     encoder.embed(encoder.params, tokens, tokens == 0)
