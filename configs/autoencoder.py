@@ -18,7 +18,7 @@ VARIANTS = {
 
 
 def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
   length = 32 if variant == 'text' else 16
 

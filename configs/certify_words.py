@@ -36,7 +36,7 @@ VARIANTS = {
 
 
 def get_config(variant='half'):
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
   c = config_dict.ConfigDict()
   c.model = dict(

@@ -19,7 +19,7 @@ VARIANTS = {
 
 
 def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
   smoke = variant == 'smoke'
   chunks, length = 4, 8

@@ -33,7 +33,7 @@ VARIANTS = {
 
 
 def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
   chunks, length = 4, 16 if variant == 'text' else 8
 

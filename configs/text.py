@@ -27,7 +27,7 @@ VARIANTS = {
 
 
 def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
 
   c = ml_collections.ConfigDict()
