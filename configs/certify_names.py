@@ -21,7 +21,7 @@ VARIANTS = {
 
 
 def get_config(variant='half'):
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
   c = config_dict.ConfigDict()
   c.model = dict(
@@ -30,8 +30,6 @@ def get_config(variant='half'):
       width=64,
       num_heads=2,
       activation='relu2',
-      positions='rotary',
-      tie_embeddings=False,
       document_mask=False,
       scan_layers=False,
   )
@@ -42,7 +40,6 @@ def get_config(variant='half'):
           path='data/names.txt',
           num_train=28_000 if variant == 'm28k' else 14_700,
           length=16,
-          seed=0,
       ),
       eval_units=2048,
   )
@@ -50,9 +47,7 @@ def get_config(variant='half'):
       method='ce', measure_entropy=False, skip_first=0, skip_last=0
   )
   c.optimizer = dict(
-      name='adamw',
       weight_decay=0.0,
-      clip_norm=1.0,
       schedule=dict(name='cosine', peak=0.08, warmup_steps=50),
   )
   c.parameterisation = dict(kind='subspace', dims=(16, 16))
@@ -63,7 +58,6 @@ def get_config(variant='half'):
       levels=(5,),
       dims=((24, 24), (32, 32)),
       codebook='step',
-      scheme='kt',
       tuning_steps=800,
       tuning_rate=0.1,
       sample=None,

@@ -39,7 +39,7 @@ VARIANTS = {
 
 
 def get_config(variant='small'):
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
   c = config_dict.ConfigDict()
   size = 'small' if variant == 'smoke' else variant

@@ -25,8 +25,6 @@ def get_config(variant='subspace'):
       width=64,
       num_heads=2,
       activation='relu2',
-      positions='rotary',
-      tie_embeddings=False,
       document_mask=False,
       scan_layers=False,
       entropy=dict(patch_size=8),
@@ -41,9 +39,7 @@ def get_config(variant='subspace'):
       method='ce', measure_entropy=False, skip_first=0, skip_last=0
   )
   c.optimizer = dict(
-      name='adamw',
       weight_decay=0.0,
-      clip_norm=1.0,
       schedule=dict(
           name='cosine', peak=0.08, warmup_steps=50, total_steps=1000
       ),
@@ -62,7 +58,6 @@ def get_config(variant='subspace'):
   c.certificate = dict(
       levels=(9, 15),
       codebook='kmeans',
-      scheme='kt',
       tuning_steps=800,
       tuning_rate=0.05,
       sample=20_000,

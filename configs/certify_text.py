@@ -23,7 +23,7 @@ VARIANTS = {
 
 
 def get_config(variant='most'):
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
   c = config_dict.ConfigDict()
   c.model = dict(
@@ -32,8 +32,6 @@ def get_config(variant='most'):
       width=64,
       num_heads=2,
       activation='relu2',
-      positions='rotary',
-      tie_embeddings=False,
       document_mask=False,
       scan_layers=False,
   )
@@ -45,7 +43,6 @@ def get_config(variant='most'):
           num_train=3600 if variant == 'half' else 6500,
           length=256,
           stride=256,
-          seed=0,
       ),
       eval_units=64,
   )
@@ -53,9 +50,7 @@ def get_config(variant='most'):
       method='ce', measure_entropy=False, skip_first=0, skip_last=0
   )
   c.optimizer = dict(
-      name='adamw',
       weight_decay=0.0,
-      clip_norm=1.0,
       schedule=dict(name='cosine', peak=0.1, warmup_steps=50),
   )
   c.parameterisation = dict(kind='subspace', dims=(32, 64))
@@ -65,7 +60,6 @@ def get_config(variant='most'):
   c.certificate = dict(
       levels=(5,),
       codebook='step',
-      scheme='kt',
       tuning_steps=500,
       tuning_rate=0.1,
       sample=None,

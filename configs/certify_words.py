@@ -36,7 +36,7 @@ VARIANTS = {
 
 
 def get_config(variant='half'):
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
   c = config_dict.ConfigDict()
   c.model = dict(
@@ -45,8 +45,6 @@ def get_config(variant='half'):
       width=64,
       num_heads=2,
       activation='relu2',
-      positions='rotary',
-      tie_embeddings=False,
       document_mask=False,
       scan_layers=False,
   )
@@ -57,7 +55,6 @@ def get_config(variant='half'):
           path='data/english_words.txt.gz',
           num_train=350_000 if variant in ('m350k', 'long') else 185_000,
           length=32,
-          seed=0,
       ),
       eval_units=2048,
   )
@@ -65,9 +62,7 @@ def get_config(variant='half'):
       method='ce', measure_entropy=False, skip_first=0, skip_last=0
   )
   c.optimizer = dict(
-      name='adamw',
       weight_decay=0.0,
-      clip_norm=1.0,
       # A step moves the parameters by about rate * sqrt(d); 10 is too far.
       schedule=dict(
           name='cosine',
@@ -84,7 +79,6 @@ def get_config(variant='half'):
   c.certificate = dict(
       levels=(7,),
       codebook='kmeans',
-      scheme='kt',
       tuning_steps=3000,
       tuning_rate=0.1,
       sample=None,

@@ -19,7 +19,7 @@ VARIANTS = {
 
 
 def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
   smoke = variant == 'smoke'
   chunks, length = 4, 8
@@ -55,10 +55,8 @@ def get_config(variant: str = 'markov') -> ml_collections.ConfigDict:
         method='ce', skip_first=0, skip_last=0, measure_entropy=False
     )
     c.optimizer = dict(
-        name='adamw',
-        weight_decay=0.0,
-        clip_norm=1.0,
-        schedule=dict(
+          weight_decay=0.0,
+          schedule=dict(
             name='cosine', peak=peak, warmup_steps=5 if smoke else 50
         ),
     )

@@ -48,7 +48,7 @@ VARIANTS['smoke'] = 'a check of a minute on a CPU, on the files of tldr'
 
 
 def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
   size, method = ('tldr_gapt' if variant == 'smoke' else variant).split('_')
 

@@ -44,7 +44,7 @@ VARIANTS['smoke'] = (
 
 
 def get_config(variant: str = 'small_gapt') -> ml_collections.ConfigDict:
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
   size, method = ('small_gapt' if variant == 'smoke' else variant).split('_')
 

@@ -33,7 +33,7 @@ VARIANTS = {
 
 
 def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
   chunks, length = 4, 16 if variant == 'text' else 8
 
@@ -44,8 +44,6 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
       num_layers=2,
       width=128 if variant in ('text', 'mixer') else 64,
       num_heads=4,
-      norm='rms',
-      positions='rotary',
       activation='swiglu',
       mlp_width=256,
       document_mask=False,
@@ -99,10 +97,6 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
     c.data.kind = 'text'
     c.data.text = dict(
         paths=config_dict.placeholder(str),
-        documents='file',  # of a .txt: the file, or each line or paragraph
-        text_field='text',
-        holdout=0.1,
-        tokenizer='bytes',
         seq_len=chunks * length,
         eval_rows=512,
     )
@@ -129,9 +123,7 @@ def get_config(variant: str = 'combined') -> ml_collections.ConfigDict:
         reset_aux_best=True,
     )
   c.optimizer = dict(
-      name='adamw',
       weight_decay=0.0,
-      clip_norm=1.0,
       schedule=dict(
           name='cosine',
           peak=4e-3 if variant == 'mixer' else 1e-2,

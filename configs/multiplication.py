@@ -26,7 +26,7 @@ VARIANTS = {
 
 
 def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
   method = variant if variant in ('ce', 'mbe', 'dual') else 'gapt'
 

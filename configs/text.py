@@ -27,7 +27,7 @@ VARIANTS = {
 
 
 def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
-  """The config of a variant."""
+  """Returns the config of a variant."""
   config_files.check_variant(variant, VARIANTS)
 
   c = ml_collections.ConfigDict()
@@ -38,7 +38,6 @@ def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
       num_heads=4,
       activation='relu2',
       qk_norm=True,
-      positions='rotary',
       document_mask=True,
       scan_layers=False,  # four layers: unrolled is faster on a CPU
       entropy=dict(alpha=2.0, patch_size=8, center=False, normalize=False),
@@ -63,9 +62,7 @@ def get_config(variant: str = 'gapt') -> ml_collections.ConfigDict:
   )
   c.gate = dict(ema=0.98, reset_aux_best=True)
   c.optimizer = dict(
-      name='adamw',
       weight_decay=0.1,
-      clip_norm=1.0,
       schedule=dict(name='wsd', peak=2e-3, warmup_steps=50),
   )
   c.train = dict(

@@ -3,8 +3,9 @@
   python -m iblm_jax.certify --config=configs/certify_X.py --workdir=DIR
   python -m iblm_jax.certify --verify=DIR/certificate
 
-The first trains few numbers, codes them, and bounds the loss of the model that
-the code stands for. The second needs the certificate and the data alone.
+The first command trains few numbers, codes them, and bounds the loss of the
+model that the code describes. The second one needs only the certificate and the
+data.
 """
 
 from absl import flags
@@ -63,7 +64,7 @@ def verify(folder: epath.Path, data: str | None = None) -> None:
 
 
 def run() -> None:
-  """Entry point."""
+  """Defines the flags and starts the program."""
   config_flag.define(
       lambda tree: {
           'config': config_lib.RunConfig,

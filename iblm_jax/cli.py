@@ -1,7 +1,8 @@
 """What all programs share: plugins and exit statuses; light to import.
 
-Exit status 0 is success, 1 a run that failed, 2 bad flags or a bad config, and
-143 (as after SIGTERM) a run that was asked to stop and saved first.
+The exit status is 0 for success, 1 for a run that failed, 2 for bad flags or a
+bad config, and 143 (as after SIGTERM) for a run that was asked to stop and
+saved its state first.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ _PREEMPTED = 143
 
 
 class BadUsage(Exception):
-  """Flags, a config or an input that cannot be used."""
+  """Says that flags, a config or an input cannot be used."""
 
 
 @contextlib.contextmanager

@@ -22,12 +22,12 @@ class _Parser(config_flags.config_flags.ConfigFileFlagParser):
     super().__init__('config', lock_config=False)
     self.layout = layout
 
-  def parse(self, argument: str) -> Any:
-    config = super().parse(config_files.find(argument))
+  def parse(self, path: str) -> Any:
+    config = super().parse(config_files.find(path))
     if isinstance(config, ml_collections.ConfigDict):
-      for path, cls in self.layout(config).items():
+      for group_path, cls in self.layout(config).items():
         group = config
-        for name in path.split('.')[1:]:
+        for name in group_path.split('.')[1:]:
           group = _group(group, name)
         _add_groups(group, cls)
     return config
@@ -68,13 +68,14 @@ def answered() -> bool:
   if FLAGS.list:
     lines = config_files.listing()
   elif FLAGS.help_config:
-    config = FLAGS.config
+    config, parser = FLAGS.config, FLAGS['config'].parser
+    assert isinstance(parser, _Parser)  # see `define`
     with cli.refusing():
       if config is None:
         raise ValueError('--help_config needs --config.')
       lines = [
           line
-          for path, cls in FLAGS['config'].parser.layout(config).items()
+          for path, cls in parser.layout(config).items()
           for line in field_listing.lines(cls, _at(config, path), path)
       ]
   else:

@@ -2,9 +2,9 @@
 
   python -m iblm_jax.curriculum --config=configs/curriculum.py --workdir=DIR
 
-Each stage is a run of its own in DIR/STAGE, as of iblm_jax.main, that begins
-with parameters of an earlier one. Running the same command again goes on where
-it stopped. DIR/curriculum.json has the summary of each stage.
+Each stage is a run in DIR/STAGE, as `iblm_jax.main` makes it, which begins with
+parameters of an earlier stage. Running the same command again continues where
+it stopped. DIR/curriculum.json holds the summary of each stage.
 """
 
 from absl import flags
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def run() -> None:
-  """Entry point."""
+  """Defines the flags and starts the program."""
   config_flag.define(
       lambda tree: {f'config.{name}': config.RunConfig for name in tree.order}
   )

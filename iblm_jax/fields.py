@@ -73,7 +73,7 @@ class Range:
       return value in self.choices
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
       return True
-    # Written so that NaN is refused.
+    value = value if isinstance(value, int) else float(value)
     return (
         not math.isnan(value)
         and not (self.finite and math.isinf(value))

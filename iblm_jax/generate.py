@@ -2,8 +2,8 @@
 
   python -m iblm_jax.generate --workdir=RUN --prompt=...
 
-For a run on multiplication, the prompt is a question such as 12x34=. A memory
-model has room for its own number of tokens, the prompt's among them.
+For a run on multiplication, the prompt is a question such as 12x34=. Prompt and
+sampled tokens together must fit into what the model can read.
 """
 
 import math
@@ -41,11 +41,15 @@ def sampler(model: families.ModelConfig) -> families.Sampler:
 
 
 def tokens_of_text(cfg: options.RunConfig, vocab_size: int) -> np.ndarray:
-  """Tokens that a text may hold: bool [V], of the model.
+  """Finds the tokens that a text may hold.
 
   Args:
-    cfg: of the run.
-    vocab_size: of the tokenizer; a model may have more, and a blank.
+    cfg: The run's config.
+    vocab_size: Number of tokens of the tokenizer. The model may have more, one
+      of them the blank.
+
+  Returns:
+    bool [V], where V is the model's number of tokens.
   """
   model_size = cfg.model.vocab_size
   allowed_V = np.arange(model_size) < vocab_size
@@ -103,7 +107,7 @@ def main() -> None:
 
 
 def run() -> None:
-  """Entry point."""
+  """Defines the flags and starts the program."""
   flags.DEFINE_string('workdir', None, 'Folder of the run.')
   flags.DEFINE_string('prompt', '', 'Text to continue.')
   flags.DEFINE_integer(
@@ -116,7 +120,7 @@ def run() -> None:
   flags.DEFINE_integer(
       'top_k', None, 'Sample among the k most likely tokens only.'
   )
-  flags.DEFINE_integer('seed', 0, 'Of the sampling.')
+  flags.DEFINE_integer('seed', 0, 'Seed of the sampling.')
   flags.mark_flag_as_required('workdir')
   cli.run(main)
 

@@ -1,7 +1,11 @@
-"""Trains a language model: python -m iblm_jax.main --config=... --workdir=...
+"""Trains a language model.
 
-Every field of the config is a flag: --config.objective.weight=0.3. Running the
-same command again resumes the run that the workdir holds.
+  python -m iblm_jax.main --config=multiplication:gapt --workdir=DIR
+
+The config is one of those that `--list` shows, or the path of a file. Every
+field of the config is a flag, such as --config.objective.weight=0.3, and
+`--help_config` lists them. Running the same command again resumes the run that
+the workdir holds.
 """
 
 import jax
@@ -60,7 +64,7 @@ def compile_only(
 
 
 def run() -> None:
-  """Entry point."""
+  """Defines the flags and starts the program."""
   config_flag.define(lambda tree: {'config': config_lib.RunConfig})
   flags.DEFINE_string('workdir', None, 'Folder of the run.')
   flags.DEFINE_bool(

@@ -3,8 +3,9 @@
   python -m iblm_jax.probe --workdir=RUN
   python -m iblm_jax.probe --gpt2=FOLDER --text=FILE --workdir=OUT
 
-A fresh decoder is trained to emit all tokens of a sequence from one vector of
-the frozen model, and another one from nothing. Writes WORKDIR/probe.json.
+Trains a new decoder to predict all tokens of a sequence from one vector of the
+frozen model, and a second decoder without that vector as a control. The results
+are printed and written to WORKDIR/probe.json.
 """
 
 from absl import flags
@@ -64,7 +65,7 @@ def main() -> None:
 
 
 def lines(found: dict[str, float]) -> list[str]:
-  """What was found, for a person."""
+  """Describes the results to a person, in one string per line."""
   return [
       f'cross-entropy {found["cross_entropy"]:.4f} nats a token'
       f' ({found["constant/cross_entropy"]:.4f} without the vector), accuracy'
@@ -78,9 +79,9 @@ def lines(found: dict[str, float]) -> list[str]:
 
 
 def run() -> None:
-  """Entry point."""
+  """Defines the flags and starts the program."""
   flags.DEFINE_string(
-      'workdir', None, 'Folder of the run; of the results, with --gpt2.'
+      'workdir', None, 'Folder of the run. With --gpt2, folder of the results.'
   )
   flags.DEFINE_string(
       'gpt2', None, 'Weights of GPT-2 (model.safetensors, or its folder).'
@@ -113,7 +114,7 @@ def run() -> None:
   flags.DEFINE_integer('heads', 4, 'Heads of its attention, or of its mixing.')
   flags.DEFINE_string('injection', 'unroll', 'unroll, or repeat (a mixer).')
   flags.DEFINE_float('peak', 3e-3, 'Largest learning rate.')
-  flags.DEFINE_integer('seed', 0, 'Of the decoder.')
+  flags.DEFINE_integer('seed', 0, 'Seed of the decoders.')
   flags.mark_flag_as_required('workdir')
   cli.run(main)
 

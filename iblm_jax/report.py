@@ -1,7 +1,9 @@
-"""Compares runs: python -m iblm_jax.report RUN [RUN ...] --out=FOLDER.
+"""Compares runs.
+
+  python -m iblm_jax.report RUN [RUN ...] --out=FOLDER
 
 Writes report.html (self-contained), its figures as PNG, and table.csv. Runs
-that still go on can be read too.
+that have not finished can be compared too.
 """
 
 import io
@@ -65,7 +67,7 @@ def main(workdirs: list[str]) -> None:
 
 
 def run() -> None:
-  """Entry point."""
+  """Defines the flags and starts the program."""
   flags.DEFINE_string('out', None, 'Folder for the report.')
   flags.mark_flag_as_required('out')
   cli.run(main, positional='RUN [RUN ...]')

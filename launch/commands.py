@@ -1,6 +1,6 @@
-"""Command lines of a TPU VM: pure functions that return argument lists.
+"""Builds the command lines of a TPU VM, as pure functions.
 
-The groups meant are `gcloud compute tpus tpu-vm` and `gcloud compute tpus
+The command groups are `gcloud compute tpus tpu-vm` and `gcloud compute tpus
 queued-resources`, as their public reference pages describe them
 (https://docs.cloud.google.com/sdk/gcloud/reference/compute/tpus).
 """
@@ -32,7 +32,7 @@ _QUEUED = ['gcloud', 'compute', 'tpus', 'queued-resources']
 
 @dataclasses.dataclass(frozen=True)
 class TpuSpec:
-  """A TPU VM: which one, and how to create it.
+  """Names a TPU VM and says how to create it.
 
   Attributes:
     name: of the node, and of its queued resource; lower-case letters, digits
@@ -87,7 +87,7 @@ class TpuSpec:
 
   @property
   def single_host(self) -> bool:
-    """Whether all chips hang on one machine."""
+    """Tells whether one machine has all chips."""
     return int(self.accelerator.split('-')[1]) <= _LARGEST_SINGLE_HOST
 
 
@@ -143,12 +143,9 @@ def ssh_command(
   """Runs a shell command on the workers of a TPU VM.
 
   Args:
-    spec: the TPU VM.
-    command: for the login shell of the workers, which is bash.
-    worker: its number, or 'all'. gcloud fails if the command fails on any.
-
-  Returns:
-    The arguments.
+    command: A command line for the login shell of the workers, which is bash.
+    worker: Number of a worker, or 'all'. gcloud fails if the command fails on
+      any worker.
   """
   return [
       *_TPU_VM, 'ssh', spec.name, *_place(spec), f'--worker={worker}',
@@ -174,13 +171,13 @@ def archive_command(root: str, revision: str, path: str) -> list[str]:
 
 
 def worker_command(*args: str) -> str:
-  """Shell command line that runs tpu_worker.sh on a worker.
+  """Builds the shell command line that runs tpu_worker.sh on a worker.
 
   Args:
-    *args: its arguments, each passed through unchanged.
+    *args: The script's arguments, which arrive unchanged.
 
   Returns:
-    One line, also if an argument holds line breaks.
+    One line, even if an argument contains line breaks.
 
   Example:
     >>> worker_command('start', '--config.data.text.paths=my book.txt')
@@ -190,7 +187,7 @@ def worker_command(*args: str) -> str:
 
 
 def state_command() -> str:
-  """Shell command line that prints a worker's state, also before setup."""
+  """Builds the command line that prints a worker's state, even before setup."""
   script = WORKER_SCRIPT.name
   return (
       f'if [ -e {script} ]; then {worker_command("state")};'
@@ -199,17 +196,17 @@ def state_command() -> str:
 
 
 def quote(argument: str) -> str:
-  r"""One argument for bash, on one line.
+  r"""Quotes one argument for bash, on one line.
 
   Args:
-    argument: any text without NUL, which no argument can hold.
+    argument: Any text without a NUL character.
 
   Returns:
-    What `shlex.quote` gives, or bash's `$'...'` if there are control
-    characters in it.
+    The result of `shlex.quote`, or bash's `$'...'` if the argument contains
+    control characters.
 
   Raises:
-    ValueError: if there is a NUL in it.
+    ValueError: The argument contains a NUL.
 
   Example:
     >>> quote('a b'), quote('a\nb')

@@ -1,4 +1,4 @@
-"""What workers report, and which run may start where: pure functions."""
+"""Reads what workers report and decides which run may start where."""
 
 import re
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ BAD_CONFIG = 2
 
 
 def parse_states(text: str) -> list[str]:
-  r"""The states that `tpu_worker.sh state` printed, one a worker.
+  r"""Finds the states that `tpu_worker.sh state` printed, one per worker.
 
   Args:
-    text: output of ssh to some workers, in any order, other lines among them.
+    text: Output of ssh to some workers, in any order, with other lines between.
 
   Returns:
     For each worker 'none' (nothing was started), 'alive', 'exited N' or 'lost'
@@ -33,10 +33,7 @@ def parse_states(text: str) -> list[str]:
 
 
 def run_status(states: Sequence[str]) -> int | None:
-  """Exit status of a run from the states of its workers.
-
-  Args:
-    states: of all workers.
+  """Finds the exit status of a run from the states of all its workers.
 
   Returns:
     None while a worker is alive or none answered. Else 2 if any was given a bad
@@ -56,18 +53,18 @@ def run_status(states: Sequence[str]) -> int | None:
 
 
 def worst(statuses) -> int:
-  """The exit status that speaks for several: 2, else 1, else 143, else 0."""
+  """Reduces several exit statuses to one: 2, else 1, else 143, else 0."""
   kinds = {x if x in (0, BAD_CONFIG, STOPPED) else 1 for x in statuses}
   return next(x for x in (BAD_CONFIG, 1, STOPPED, 0) if x in kinds)
 
 
 def any_failed(states: Sequence[str]) -> bool:
-  """Whether a worker ended in a way that the others cannot go on from."""
+  """Tells whether a worker ended so that the others cannot continue."""
   return any(state not in ('alive', 'exited 0') for state in states)
 
 
 def workdir_of(args: Sequence[str]) -> str | None:
-  """The workdir among flags of `iblm_jax.main`; the last one counts.
+  """Finds the workdir among the flags of `iblm_jax.main`; the last one counts.
 
   Example:
     >>> workdir_of(['--config=c.py', '--workdir', 'gs://bucket/run'])
@@ -87,12 +84,12 @@ def check_workdir(
   """Refuses a workdir that the run could not be resumed from.
 
   Args:
-    spec: where the run goes.
-    args: flags of `iblm_jax.main`.
-    outlives: whether the run must outlive the TPU VM, which may be deleted.
+    spec: The TPU VM of the run.
+    args: Flags of `iblm_jax.main`.
+    outlives: Whether the run must outlive the TPU VM, which may be deleted.
 
   Raises:
-    ValueError: if there is no workdir, or a local one where gs:// is needed.
+    ValueError: There is no workdir, or a local one where gs:// is needed.
   """
   workdir = workdir_of(args)
   if not workdir:

@@ -17,7 +17,7 @@ _MAX_MISSES = 10
 
 @dataclasses.dataclass
 class Session:
-  """A TPU VM and what is done with it.
+  """Controls one TPU VM.
 
   Attributes:
     spec: which TPU VM.
@@ -33,7 +33,7 @@ class Session:
   settle_seconds: float = 60.0
 
   def state(self) -> str:
-    """State of the request while it is not ACTIVE, else of the node.
+    """Asks for the state of the request until it is ACTIVE, then of the node.
 
     Returns:
       What gcloud says, or NOT_FOUND.
@@ -55,7 +55,7 @@ class Session:
       self.wait_until_ready()
 
   def wait_until_ready(self) -> None:
-    """Waits, however long the queue is."""
+    """Waits for the end of the queue, without a limit."""
     last = None
     while (state := self.state()) != 'READY' and not self.shell.dry_run:
       if state in outcomes.GONE or state == 'NOT_FOUND':
@@ -66,12 +66,12 @@ class Session:
       self.shell.sleep(self.poll_seconds)
 
   def setup(self, repo: str = '', revision: str = 'HEAD') -> None:
-    """Puts code and a virtual environment onto all workers; again is fine.
+    """Puts code and a virtual environment onto all workers; may be repeated.
 
     Args:
-      repo: git URL that the workers fetch from; empty copies from the checkout
-        that this program is in, committed files only.
-      revision: branch, tag or commit.
+      repo: Git URL that the workers fetch from. Where it is empty, the
+        committed files of this program's checkout are copied.
+      revision: A branch, tag or commit.
     """
     files = [str(commands.WORKER_SCRIPT)]
     with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +135,7 @@ class Session:
       self.shell.sleep(self.poll_seconds)
 
   def worker_states(self) -> list[str]:
-    """What `outcomes.parse_states` says of all workers."""
+    """Asks all workers for their states, see `outcomes.parse_states`."""
     command = commands.ssh_command(self.spec, commands.state_command())
     answer = self.shell.run(command, capture=True)
     if answer.returncode:
@@ -167,19 +167,19 @@ class Session:
       repo: str = '',
       revision: str = 'HEAD',
   ) -> int:
-    """Creates, sets up and runs; again on a new TPU if it was taken away.
+    """Creates a TPU VM and runs on it, again on a new one if it is taken away.
 
     Args:
-      args: flags of `iblm_jax.main`, the same in every try.
-      retries: how often a TPU may be recreated.
-      repo: see `setup`.
-      revision: see `setup`.
+      args: Flags of `iblm_jax.main`, the same in every try.
+      retries: How often the TPU VM may be recreated.
+      repo: See `setup`.
+      revision: See `setup`.
 
     Returns:
-      Exit status of the run.
+      The exit status of the run.
 
     Raises:
-      Failed: if it cannot be run, or was taken away too often.
+      Failed: The run cannot be started, or the TPU VM was taken away too often.
     """
     for left in range(retries, -1, -1):
       try:

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 
 class Failed(Exception):
-  """A command failed; the message says which."""
+  """Says which command failed."""
 
 
 class NotCreated(Failed):
-  """There is no TPU VM to be had, or not with these flags."""
+  """Says that no TPU VM can be created, or not with these flags."""
 
 
 class Preempted(Failed):
-  """The TPU VM was taken away."""
+  """Says that the TPU VM was taken away."""
 
 
 class Shell:
@@ -28,7 +28,7 @@ class Shell:
   def run(
       self, argv: Sequence[str], *, capture: bool = False
   ) -> subprocess.CompletedProcess:
-    """Runs a command to its end; with `capture` its output is in the result."""
+    """Runs a command to its end; `capture` puts its output into the result."""
     if self.dry_run:
       print(shlex.join(argv), flush=True)
       return subprocess.CompletedProcess(argv, 0, b'', b'')

@@ -3,7 +3,7 @@ r"""Starts and watches training on a Cloud TPU VM, through gcloud.
   python launch/tpu_vm.py COMMAND --name=N --zone=Z --project=P [-- ARGS]
 
   create  creates the TPU VM; with --queued it waits in the queue
-  setup   puts code and packages onto all workers; again is fine
+  setup   puts code and packages onto all workers; may be repeated
   run     starts python -m iblm_jax.main ARGS on all workers and follows it
   follow  follows the run that is there until it ends
   status  prints the state of the TPU VM and of the run
@@ -12,7 +12,7 @@ r"""Starts and watches training on a Cloud TPU VM, through gcloud.
   delete  deletes the TPU VM
   launch  create, setup and run, and again if the TPU VM is taken away
 
-What comes after -- goes to iblm_jax.main unchanged. --dry_run prints the
+Everything after -- is passed to iblm_jax.main unchanged. --dry_run prints the
 commands and runs none.
 
 Exit status: 0 done; 2 bad flags, or the run refused its config; 143 the run
@@ -42,7 +42,7 @@ _TAKE_ARGS = ('run', 'launch')
 
 
 def define_flags() -> None:
-  """The program's flags."""
+  """Defines the program's flags."""
   text, number = flags.DEFINE_string, flags.DEFINE_float
   text('name', None, 'Name of the TPU VM.', required=True)
   text('zone', None, 'Zone, such as us-west4-a.', required=True)
@@ -81,7 +81,7 @@ def split_args(argv: list[str]) -> tuple[list[str], list[str] | None]:
 def check(
     positional: list[str], args: list[str] | None
 ) -> tuple[str, commands.TpuSpec]:
-  """The command and its TPU, before anything is created.
+  """Reads the command and its TPU VM, before anything is created.
 
   Raises:
     ValueError: if flags or arguments do not fit together.
@@ -181,7 +181,7 @@ def print_status(tpu: session.Session) -> None:
 
 
 def agreed(spec: commands.TpuSpec) -> bool:
-  """Asks on the terminal."""
+  """Asks for a confirmation on the terminal."""
   try:
     answer = input(f'Delete {spec.name} in {spec.zone}? [y/N] ')
   except EOFError:
@@ -190,7 +190,7 @@ def agreed(spec: commands.TpuSpec) -> bool:
 
 
 def run() -> None:
-  """Entry point."""
+  """Defines the flags and starts the program."""
   define_flags()
   argv, args = split_args(sys.argv)
 

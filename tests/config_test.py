@@ -1,14 +1,14 @@
 import dataclasses
 import importlib.util
 import json
-import pathlib
 
 import ml_collections
 import pytest
 
 from iblm_jax import config as config_lib
+from iblm_jax import config_files
 
-CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
+CONFIGS = config_files.folder()
 VARIANTS = {
     'multiplication': (
         'ce', 'mbe', 'gapt', 'gapt_paper', 'gapt_vn', 'dual', 'smoke'

@@ -39,6 +39,9 @@ collect_ignore = [] if FAKE_DEVICES else ['eight_devices']
 # These need the TPU compiler and minutes each; .ci/run names them.
 if not os.environ.get('IBLM_TEST_AHEAD_OF_TIME'):
   collect_ignore.append('ahead_of_time')
+# These build the wheel, which needs the extra `dev`.
+if not os.environ.get('IBLM_TEST_DISTRIBUTION'):
+  collect_ignore.append('distribution')
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_platforms', 'cpu')

@@ -1,6 +1,7 @@
 """The programs as a person starts them, in processes of their own."""
 
 import json
+import pathlib
 import random
 import re
 import signal
@@ -12,6 +13,7 @@ import pytest
 from programs import ROOT, run, start
 from run_folders import assert_same_run, rows
 
+import iblm_jax
 from iblm_jax.training import checkpoints
 
 STEPS = 48
@@ -162,7 +164,7 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path):
 def test_every_program_starts_as_a_module():
   """The others here start by the function that this line calls."""
   starting = []
-  for path in sorted((ROOT / 'iblm_jax').rglob('*.py')):
+  for path in sorted(pathlib.Path(iblm_jax.__file__).parent.rglob('*.py')):
     text = path.read_text()
     if '\ndef run() -> None:' in text:
       starting.append(path.stem)

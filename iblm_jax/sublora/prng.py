@@ -149,7 +149,9 @@ def run_once(
     return function(key, *args)
   traced = jax.jit(function, out_shardings=out_shardings).trace(key, *args)
   options = compiler_options(traced.out_info, jax.default_backend())
-  return traced.lower().compile(options)(key, *args)
+  # Some options are numbers.
+  compiled = traced.lower().compile(options)  # pyrefly: ignore
+  return compiled(key, *args)
 
 
 def draw_all(

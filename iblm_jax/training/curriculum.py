@@ -147,7 +147,9 @@ def train_run(
   Raises:
     errors.RunFailed: See `train`.
   """
-  run = run_lib.prepare(cfg, folder, read_run=lambda _: donor)
+  # Without a donor nothing asks for its config.
+  read = lambda _: donor
+  run = run_lib.prepare(cfg, folder, read_run=read)  # pyrefly: ignore
   summary = run_lib.complete(run, report=report)
   if donor is not None and cfg.frozen and cfg.start is not None:
     _check_frozen(folder, cfg, donor, summary.get('start', {}).get('step'))

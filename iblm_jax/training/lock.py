@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from etils import epath
 
@@ -16,7 +16,7 @@ _NAME = '.lock'
 
 
 @contextlib.contextmanager
-def held(folder: epath.PathLike) -> Iterator[None]:
+def held(folder: epath.PathLike) -> Generator[None]:
   """Holds a folder for as long as a `with` block lasts.
 
   The kernel lets go of it when the process ends, however it ends, so there is

@@ -98,8 +98,8 @@ class RunConfig:
   """
 
   model: families.ModelConfig = tagged.field(families.UNION)
-  data: sources.DataConfig
-  optimizer: optimizers.OptimizerConfig
+  data: sources.DataConfig  # pyrefly: ignore
+  optimizer: optimizers.OptimizerConfig  # pyrefly: ignore
   objective: iblm.ObjectiveConfig = iblm.ObjectiveConfig()
   gate: gate_lib.GateConfig = gate_lib.GateConfig()
   dual: dual_lib.DualConfig | None = None
@@ -151,7 +151,7 @@ class RunConfig:
         )
     self._check_task()
     if self.train.windows:
-      window = dataclasses.asdict(self.model).get('window')
+      window = getattr(self.model, 'window', None)
       if self.train.windows[-1] != window:
         raise ValueError(
             'the last of train.windows must be model.window, got'

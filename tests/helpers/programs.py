@@ -28,12 +28,13 @@ _FORKS.set_forkserver_preload([
 class Program:
   """A program that was started; its output goes to files."""
 
-  def __init__(self, name, args, devices):
+  def __init__(self, name, args, devices, folder):
     self._folder = tempfile.mkdtemp()
     weakref.finalize(self, shutil.rmtree, self._folder)
     self.args = (name, *map(str, args))
     self._process = _FORKS.Process(
-        target=_run, args=(self.args, devices, self._folder), daemon=True
+        target=_run, args=(self.args, devices, self._folder, folder),
+        daemon=True,
     )
     self._process.start()
 
@@ -74,25 +75,25 @@ class Program:
     return ' '.join(self.args) + f'\n{self.stdout}\n{self.stderr}'
 
 
-def start(name, *args, devices=None):
+def start(name, *args, devices=None, folder=ROOT):
   """Starts `python -m iblm_jax.<name>`, as that many CPU devices."""
-  return Program(name, args, devices)
+  return Program(name, args, devices, folder)
 
 
-def run(name, *args, status=0, devices=None):
+def run(name, *args, status=0, devices=None, folder=ROOT):
   """Runs `python -m iblm_jax.<name>` to its end with this exit status."""
-  program = start(name, *args, devices=devices)
+  program = start(name, *args, devices=devices, folder=folder)
   program.wait()
   assert program.poll() == status, str(program)
   return program
 
 
-def _run(args, devices, folder):
+def _run(args, devices, outputs, folder):
   for name, stream in ('stdout', sys.stdout), ('stderr', sys.stderr):
     stream.flush()
-    file = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT)
+    file = os.open(os.path.join(outputs, name), os.O_WRONLY | os.O_CREAT)
     os.dup2(file, stream.fileno())
-  os.chdir(ROOT)
+  os.chdir(folder)
   if devices:
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', devices)

@@ -1,15 +1,15 @@
 """Models of every family that compile in seconds, from the config files."""
 
 import importlib.util
-import pathlib
 
 import jax
 import numpy as np
 
+from iblm_jax import config_files
 from iblm_jax.training import program as program_lib
 from iblm_jax.training import state as state_lib
 
-CONFIGS = pathlib.Path(__file__).parents[2] / 'configs'
+CONFIGS = config_files.folder()
 VOCAB, CHUNKS, CHUNK = 16, 4, 8
 
 

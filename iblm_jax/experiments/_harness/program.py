@@ -5,7 +5,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -30,7 +30,7 @@ def define_flags(seeds: int) -> None:
 
 
 @contextlib.contextmanager
-def stopwatch(workdir: epath.Path) -> Iterator[Callable[[], float]]:
+def stopwatch(workdir: epath.Path) -> Generator[Callable[[], float]]:
   """Seconds that an experiment took, over all its starts.
 
   Yields:

@@ -1,5 +1,7 @@
 """What is known of the language of the experiment on memory, exactly."""
 
+from typing import Any
+
 import numpy as np
 
 from iblm_jax.data.sources import markov
@@ -8,9 +10,9 @@ from iblm_jax.experiments.memory import methods as memory_methods
 
 def best_loss(seed: int) -> float:
   """Nats a held-out token of memory models, of the best prediction there is."""
-  options = markov.MarkovConfig(
-      **{**memory_methods.BASES['memory']['data']['markov'], 'seed': seed}
-  )
+  base = memory_methods.BASES['memory']['data']['markov']
+  chosen: dict[str, Any] = {**base, 'seed': seed}
+  options = markov.MarkovConfig(**chosen)
   return float(markov.predictive_nll(options, _heldout(options)).mean())
 
 

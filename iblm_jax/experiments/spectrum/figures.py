@@ -102,6 +102,7 @@ def patch_figure(
       ('scaled to unit norm', measure_lib.RAW, unit_SxN),
   ]
   figure, axes = figures.subplots(1, 3, figsize=(13, 4.0), sharey=True)
+  layers = 0
   for (words, center, entropy_SxN), axis in zip(panels, axes[0], strict=True):
     layers = entropy_SxN.shape[1]
     for layer in range(layers):
@@ -133,6 +134,7 @@ def spectra_figure(
       len(sizes), 2, figsize=(10, 0.8 + 3.2 * len(sizes)), sharex='row',
       sharey='row',
   )
+  layers = 0
   for size, pair in zip(sizes, axes, strict=True):
     p_NxCxK = found[f'spectrum/patch_{size}']
     layers, _, count = p_NxCxK.shape
