@@ -1,4 +1,4 @@
-"""Adds GAPT to a Flax linen loop with a TrainState: see the names of `optim`."""
+"""Adds GAPT to a Flax linen loop with a TrainState: see the lines with optim."""
 import jax, optax
 from flax import linen as nn
 from flax.training.train_state import TrainState

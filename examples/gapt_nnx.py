@@ -1,4 +1,4 @@
-"""Adds GAPT to a Flax nnx loop with an nnx.Optimizer: see the names of `optim`."""
+"""Adds GAPT to a Flax nnx loop with nnx.Optimizer: see the lines with optim."""
 import jax, optax
 from flax import nnx
 from iblm_jax import information, optim
