@@ -151,7 +151,9 @@ class RunConfig:
         )
     self._check_task()
     if self.train.windows:
-      window = getattr(self.model, 'window', None)
+      # Of the fields alone: some families have a property of that name.
+      own = dataclasses.asdict(self.model)  # pyrefly: ignore
+      window = own.get('window')
       if self.train.windows[-1] != window:
         raise ValueError(
             'the last of train.windows must be model.window, got'

@@ -47,7 +47,7 @@ def small(name, variant='smoke'):
   c.data.markov.update(vocab_size=VOCAB - 1, length=length, num_heldout=8)
   c.objective.measure_entropy = False
   c.optimizer.schedule.update(peak=0.01, warmup_steps=1)
-  c.mesh.data = 1
+  c.mesh = dict(data=1)
   c.train.num_steps = 20
   return c
 
