@@ -159,7 +159,7 @@ def subject_of(cfg: CertifyConfig, job: loop.Job) -> scoring.Subject:
   made, documents = job.program.parameterisation, documents_of(job)
 
   def scorer(w_d):
-    params = model_params(job, w_d)
+    params = job.program.model_params(made.from_vector(jnp.asarray(w_d)))
 
     def measure(split, indices, *, alphas, top_k=(), report=scoring.quiet):
       return document_losses.measure(
@@ -245,12 +245,6 @@ def certify(
   )
   made.save(workdir / 'certificate')
   return made.tree
-
-
-def model_params(job: loop.Job, w_d: np.ndarray) -> Any:
-  """The model's parameters that a vector [d] stands for."""
-  made = job.program.parameterisation
-  return job.program.model_params(made.from_vector(jnp.asarray(w_d)))
 
 
 def documents_of(job: loop.Job) -> documents_lib.Documents:

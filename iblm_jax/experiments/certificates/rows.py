@@ -8,19 +8,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
 
 from iblm_jax import bounds
 from iblm_jax.bounds import claims as claims_lib
-from iblm_jax.certification import document_losses, quantisation
 from iblm_jax.certification import pipeline as certification
-from iblm_jax.data import sources
+from iblm_jax.certification import quantisation
 from iblm_jax.experiments._harness import processes as side_by_side
 from iblm_jax.experiments._harness import workdirs
 from iblm_jax.training import config as config_lib
-from iblm_jax.training import loop, progress
+from iblm_jax.training import progress
 
 
 class Run(NamedTuple):
@@ -182,37 +180,27 @@ def score_all(
   options = dataclasses.replace(cfg.certificate, sample=None)
   held = json.loads((folder / 'certificate.json').read_text())
   code = (folder / 'code.bin').read_bytes()
-  job = loop.prepare(cfg.run, jax.devices()[:1])
-  documents = sources.make_documents(cfg.run.data)
-  w_d = quantisation.decode(
-      code, held['code']['numbers'], held['code']['levels'], options
+  subject = certification.subject_of(cfg, certification.prepare(cfg))
+  m = subject.population['num_train']
+  measure = subject.scorer(
+      quantisation.decode(code, subject.size, held['code']['levels'], options)
   )
-  params = certification.model_params(job, w_d)
 
   def timed(indices):
     started = time.perf_counter()
-    losses = document_losses.measure(
-        params,
-        cfg.run.model,
-        documents,
-        'train',
-        indices,
-        alphas=options.alphas,
-        top_k=options.top_k,
-        max_tokens=options.max_tokens,
+    losses = measure(
+        'train', indices, alphas=options.alphas, top_k=options.top_k
     )
     return losses, time.perf_counter() - started
 
-  drawn = certification.sample(
-      code, documents.num_train, cfg.certificate.sample
-  )
+  drawn = certification.sample(code, m, cfg.certificate.sample)
   timed(drawn)  # Nothing is compiled while the clock runs.
   _, sample_seconds = timed(drawn)
-  found, all_seconds = timed(np.arange(documents.num_train))
+  found, all_seconds = timed(np.arange(m))
   return {
       **all_bounds(
           found,
-          vocab_size=documents.vocab_size,
+          vocab_size=subject.population['vocab_size'],
           total_bits=held['code']['total'],
           options=options,
       ),
