@@ -28,7 +28,7 @@ _FILE = textwrap.dedent('''
     class ParityConfig:
       vocab_size: int = 3
       length: int = 8
-      num_heldout: int = 24
+      num_heldout: int = 20
 
       def __post_init__(self):
         if self.length < 2:
@@ -93,7 +93,7 @@ def test_a_kind_is_one_file(parity, tmp_path):
   assert data.row_length(cfg.data) == 16
   written = config_lib.to_dict(cfg)
   assert written['data']['parity'] == {
-      'vocab_size': 3, 'length': 16, 'num_heldout': 24
+      'vocab_size': 3, 'length': 16, 'num_heldout': 20
   }
   assert config_lib.from_dict(json.loads(json.dumps(written))) == cfg
   made = data.make_sources(cfg.data)
@@ -105,7 +105,9 @@ def test_a_kind_is_one_file(parity, tmp_path):
       batch['tokens'].sum(axis=1) % 2, batch['targets'][:, -1]
   )
   assert batch['loss_mask'].sum() == 8
-  assert data.eval_sets(cfg.data)['heldout'].batch(2)['mask'].all()
+  last = data.eval_sets(cfg.data)['heldout'].batch(2)
+  assert last['mask'][:4].all() and not last['mask'][4:].any()
+  assert last['loss_mask'].sum() == 4
   summary = loop.train(
       loop.prepare(cfg, jax.devices()[:1]),
       tmp_path / 'run',
@@ -340,6 +342,15 @@ def test_arguments_that_are_missing():
     data.as_source(grain_rows(), vocab_size=VOCAB)
   with pytest.raises(ValueError, match='batch_size=4 rows, got 2'):
     data.as_source([{'tokens': TOKENS}], vocab_size=7, batch_size=4)
+
+
+def test_a_stream_is_read_again_for_a_batch_that_is_gone(monkeypatch):
+  monkeypatch.setattr(sources.own, '_KEPT', 2)
+  source = data.as_source(MAKERS['grain_iter'](), vocab_size=VOCAB)
+  for k in (7, 6, 1, 0, 4):
+    np.testing.assert_array_equal(
+        source.batch(k)['tokens'], wanted('grain_iter', k)
+    )
 
 
 def test_a_stream_that_ends_says_so():
