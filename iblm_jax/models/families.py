@@ -53,13 +53,7 @@ class Sampler(Protocol):
   """A module that continues prompts, such as `generation.decoding`."""
 
   def check_sampling(
-      self,
-      cfg: Any,
-      prompt_length: int,
-      num_tokens: int,
-      *,
-      temperature: float,
-      top_k: int | None,
+      self, cfg: Any, prompt_length: int, num_tokens: int, **options: Any
   ) -> None:
     """Raises ValueError for arguments that `sample` cannot use."""
     ...
@@ -70,11 +64,7 @@ class Sampler(Protocol):
       prompt_BxT: jax.Array,
       cfg: Any,
       rng: jax.Array,
-      *,
-      num_tokens: int,
-      temperature: float,
-      top_k: int | None,
-      allowed_V: jax.Array | None,
+      **options: Any,
   ) -> jax.Array:
     """Returns the continuations, int32 [B, num_tokens]."""
     ...
@@ -181,17 +171,17 @@ def register(family: Family) -> Family:
 
 
 def registered() -> dict[str, Family]:
-  """The records of all families, by name.
+  """Gives the records of all families, by name.
 
   Example:
-    >>> list(registered())
+    >>> list(registered())[:3]
     ['decoder', 'autoencoder', 'memory']
   """
   return dict(_FAMILIES)
 
 
 def family(cfg: ModelConfig) -> Family:
-  """The record of a config's family.
+  """Finds the record of a config's family.
 
   Raises:
     ValueError: No family has configs of this class.
@@ -259,7 +249,7 @@ def apply(
 
   Example:
     >>> cfg = model_config.DecoderConfig(vocab_size=8, num_layers=2, width=16)
-    >>> tokens_BxL = jnp.zeros([1, 5], jnp.int32)
+    >>> tokens_BxL = jax.numpy.zeros([1, 5], int)
     >>> run = lambda key: apply(init(key, cfg), tokens_BxL, cfg).logits_BxLxV
     >>> jax.eval_shape(run, jax.random.key(0)).shape
     (1, 5, 8)
@@ -279,7 +269,7 @@ def apply(
 
 
 def shapes(cfg: ModelConfig) -> Any:
-  """Shapes and dtypes of the parameters that `init` makes of a config.
+  """Gives shapes and dtypes of the parameters that `init` makes.
 
   Example:
     >>> cfg = model_config.DecoderConfig(8, num_layers=2, width=16)
@@ -290,12 +280,12 @@ def shapes(cfg: ModelConfig) -> Any:
 
 
 def logical_axes(cfg: ModelConfig) -> Any:
-  """Logical axis names of every parameter: `init`'s tree of PartitionSpecs."""
+  """Gives the logical axis names of every parameter, as PartitionSpecs."""
   return partition_specs.logical_axes(family(cfg).init, cfg)
 
 
 def name(cfg: ModelConfig) -> str:
-  """Name of a model's family, or of its kind: a decoder may be a 'mixer'."""
+  """Names a model's family, or its kind: a decoder may be a 'mixer'."""
   known = family(cfg)
   return known.label(cfg) if known.label else known.name
 
@@ -303,10 +293,10 @@ def name(cfg: ModelConfig) -> str:
 def the_decoder(
     cfg: ModelConfig, purpose: str
 ) -> model_config.DecoderConfig:
-  """The config, where it is a decoder's.
+  """Gives the config, where it is a decoder's.
 
   Raises:
-    ValueError: for another family, naming the purpose.
+    ValueError: It is of another family; the message names the purpose.
   """
   if not isinstance(cfg, model_config.DecoderConfig):
     raise ValueError(
@@ -328,28 +318,28 @@ def check_predicts_next(cfg: ModelConfig, purpose: str) -> None:
 
 
 def stacks(cfg: ModelConfig) -> Mapping[str, model_config.DecoderConfig]:
-  """The stacks of blocks of a model, by the name of their field ('' for it)."""
+  """Gives a model's stacks of blocks by the name of their field."""
   known = family(cfg)
   return {} if known.stacks is None else known.stacks(cfg)
 
 
 def measured(cfg: ModelConfig) -> Any:
-  """Config of the layers that `apply` collects from: the first that reads."""
+  """Gives the config of the layers that `apply` collects from."""
   return next(iter(stacks(cfg).values()), cfg)
 
 
 def num_layers(cfg: ModelConfig) -> int:
-  """Number of the layers that are measured; 0 where none is."""
+  """Counts the layers that are measured; 0 where none is."""
   return getattr(measured(cfg), 'num_layers', 0)
 
 
 def entropy_of(cfg: ModelConfig) -> entropy_lib.EntropyConfig:
-  """How the entropy of a model's layers is measured."""
+  """Says how the entropy of a model's layers is measured."""
   return getattr(measured(cfg), 'entropy', entropy_lib.EntropyConfig())
 
 
 def resolve_attention(cfg: Any, platform: str) -> Any:
-  """The config with 'auto' replaced by the path of a platform."""
+  """Replaces the attention 'auto' by the path of a platform."""
 
   def resolved(part):
     path = attention.resolve(part.attention, platform, part.compute_dtype)
@@ -360,7 +350,7 @@ def resolve_attention(cfg: Any, platform: str) -> Any:
 
 
 def lengths(cfg: ModelConfig) -> Lengths:
-  """Numbers of tokens that fit a model."""
+  """Gives the numbers of tokens that fit a model."""
   known = family(cfg)
   found = Lengths() if known.lengths is None else known.lengths(cfg)
   either = lambda value: found.fixed if value is None else value
@@ -370,7 +360,7 @@ def lengths(cfg: ModelConfig) -> Lengths:
 
 
 def encoder(cfg: ModelConfig) -> Any:
-  """Config of the part of a model whose states are embeddings.
+  """Gives the config of the part whose states are embeddings.
 
   Raises:
     ValueError: The model has no such part.
@@ -382,16 +372,10 @@ def encoder(cfg: ModelConfig) -> Any:
 def encode(
     params: Any, tokens_BxL: jax.Array, cfg: ModelConfig, mask: jax.Array | None
 ) -> jax.Array:
-  """States that a model's embeddings are taken from, at every position.
+  """Computes the states [B, L, E] that a model's embeddings are taken from.
 
-  Args:
-    params: Of the whole model.
-    tokens_BxL: int [B, L].
-    cfg: The model.
-    mask: bool [B, L], the valid tokens; others are not read.
-
-  Returns:
-    [B, L, E]. Of a decoder it is what the head reads.
+  Tokens that `mask`, bool [B, L], leaves out are not read. Of a decoder the
+  states are what the head reads.
 
   Raises:
     ValueError: The model has no encoder, or its states cannot be read.
@@ -410,15 +394,6 @@ def encode(
 
 
 def narrowed(params: Any, e_BxE: jax.Array, cfg: ModelConfig) -> jax.Array:
-  """What is kept of embeddings: all, or what passes a model's bottleneck.
-
-  Args:
-    params: Of the whole model.
-    e_BxE: One position of `encode`.
-    cfg: The model.
-
-  Returns:
-    [B, E], or fewer numbers, see `embeddings.narrowed`.
-  """
+  """Gives what of embeddings [B, E] passes a model's bottleneck, or all."""
   known = family(cfg)
   return e_BxE if known.narrowed is None else known.narrowed(params, e_BxE, cfg)
