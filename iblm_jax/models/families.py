@@ -18,6 +18,8 @@ from iblm_jax.models import config as model_config
 from iblm_jax.models import outputs
 from iblm_jax.models.nn import attention, partition_specs
 
+DecoderConfig = model_config.DecoderConfig
+
 
 class ModelConfig(Protocol):
   """Options of a model: a frozen dataclass, hashable and of JSON types.
@@ -53,18 +55,16 @@ class Sampler(Protocol):
   """A module that continues prompts, such as `generation.decoding`."""
 
   def check_sampling(
-      self, cfg: Any, prompt_length: int, num_tokens: int, **options: Any
+      self, cfg: Any, prompt_length: int, num_tokens: int, *,
+      temperature: float, top_k: int | None,
   ) -> None:
     """Raises ValueError for arguments that `sample` cannot use."""
     ...
 
   def sample(
-      self,
-      params: Any,
-      prompt_BxT: jax.Array,
-      cfg: Any,
-      rng: jax.Array,
-      **options: Any,
+      self, params: Any, prompt_BxT: jax.Array, cfg: Any, rng: jax.Array, *,
+      num_tokens: int, temperature: float, top_k: int | None,
+      allowed_V: jax.Array | None,
   ) -> jax.Array:
     """Returns the continuations, int32 [B, num_tokens]."""
     ...
@@ -115,9 +115,7 @@ class Family:
   init: Callable[..., Any]
   apply: Callable[..., outputs.Outputs]
   label: Callable[[Any], str] | None = None
-  stacks: Callable[[Any], Mapping[str, model_config.DecoderConfig]] | None = (
-      None
-  )
+  stacks: Callable[[Any], Mapping[str, DecoderConfig]] | None = None
   lengths: Callable[[Any], Lengths] | None = None
   reproduces: bool = False
   is_causal: Callable[[Any], bool] | None = None
@@ -187,7 +185,7 @@ def family(cfg: ModelConfig) -> Family:
     ValueError: No family has configs of this class.
 
   Example:
-    >>> family(model_config.DecoderConfig(8)).name
+    >>> family(DecoderConfig(8)).name
     'decoder'
   """
   for known in _FAMILIES.values():
@@ -210,7 +208,7 @@ def init(key: jax.Array, cfg: ModelConfig) -> Any:
     A nested dict of float32 arrays.
 
   Example:
-    >>> cfg = model_config.DecoderConfig(vocab_size=8, num_layers=2, width=16)
+    >>> cfg = DecoderConfig(vocab_size=8, num_layers=2, width=16)
     >>> jax.eval_shape(lambda key: init(key, cfg), jax.random.key(0))['embed']
     {'tokens': ShapeDtypeStruct(shape=(8, 16), dtype=float32)}
   """
@@ -248,7 +246,7 @@ def apply(
     ValueError: Shapes do not fit, or `collect` is unknown.
 
   Example:
-    >>> cfg = model_config.DecoderConfig(vocab_size=8, num_layers=2, width=16)
+    >>> cfg = DecoderConfig(vocab_size=8, num_layers=2, width=16)
     >>> tokens_BxL = jax.numpy.zeros([1, 5], int)
     >>> run = lambda key: apply(init(key, cfg), tokens_BxL, cfg).logits_BxLxV
     >>> jax.eval_shape(run, jax.random.key(0)).shape
@@ -272,7 +270,7 @@ def shapes(cfg: ModelConfig) -> Any:
   """Gives shapes and dtypes of the parameters that `init` makes.
 
   Example:
-    >>> cfg = model_config.DecoderConfig(8, num_layers=2, width=16)
+    >>> cfg = DecoderConfig(8, num_layers=2, width=16)
     >>> shapes(cfg)['blocks']['mlp']['up']['kernel'].shape
     (2, 16, 64)
   """
@@ -290,15 +288,13 @@ def name(cfg: ModelConfig) -> str:
   return known.label(cfg) if known.label else known.name
 
 
-def the_decoder(
-    cfg: ModelConfig, purpose: str
-) -> model_config.DecoderConfig:
+def the_decoder(cfg: ModelConfig, purpose: str) -> DecoderConfig:
   """Gives the config, where it is a decoder's.
 
   Raises:
     ValueError: It is of another family; the message names the purpose.
   """
-  if not isinstance(cfg, model_config.DecoderConfig):
+  if not isinstance(cfg, DecoderConfig):
     raise ValueError(
         f'{purpose} needs a model of the family decoder, got'
         f' {type(cfg).__name__}.'
@@ -317,7 +313,7 @@ def check_predicts_next(cfg: ModelConfig, purpose: str) -> None:
     )
 
 
-def stacks(cfg: ModelConfig) -> Mapping[str, model_config.DecoderConfig]:
+def stacks(cfg: ModelConfig) -> Mapping[str, DecoderConfig]:
   """Gives a model's stacks of blocks by the name of their field."""
   known = family(cfg)
   return {} if known.stacks is None else known.stacks(cfg)
@@ -354,9 +350,7 @@ def lengths(cfg: ModelConfig) -> Lengths:
   known = family(cfg)
   found = Lengths() if known.lengths is None else known.lengths(cfg)
   either = lambda value: found.fixed if value is None else value
-  return Lengths(
-      found.fixed, either(found.longest), either(found.measured)
-  )
+  return Lengths(found.fixed, either(found.longest), either(found.measured))
 
 
 def encoder(cfg: ModelConfig) -> Any:
