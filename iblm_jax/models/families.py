@@ -18,6 +18,8 @@ from iblm_jax.models import config as model_config
 from iblm_jax.models import outputs
 from iblm_jax.models.nn import attention, partition_specs
 
+DecoderConfig = model_config.DecoderConfig
+
 
 class ModelConfig(Protocol):
   """Options of a model: a frozen dataclass, hashable and of JSON types.
@@ -53,27 +55,15 @@ class Sampler(Protocol):
   """A module that continues prompts, such as `generation.decoding`."""
 
   def check_sampling(
-      self,
-      cfg: Any,
-      prompt_length: int,
-      num_tokens: int,
-      *,
-      temperature: float,
-      top_k: int | None,
+      self, cfg: Any, prompt_length: int, num_tokens: int, *,
+      temperature: float, top_k: int | None,
   ) -> None:
     """Raises ValueError for arguments that `sample` cannot use."""
     ...
 
   def sample(
-      self,
-      params: Any,
-      prompt_BxT: jax.Array,
-      cfg: Any,
-      rng: jax.Array,
-      *,
-      num_tokens: int,
-      temperature: float,
-      top_k: int | None,
+      self, params: Any, prompt_BxT: jax.Array, cfg: Any, rng: jax.Array, *,
+      num_tokens: int, temperature: float, top_k: int | None,
       allowed_V: jax.Array | None,
   ) -> jax.Array:
     """Returns the continuations, int32 [B, num_tokens]."""
@@ -125,9 +115,7 @@ class Family:
   init: Callable[..., Any]
   apply: Callable[..., outputs.Outputs]
   label: Callable[[Any], str] | None = None
-  stacks: Callable[[Any], Mapping[str, model_config.DecoderConfig]] | None = (
-      None
-  )
+  stacks: Callable[[Any], Mapping[str, DecoderConfig]] | None = None
   lengths: Callable[[Any], Lengths] | None = None
   reproduces: bool = False
   is_causal: Callable[[Any], bool] | None = None
@@ -181,23 +169,23 @@ def register(family: Family) -> Family:
 
 
 def registered() -> dict[str, Family]:
-  """The records of all families, by name.
+  """Gives the records of all families, by name.
 
   Example:
-    >>> list(registered())
+    >>> list(registered())[:3]
     ['decoder', 'autoencoder', 'memory']
   """
   return dict(_FAMILIES)
 
 
 def family(cfg: ModelConfig) -> Family:
-  """The record of a config's family.
+  """Finds the record of a config's family.
 
   Raises:
     ValueError: No family has configs of this class.
 
   Example:
-    >>> family(model_config.DecoderConfig(8)).name
+    >>> family(DecoderConfig(8)).name
     'decoder'
   """
   for known in _FAMILIES.values():
@@ -220,7 +208,7 @@ def init(key: jax.Array, cfg: ModelConfig) -> Any:
     A nested dict of float32 arrays.
 
   Example:
-    >>> cfg = model_config.DecoderConfig(vocab_size=8, num_layers=2, width=16)
+    >>> cfg = DecoderConfig(vocab_size=8, num_layers=2, width=16)
     >>> jax.eval_shape(lambda key: init(key, cfg), jax.random.key(0))['embed']
     {'tokens': ShapeDtypeStruct(shape=(8, 16), dtype=float32)}
   """
@@ -258,8 +246,8 @@ def apply(
     ValueError: Shapes do not fit, or `collect` is unknown.
 
   Example:
-    >>> cfg = model_config.DecoderConfig(vocab_size=8, num_layers=2, width=16)
-    >>> tokens_BxL = jnp.zeros([1, 5], jnp.int32)
+    >>> cfg = DecoderConfig(vocab_size=8, num_layers=2, width=16)
+    >>> tokens_BxL = jax.numpy.zeros([1, 5], int)
     >>> run = lambda key: apply(init(key, cfg), tokens_BxL, cfg).logits_BxLxV
     >>> jax.eval_shape(run, jax.random.key(0)).shape
     (1, 5, 8)
@@ -279,10 +267,10 @@ def apply(
 
 
 def shapes(cfg: ModelConfig) -> Any:
-  """Shapes and dtypes of the parameters that `init` makes of a config.
+  """Gives shapes and dtypes of the parameters that `init` makes.
 
   Example:
-    >>> cfg = model_config.DecoderConfig(8, num_layers=2, width=16)
+    >>> cfg = DecoderConfig(8, num_layers=2, width=16)
     >>> shapes(cfg)['blocks']['mlp']['up']['kernel'].shape
     (2, 16, 64)
   """
@@ -290,25 +278,23 @@ def shapes(cfg: ModelConfig) -> Any:
 
 
 def logical_axes(cfg: ModelConfig) -> Any:
-  """Logical axis names of every parameter: `init`'s tree of PartitionSpecs."""
+  """Gives the logical axis names of every parameter, as PartitionSpecs."""
   return partition_specs.logical_axes(family(cfg).init, cfg)
 
 
 def name(cfg: ModelConfig) -> str:
-  """Name of a model's family, or of its kind: a decoder may be a 'mixer'."""
+  """Names a model's family, or its kind: a decoder may be a 'mixer'."""
   known = family(cfg)
   return known.label(cfg) if known.label else known.name
 
 
-def the_decoder(
-    cfg: ModelConfig, purpose: str
-) -> model_config.DecoderConfig:
-  """The config, where it is a decoder's.
+def the_decoder(cfg: ModelConfig, purpose: str) -> DecoderConfig:
+  """Gives the config, where it is a decoder's.
 
   Raises:
-    ValueError: for another family, naming the purpose.
+    ValueError: It is of another family; the message names the purpose.
   """
-  if not isinstance(cfg, model_config.DecoderConfig):
+  if not isinstance(cfg, DecoderConfig):
     raise ValueError(
         f'{purpose} needs a model of the family decoder, got'
         f' {type(cfg).__name__}.'
@@ -327,29 +313,29 @@ def check_predicts_next(cfg: ModelConfig, purpose: str) -> None:
     )
 
 
-def stacks(cfg: ModelConfig) -> Mapping[str, model_config.DecoderConfig]:
-  """The stacks of blocks of a model, by the name of their field ('' for it)."""
+def stacks(cfg: ModelConfig) -> Mapping[str, DecoderConfig]:
+  """Gives a model's stacks of blocks by the name of their field."""
   known = family(cfg)
   return {} if known.stacks is None else known.stacks(cfg)
 
 
 def measured(cfg: ModelConfig) -> Any:
-  """Config of the layers that `apply` collects from: the first that reads."""
+  """Gives the config of the layers that `apply` collects from."""
   return next(iter(stacks(cfg).values()), cfg)
 
 
 def num_layers(cfg: ModelConfig) -> int:
-  """Number of the layers that are measured; 0 where none is."""
+  """Counts the layers that are measured; 0 where none is."""
   return getattr(measured(cfg), 'num_layers', 0)
 
 
 def entropy_of(cfg: ModelConfig) -> entropy_lib.EntropyConfig:
-  """How the entropy of a model's layers is measured."""
+  """Says how the entropy of a model's layers is measured."""
   return getattr(measured(cfg), 'entropy', entropy_lib.EntropyConfig())
 
 
 def resolve_attention(cfg: Any, platform: str) -> Any:
-  """The config with 'auto' replaced by the path of a platform."""
+  """Replaces the attention 'auto' by the path of a platform."""
 
   def resolved(part):
     path = attention.resolve(part.attention, platform, part.compute_dtype)
@@ -360,17 +346,15 @@ def resolve_attention(cfg: Any, platform: str) -> Any:
 
 
 def lengths(cfg: ModelConfig) -> Lengths:
-  """Numbers of tokens that fit a model."""
+  """Gives the numbers of tokens that fit a model."""
   known = family(cfg)
   found = Lengths() if known.lengths is None else known.lengths(cfg)
   either = lambda value: found.fixed if value is None else value
-  return Lengths(
-      found.fixed, either(found.longest), either(found.measured)
-  )
+  return Lengths(found.fixed, either(found.longest), either(found.measured))
 
 
 def encoder(cfg: ModelConfig) -> Any:
-  """Config of the part of a model whose states are embeddings.
+  """Gives the config of the part whose states are embeddings.
 
   Raises:
     ValueError: The model has no such part.
@@ -382,16 +366,10 @@ def encoder(cfg: ModelConfig) -> Any:
 def encode(
     params: Any, tokens_BxL: jax.Array, cfg: ModelConfig, mask: jax.Array | None
 ) -> jax.Array:
-  """States that a model's embeddings are taken from, at every position.
+  """Computes the states [B, L, E] that a model's embeddings are taken from.
 
-  Args:
-    params: Of the whole model.
-    tokens_BxL: int [B, L].
-    cfg: The model.
-    mask: bool [B, L], the valid tokens; others are not read.
-
-  Returns:
-    [B, L, E]. Of a decoder it is what the head reads.
+  Tokens that `mask`, bool [B, L], leaves out are not read. Of a decoder the
+  states are what the head reads.
 
   Raises:
     ValueError: The model has no encoder, or its states cannot be read.
@@ -410,15 +388,6 @@ def encode(
 
 
 def narrowed(params: Any, e_BxE: jax.Array, cfg: ModelConfig) -> jax.Array:
-  """What is kept of embeddings: all, or what passes a model's bottleneck.
-
-  Args:
-    params: Of the whole model.
-    e_BxE: One position of `encode`.
-    cfg: The model.
-
-  Returns:
-    [B, E], or fewer numbers, see `embeddings.narrowed`.
-  """
+  """Gives what of embeddings [B, E] passes a model's bottleneck, or all."""
   known = family(cfg)
   return e_BxE if known.narrowed is None else known.narrowed(params, e_BxE, cfg)

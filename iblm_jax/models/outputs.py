@@ -53,7 +53,7 @@ def measure(
     mask: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
 ) -> Collected:
-  """What is kept of the states of one layer.
+  """Keeps what was asked for of the states of one layer.
 
   Args:
     x_BxLxD: States after the layer.
@@ -92,7 +92,7 @@ def of_hidden(
     mask: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
 ) -> Outputs:
-  """What was asked for, made of the hidden states that a model always gives.
+  """Makes what was asked for of hidden states that a model always gives.
 
   Args:
     found: From the `apply` of a family.
@@ -128,7 +128,7 @@ def check_collect(collect: str | None) -> None:
 
 
 def _log_rms(x_BxLxD, mask):
-  """Log of the root mean square entry of the valid tokens."""
+  """The log of the root mean square entry of the valid tokens."""
   x_BxLxD = x_BxLxD.astype(jnp.float32)
   count = x_BxLxD.size
   if mask is not None:

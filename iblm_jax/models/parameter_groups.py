@@ -11,7 +11,7 @@ def _names(path) -> tuple[str, ...]:
 
 
 def group(path) -> str:
-  """'embedding', 'head', 'matrix' (in a block) or 'scalar' (all the rest)."""
+  """Gives 'embedding', 'head', 'matrix' (in a block) or 'scalar' (the rest)."""
   names = _names(path)
   if 'embed' in names:
     return 'embedding'
@@ -21,19 +21,19 @@ def group(path) -> str:
 
 
 def group_labels(params: Any) -> Any:
-  """Tree of `group` names, for learning rates per group."""
+  """Gives a tree of `group` names, for learning rates per group."""
   return jax.tree_util.tree_map_with_path(lambda p, _: group(p), params)
 
 
 def decay_mask(params: Any) -> Any:
-  """Weight decay shrinks matrices only: no embedding, scale or bias."""
+  """Says what weight decay shrinks: matrices, no embedding, scale or bias."""
   return jax.tree_util.tree_map_with_path(
       lambda path, _: group(path) in ('matrix', 'head'), params
   )
 
 
 def muon_dimension_numbers(params: Any) -> Any:
-  """Which axes of a kernel form a matrix; None leaves it to AdamW.
+  """Says which axes of a kernel form a matrix; None leaves it to AdamW.
 
   In blocks, axis 0 is the stack of layers: query, key and value maps
   [N, D, H, K] are one matrix D x (H K) per layer, the output map [N, H, K, D]

@@ -72,9 +72,9 @@ class ReconstructionConfig:
 
 
 def unroll_index(length: int, width: int) -> np.ndarray:
-  """Features in the window of each position, int [L, D // 2]: (t + j) mod D.
+  """Gives the features in the window of each position: (t + j) mod D.
 
-  Windows differ while L <= D.
+  The index is int [L, D // 2]; windows differ while L <= D.
 
   >>> unroll_index(3, 4).tolist()
   [[0, 1], [1, 2], [2, 3]]
@@ -103,7 +103,7 @@ class Inject(nn.Module):
 
 
 def partitioned_init(rng: jax.Array, cfg: ReconstructionConfig) -> Any:
-  """Parameters whose leaves still carry their logical axis names."""
+  """Makes parameters whose leaves still carry their logical axis names."""
   inject_rng, decoder_rng = jax.random.split(rng)
   params = dict(decoder.partitioned_init(decoder_rng, cfg.decoder))
   tables = params.pop('embed')
@@ -115,7 +115,7 @@ def partitioned_init(rng: jax.Array, cfg: ReconstructionConfig) -> Any:
 
 
 def init(rng: jax.Array, cfg: ReconstructionConfig) -> Any:
-  """Fresh parameters.
+  """Makes fresh parameters.
 
   Example:
     >>> stack = model_config.llama(8, num_layers=1, width=16, num_heads=2)
@@ -130,12 +130,7 @@ def init(rng: jax.Array, cfg: ReconstructionConfig) -> Any:
 def apply(
     params: Any, e_BxE: jax.Array, cfg: ReconstructionConfig
 ) -> jax.Array:
-  """Logits of the tokens that a vector stands for.
-
-  Args:
-    params: from `init`.
-    e_BxE: float [B, E].
-    cfg: the model.
+  """Computes the logits of the tokens that vectors [B, E] stand for.
 
   Returns:
     float32 [B, L, V]; logits[:, t] are those of token t.

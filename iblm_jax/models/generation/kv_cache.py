@@ -26,7 +26,7 @@ class Cache(NamedTuple):
 def init_cache(
     cfg: model_config.DecoderConfig, batch_size: int, size: int
 ) -> Cache:
-  """An empty cache for `size` tokens in each of `batch_size` rows.
+  """Makes an empty cache for `size` tokens in each of `batch_size` rows.
 
   Raises:
     ValueError: The model is a mixer, which has no keys and values to keep.
@@ -47,7 +47,7 @@ def init_cache(
 
 
 def layers_apart(params: Any) -> Any:
-  """A decoder's parameters for many tokens: the blocks as a list of layers.
+  """Cuts a decoder's blocks into a list of layers, for many tokens.
 
   Everything here takes either form. A loop over tokens would cut the layers
   from their stack, a copy of them all, for every token.
@@ -88,9 +88,6 @@ def prefill(
   batch, length, _ = x_BxTxD.shape
   if length > size:
     raise ValueError(f'size must be at least {length} inputs, got {size}.')
-  implementation = attention.resolve(
-      cfg.attention, jax.default_backend(), cfg.compute_dtype
-  )
   segment_ids = None
   if visible_T is not None:
     segment_ids = jnp.broadcast_to(
@@ -98,16 +95,8 @@ def prefill(
     )
   heads_first = attention.heads_first
 
-  def attend(q, k, v):
-    mixed = attention.causal_attention(
-        q,
-        k,
-        v,
-        segment_ids_BxL=segment_ids,
-        window=cfg.window,
-        implementation=implementation,
-    )
-    return mixed, (heads_first(k), heads_first(v))
+  mix = attention.of_config(cfg, segment_ids)
+  attend = lambda q, k, v: (mix(q, k, v), (heads_first(k), heads_first(v)))
 
   if positions_T is None:
     positions_T = jnp.arange(length)

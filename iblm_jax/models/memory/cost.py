@@ -1,4 +1,4 @@
-"""What memories save, by formula: arithmetic, and what is held of the past.
+"""Costs of memories by formula: arithmetic, and bytes held of the past.
 
 Blocks alone are counted, as in `flops`; embeddings and heads are the same
 whatever the past is kept as. (arXiv 2602.13466.)
@@ -17,9 +17,9 @@ class Cost(NamedTuple):
   """FLOPs of a forward pass.
 
   Attributes:
-    encoder: of making memories.
-    decoder: of windows of slots and tokens.
-    full_context: of the decoder over the whole row instead.
+    encoder: Making memories.
+    decoder: Reading windows of slots and tokens.
+    full_context: Reading the whole row with the decoder instead.
   """
 
   encoder: float
@@ -28,20 +28,20 @@ class Cost(NamedTuple):
 
   @property
   def ratio(self) -> float:
-    """Of both to the full context."""
+    """FLOPs of both divided by those of the full context."""
     return (self.encoder + self.decoder) / self.full_context
 
 
 def forward_flops(
     cfg: memory_config.MemoryConfig, mode: str, *, cached: bool = False
 ) -> Cost:
-  """FLOPs of one row, beside those of a decoder that sees all of it.
+  """Counts one row, beside a decoder that sees all of it.
 
   Args:
-    cfg: the model, of kind 'parallel' or 'none'.
+    cfg: The model, of kind 'parallel' or 'none'.
     mode: 'train' (all windows of a row), 'prefill' (the last chunk of a row as
       a prompt) or 'decode' (the last token of a row).
-    cached: whether memories of past chunks are there already. If not, they are
+    cached: Whether memories of past chunks are there already. If not, they are
       made: in 'train' and 'prefill' of all chunks but the last, in 'decode' of
       one, the cost of which its tokens share.
 
@@ -50,7 +50,7 @@ def forward_flops(
     spares nothing. A mixer keeps nothing, so a token costs it a window or row.
 
   Raises:
-    ValueError: for another mode or kind.
+    ValueError: The mode or the kind is another.
 
   Example:
     >>> part = lambda width: model_config.llama(
@@ -87,20 +87,20 @@ def cache_bytes(
     batch_size: int,
     length: int | None = None,
 ) -> int:
-  """Bytes that decoding holds of what was read.
+  """Counts the bytes that decoding holds of what was read.
 
   Args:
-    cfg: of a decoder: keys and values of every token; or of a memory model of
-      kind 'parallel' or 'none': those of a window, the memories, and the tokens
-      of a chunk (int32).
-    batch_size: rows.
-    length: tokens of a row of a decoder; None for a memory model.
+    cfg: A decoder, which holds keys and values of every token, or a memory
+      model of kind 'parallel' or 'none', which holds those of a window, the
+      memories, and the tokens of a chunk (int32).
+    batch_size: Number of rows.
+    length: Tokens of a row of a decoder; None for a memory model.
 
   Returns:
     Bytes, in the compute dtype.
 
   Raises:
-    ValueError: for another kind, or a decoder without a length.
+    ValueError: The kind is another, or a decoder has no length.
 
   Example:
     >>> cfg = model_config.DecoderConfig(8, num_layers=2, width=16)

@@ -88,9 +88,8 @@ def apply(
 
   Example:
     >>> from iblm_jax.models import config as model_config
-    >>> part = model_config.llama(8, num_layers=1, width=16, num_heads=2)
-    >>> tied = dataclasses.replace(part, tie_embeddings=True)
-    >>> cfg = MemoryConfig(tied, part, num_chunks=3, chunk_length=4)
+    >>> part = model_config.llama(8, width=16, tie_embeddings=True)
+    >>> cfg = MemoryConfig(part, part, num_chunks=3, chunk_length=4)
     >>> tokens_BxT = jnp.zeros([2, 12], jnp.int32)
     >>> run = lambda key: apply(init(key, cfg), tokens_BxT, cfg).logits_BxLxV
     >>> jax.eval_shape(run, jax.random.key(0)).shape

@@ -4,11 +4,14 @@ All paths compute the same thing: softmax over the keys that lie at or before
 the query, within the window, in the same segment.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from iblm_jax.models import config as model_config
 from iblm_jax.models.nn import splash
 
 # Query rows per block of the CPU path: half the work of the full square, and
@@ -28,12 +31,26 @@ def resolve(implementation: str, platform: str, dtype: jnp.dtype) -> str:
   return 'cudnn' if fused else 'xla'
 
 
+def of_config(
+    cfg: model_config.DecoderConfig, segment_ids_BxL: jax.Array | None
+) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+  """Gives `causal_attention` as a model's options have it on this backend."""
+  return functools.partial(
+      causal_attention,
+      segment_ids_BxL=segment_ids_BxL,
+      window=cfg.window,
+      implementation=resolve(
+          cfg.attention, jax.default_backend(), cfg.compute_dtype
+      ),
+  )
+
+
 def allowed(
     query_positions: jax.Array,
     key_positions: jax.Array,
     window: int | None,
 ) -> jax.Array:
-  """Which keys a query may see by order alone: bool [..., queries, keys]."""
+  """Says which keys a query may see by order: bool [..., queries, keys]."""
   distance = query_positions[..., :, None] - key_positions[..., None, :]
   mask = distance >= 0
   return mask if window is None else mask & (distance < window)
@@ -48,14 +65,14 @@ def causal_attention(
     window: int | None = None,
     implementation: str = 'xla',
 ) -> jax.Array:
-  """Causal self-attention, optionally windowed and within documents.
+  """Computes causal self-attention, within a window and documents if asked.
 
   Args:
-    q_BxLxHxK: queries [B, L, H, K], K the head width.
-    k_BxLxHxK: keys, the same shape.
-    v_BxLxHxK: values, the same shape.
+    q_BxLxHxK: Queries [B, L, H, K], K the head width.
+    k_BxLxHxK: Keys, of the same shape.
+    v_BxLxHxK: Values, of the same shape.
     segment_ids_BxL: int [B, L], the document of each token; None for one.
-    window: tokens a query may look back to, itself included; None for all.
+    window: Tokens a query may look back to, itself included; None for all.
     implementation: 'xla', 'blocked' (for CPUs), 'cudnn' (for GPUs; rows of an
       odd number of tokens that have documents take 'xla') or 'splash' (for
       TPUs; rows that are no multiple of 128 tokens take 'xla').
@@ -64,7 +81,7 @@ def causal_attention(
     [B, L, H, K] in the dtype of the values; the softmax is in float32.
 
   Raises:
-    ValueError: for an unknown implementation.
+    ValueError: The implementation is unknown.
 
   Example:
     >>> x = jnp.ones([1, 3, 2, 4])
@@ -111,13 +128,9 @@ def masked_attention(
     v_BxHxSxK: jax.Array,
     mask_BxTxS: jax.Array,
 ) -> jax.Array:
-  """Attention of T queries over S keys under an explicit mask.
+  """Computes attention of T queries over S keys under an explicit mask.
 
-  Args:
-    q_BxHxTxK: queries.
-    k_BxHxSxK: keys.
-    v_BxHxSxK: values.
-    mask_BxTxS: bool, broadcastable; every query needs at least one key.
+  `mask_BxTxS` is bool and broadcastable; every query needs at least one key.
 
   Returns:
     [B, H, T, K] in the dtype of the values.
@@ -145,7 +158,7 @@ def masked_attention(
 
 
 def heads_first(x_BxLxHxK: jax.Array) -> jax.Array:
-  """[B, L, H, K] to [B, H, L, K], and back."""
+  """Turns [B, L, H, K] into [B, H, L, K], and back."""
   return x_BxLxHxK.swapaxes(1, 2)
 
 

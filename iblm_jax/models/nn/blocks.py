@@ -16,7 +16,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 def rotary_angles(positions_BxL: jax.Array, head_width: int, base: float):
-  """Cosine and sine, float32 [B, L, 1, K/2], of the rotation per position."""
+  """Gives cosine and sine, float32 [B, L, 1, K/2], of every position."""
   half = head_width // 2
   frequency_K = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
   angle_BxLxK = (
@@ -26,7 +26,7 @@ def rotary_angles(positions_BxL: jax.Array, head_width: int, base: float):
 
 
 def rotate(x_BxLxHxK: jax.Array, angles) -> jax.Array:
-  """Rotary position embedding (arXiv 2104.09864), halves convention."""
+  """Applies rotary positions (arXiv 2104.09864), halves convention."""
   cos, sin = angles
   x1, x2 = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
   rotated = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)

@@ -20,12 +20,12 @@ POSITIONS = ('last_valid', 'last', 'penultimate')
 def gather(
     h_BxLxE: jax.Array, mask_BxL: jax.Array | None, position: str
 ) -> jax.Array:
-  """The hidden vector of one position of every row.
+  """Takes the hidden vector of one position of every row.
 
   Args:
-    h_BxLxE: hidden vectors.
-    mask_BxL: bool, tokens that are there; None for all.
-    position: 'last_valid' (the last token that is there), 'penultimate' (the
+    h_BxLxE: Hidden vectors.
+    mask_BxL: bool, the valid tokens; None for all.
+    position: 'last_valid' (the last valid token), 'penultimate' (the
       valid one before it, where there is one: the last position of a mixer that
       was trained on next tokens may have had none to predict) or 'last'
       (position L - 1, padding or not).
@@ -34,7 +34,7 @@ def gather(
     [B, E]; position 0 of a row without tokens.
 
   Raises:
-    ValueError: for an unknown position.
+    ValueError: The position is unknown.
 
   Example:
     >>> h = jnp.arange(3.0)[None, :, None]
@@ -91,16 +91,15 @@ class Passage:
 
   @property
   def num_numbers(self) -> int:
-    """Numbers that a vector is made of where it is narrowest."""
+    """How many numbers a vector is made of where it is narrowest."""
     return min(self.width_in // self.compression, self.width_out)
 
 
 def narrowed(params: Any, e_BxE: jax.Array) -> jax.Array:
-  """Vectors where they are narrowest on their way, [B, num_numbers].
+  """Computes vectors where they are narrowest on their way.
 
-  Args:
-    params: of `Pass`; none where it does nothing.
-    e_BxE: vectors.
+  `params` are those of `Pass`; empty where it does nothing. The result is
+  [B, num_numbers].
   """
   narrowest = e_BxE
   for name in ('down', 'up', 'bridge'):

@@ -18,13 +18,13 @@ def call(module: nn.Module, params: Any, *args: Any) -> Any:
 
 
 def annotated(init, axes: tuple[str | None, ...]) -> Any:
-  """An initialiser whose parameter carries logical axis names."""
+  """Makes an initialiser whose parameter carries logical axis names."""
   return nn.with_logical_partitioning(init, axes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gathered(weight: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-  """A weight as it is multiplied: whole along 'embed', split along the rest.
+  """Gathers a weight as it is multiplied: whole along 'embed' alone.
 
   Parameters are stored split along 'embed' (by the default rules over `fsdp`).
   Said here, once a layer and in the compute dtype, the partitioner neither
@@ -32,12 +32,7 @@ def gathered(weight: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
   straight back to the stored split, so that it is reduced and scattered, not
   summed whole on every device.
 
-  Args:
-    weight: of one layer.
-    axes: logical names of its axes, as it is stored.
-
-  Returns:
-    The same numbers.
+  `axes` are the logical names of the axes of the stored weight.
   """
   whole = tuple('residual' if axis == 'embed' else axis for axis in axes)
   return nn.with_logical_constraint(weight, whole)
@@ -55,7 +50,7 @@ gathered.defvjp(_gathered_fwd, _gathered_bwd)
 
 
 def kernel_init(scale: float, in_axis: Sequence[int], out_axis: Sequence[int]):
-  """Normal with variance scale / fan-in; zeros for scale 0."""
+  """Makes a normal initialiser of variance scale / fan-in; zeros for 0."""
   if scale == 0.0:
     return nn.initializers.zeros_init()
   return nn.initializers.variance_scaling(
@@ -64,7 +59,7 @@ def kernel_init(scale: float, in_axis: Sequence[int], out_axis: Sequence[int]):
 
 
 def output_scale(cfg: model_config.DecoderConfig) -> float:
-  """Variance of maps into the residual stream: 2 N of them add up."""
+  """Gives the variance of maps into the stream: 2 N of them add up."""
   return 0.0 if cfg.zero_init_outputs else 1.0 / (2 * cfg.num_layers)
 
 

@@ -19,7 +19,9 @@ from iblm_jax.models.nn import layers
 def mix(
     weights_FxTxK: jax.Array, bias_F: jax.Array, x_BxTxD: jax.Array
 ) -> jax.Array:
-  """y[b, f, d] = bias[f] + sum over t, k of W[f, t, k] x[b, t, d + k - left].
+  """Mixes positions and neighbouring features.
+
+  y[b, f, d] = bias[f] + sum over t, k of W[f, t, k] x[b, t, d + k - left].
 
   Args:
     weights_FxTxK: float [F, T, K], masked by the caller. left is (K - 1) // 2;
@@ -57,7 +59,7 @@ def mix(
 
 
 def causal_mask(length: int, expansion: int = 1) -> jax.Array:
-  """Which positions each hidden position may see: bool [length E, length].
+  """Says which positions a hidden position sees: bool [length E, length].
 
   >>> causal_mask(2).tolist()
   [[True, False], [True, True]]

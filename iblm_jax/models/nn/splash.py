@@ -25,21 +25,12 @@ def causal_attention(
     window: int | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-  """Causal self-attention, see `attention.causal_attention`.
+  """Computes what `attention.causal_attention` does, of L a multiple of `TILE`.
 
-  Args:
-    q_BxLxHxK: queries; L is a multiple of `TILE`.
-    k_BxLxHxK: keys.
-    v_BxLxHxK: values.
-    segment_ids_BxL: int, the document of each token.
-    window: tokens a query may look back to, itself included; None for all.
-    interpret: run the kernel without a TPU, slowly, for tests.
-
-  Returns:
-    [B, L, H, K] in the dtype of the values.
+  `interpret` runs the kernel without a TPU, slowly, for tests.
 
   Raises:
-    ValueError: if L is no multiple of `TILE`.
+    ValueError: L is no multiple of `TILE`.
 
   References:
     FlashAttention, arXiv 2205.14135; the kernel is

@@ -48,20 +48,8 @@ def run(
     ValueError: `collect` is unknown.
   """
   outputs.check_collect(collect)
-  implementation = attention.resolve(
-      cfg.attention, jax.default_backend(), cfg.compute_dtype
-  )
-
-  def attend(q, k, v):
-    mixed = attention.causal_attention(
-        q,
-        k,
-        v,
-        segment_ids_BxL=segment_ids if cfg.document_mask else None,
-        window=cfg.window,
-        implementation=implementation,
-    )
-    return mixed, None
+  mix = attention.of_config(cfg, segment_ids if cfg.document_mask else None)
+  attend = lambda q, k, v: (mix(q, k, v), None)
 
   def measure(x_BxLxD):
     return outputs.measure(
@@ -83,7 +71,7 @@ def run(
 
 
 def default_positions(x_BxL: jax.Array) -> jax.Array:
-  """0 .. L - 1 in every row, int32 [B, L]."""
+  """Gives 0 .. L - 1 in every row, int32 [B, L]."""
   shape = x_BxL.shape[:2]
   return jnp.broadcast_to(jnp.arange(shape[1])[None], shape)
 
@@ -202,7 +190,7 @@ def _is_list(x):
 
 
 def angles(positions_BxL: jax.Array, cfg: model_config.DecoderConfig):
-  """Cosine and sine of the rotary embedding; None for other positions."""
+  """Gives cosine and sine of the rotary embedding, None for others."""
   if cfg.positions != 'rotary':
     return None
   return blocks.rotary_angles(positions_BxL, cfg.head_width, cfg.rotary_base)

@@ -13,10 +13,10 @@ class GPT2(NamedTuple):
   """A model from a file.
 
   Attributes:
-    name: of its folder, or of a file that is named otherwise than usual.
-    model: its options.
-    params: its parameters.
-    tokenizer: whose ids the model takes.
+    name: Name of its folder, or of a file that is named otherwise than usual.
+    model: Its options.
+    params: Its parameters.
+    tokenizer: Gives the ids that the model takes.
   """
 
   name: str
@@ -29,15 +29,12 @@ def load(path: epath.Path, tokenizer: str | None) -> GPT2:
   """Reads weights and tokenizer.
 
   Args:
-    path: a `.safetensors` file, or a folder with `model.safetensors`.
-    tokenizer: see `tokenizers.load_tokenizer`; None takes the `tokenizer.json`
+    path: A `.safetensors` file, or a folder with `model.safetensors`.
+    tokenizer: See `tokenizers.load_tokenizer`; None takes the `tokenizer.json`
       beside the weights.
 
-  Returns:
-    The model.
-
   Raises:
-    ValueError: for files that are missing or no GPT-2, or more ids than the
+    ValueError: Files are missing or no GPT-2, or there are more ids than the
       model takes.
   """
   model, params = gpt2_weights.load_gpt2(path)
@@ -59,7 +56,7 @@ def load(path: epath.Path, tokenizer: str | None) -> GPT2:
 def check_ids(
     tokenizer: tokenizers.Tokenizer, model: decoder.DecoderConfig
 ) -> None:
-  """ValueError for a tokenizer of more ids than a model takes."""
+  """Raises ValueError for a tokenizer of more ids than a model takes."""
   if tokenizer.vocab_size > model.vocab_size:
     raise ValueError(
         f'the tokenizer has {tokenizer.vocab_size} ids, the model takes'

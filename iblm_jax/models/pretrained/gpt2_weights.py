@@ -44,7 +44,7 @@ def load_gpt2(
   """Reads GPT-2 from a local safetensors file.
 
   Args:
-    path: of the file, or of a folder with a `model.safetensors`. Sizes come
+    path: The file, or a folder with a `model.safetensors`. Sizes come
       from the arrays; heads, the norm's epsilon and what must not differ come
       from a `config.json` beside it, or are those of GPT-2 (heads of 64).
 
@@ -53,7 +53,7 @@ def load_gpt2(
     that `decoder.init` gives.
 
   Raises:
-    ValueError: if a file is missing, is no safetensors, holds another
+    ValueError: A file is missing, is no safetensors or holds another
       architecture, or the package safetensors is not installed.
   """
   path = epath.Path(path)
@@ -76,19 +76,19 @@ def load_gpt2(
 def convert_gpt2(
     tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
 ) -> tuple[model_config.DecoderConfig, decoder.Params]:
-  """Arrays under their published names to config and parameters.
+  """Converts arrays under their published names to config and parameters.
 
   Args:
-    tensors: with or without the prefix `transformer.`; linear maps are [in,
+    tensors: With or without the prefix `transformer.`; linear maps are [in,
       out], queries, keys and values in one.
-    settings: of `config.json`; may be empty.
+    settings: From `config.json`; may be empty.
 
   Returns:
     As `load_gpt2`.
 
   Raises:
-    ValueError: for a name that is missing or unknown, a shape that does not
-      fit, or a setting under which the architecture is another one.
+    ValueError: A name is missing or unknown, a shape does not fit, or under a
+      setting the architecture is another one.
   """
   named = {
       name.removeprefix(_PREFIX): array
@@ -115,11 +115,8 @@ def convert_gpt2(
         'bias': stack('attn.c_attn.bias', lambda a: a[columns].reshape(h, k)),
     }
 
-  norm = lambda name: {
-      'scale': stack(f'{name}.weight'), 'bias': stack(f'{name}.bias')
-  }
-  linear = lambda name: {
-      'kernel': stack(f'{name}.weight'), 'bias': stack(f'{name}.bias')
+  pair = lambda name, weight: {
+      weight: stack(f'{name}.weight'), 'bias': stack(f'{name}.bias')
   }
   head: dict[str, Any] = {
       'norm': {'scale': float32('ln_f.weight'), 'bias': float32('ln_f.bias')}
@@ -131,7 +128,7 @@ def convert_gpt2(
           'tokens': float32('wte.weight'), 'positions': float32('wpe.weight')
       },
       'blocks': {
-          'attention_norm': norm('ln_1'),
+          'attention_norm': pair('ln_1', 'scale'),
           'attention': {
               'query': part(0),
               'key': part(1),
@@ -143,8 +140,11 @@ def convert_gpt2(
                   'bias': stack('attn.c_proj.bias'),
               },
           },
-          'mlp_norm': norm('ln_2'),
-          'mlp': {'up': linear('mlp.c_fc'), 'down': linear('mlp.c_proj')},
+          'mlp_norm': pair('ln_2', 'scale'),
+          'mlp': {
+              'up': pair('mlp.c_fc', 'kernel'),
+              'down': pair('mlp.c_proj', 'kernel'),
+          },
       },
       'head': head,
   }
