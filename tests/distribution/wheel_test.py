@@ -115,6 +115,16 @@ def test_launchers_are_installed(scripts, tmp_path):
   }
 
 
+@pytest.mark.parametrize('name', [
+    'certify_a_vector', 'gapt_linen', 'gapt_nnx', 'train_your_own',
+])
+def test_short_scripts(scripts, tmp_path, name):
+  script = tmp_path / f'{name}.py'
+  script.write_text((ROOT / 'examples' / script.name).read_text())
+  done = execute(scripts / 'python', script, cwd=tmp_path)
+  assert 'cross' in done.stdout or 'CERTIFIED' in done.stdout
+
+
 def test_sdist_has_what_the_readme_refers_to(built):
   path, = built.glob('*.tar.gz')
   with tarfile.open(path) as archive:
