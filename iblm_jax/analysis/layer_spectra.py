@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from iblm_jax.analysis import profiles
-from iblm_jax.analysis import subject as spectrum_subject
+from iblm_jax.analysis import subject as subject_lib
 from iblm_jax.information import entropy, gram, profile, spectrum
 from iblm_jax.training import progress
 
@@ -33,7 +33,7 @@ def patch_sizes(length: int, base: int) -> tuple[int, ...]:
 
 
 def measure(
-    subject: spectrum_subject.Subject,
+    subject: subject_lib.Subject,
     sizes: tuple[int, ...],
     keep_in: epath.Path,
     report: Callable[[str], None],

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.analysis import statistics
 from iblm_jax.training import summary
 
@@ -81,25 +82,28 @@ def write(
       'tables': _to_json(tables),
   }
   _check(tree)
-  path = epath.Path(path)
-  draft = path.parent / f'{path.name}.tmp'
-  draft.write_text(_text(tree))
-  draft.replace(path)
+  files.write_text(path, _text(tree))
   return tree
+
+
+def table(
+    methods: Sequence[str], columns: Sequence[Sequence[Any]], **options: Any
+) -> dict[str, Any]:
+  """A table for the page, of means unless `paired`; see `write`."""
+  return {
+      'methods': list(methods),
+      'columns': [list(column) for column in columns],
+      'paired': False,
+      **options,
+  }
 
 
 def read(path: epath.PathLike) -> dict[str, Any]:
   """Reads what `write` wrote.
 
-  Args:
-    path: of the file.
-
-  Returns:
-    The tree.
-
   Raises:
-    ValueError: if the file holds something else, naming it and what is wrong.
-    OSError: if there is no such file.
+    ValueError: The file holds something else; the message says what is wrong.
+    OSError: There is no such file.
   """
   text = epath.Path(path).read_text()
   try:
@@ -115,30 +119,22 @@ def summarise(
 ) -> dict[str, dict[str, dict[str, Any]]]:
   """Mean and 95 % interval of every metric of every method.
 
-  Args:
-    rows: each with 'method', 'seed' and metrics.
-
   Returns:
     {method: {metric: {'mean', 'ci95': [low, high], 'n'}}}; n counts the rows
     that have the metric, ci95 holds None where n = 1. Rounded as in the file.
 
   Raises:
-    ValueError: if a row has no method or seed, or both twice.
+    ValueError: A row has no method or seed, or both twice.
   """
   _check_rows(rows)
   found = {}
   for method in _methods(rows):
     found[method] = {}
     for metric in _metrics(rows):
-      values = [
-          row[metric]
-          for row in rows
-          if row['method'] == method and _is_number(row.get(metric))
-      ]
+      values = list(_by_seed(rows, method, metric).values())
       if values:
-        found[method][metric] = _entry(statistics.mean_ci(values)) | {
-            'n': len(values)
-        }
+        entry = _entry(statistics.mean_ci(values))
+        found[method][metric] = entry | {'n': len(values)}
   return found
 
 
@@ -146,10 +142,6 @@ def compare(
     rows: Sequence[Mapping[str, Any]], baseline: str | None
 ) -> dict[str, Any]:
   """Differences of every method to the baseline on the same seeds.
-
-  Args:
-    rows: each with 'method', 'seed' and metrics.
-    baseline: name of a method; None for no comparison.
 
   Returns:
     {'baseline': name, method: {metric: {'mean', 'ci95', 'n', 'relative':
@@ -166,21 +158,14 @@ def compare(
     return comparison
   if baseline not in methods:
     raise ValueError(f'baseline must be one of {methods}, got {baseline!r}.')
-  seeds = {
-      (metric, method): {
-          row['seed']
-          for row in rows
-          if row['method'] == method and _is_number(row.get(metric))
-      }
-      for metric in _metrics(rows)
-      for method in methods
-  }
   for method in methods:
     if method == baseline:
       continue
     comparison[method] = {}
     for metric in _metrics(rows):
-      common = seeds[metric, method] & seeds[metric, baseline]
+      common = _by_seed(rows, method, metric).keys() & _by_seed(
+          rows, baseline, metric
+      )
       if not common:
         continue
       chosen = (rows, metric, method, baseline)
@@ -190,6 +175,14 @@ def compare(
           'relative': _entry(statistics.relative_ci(*chosen)),
       }
   return comparison
+
+
+def _by_seed(rows, method: str, metric: str) -> dict[int, float]:
+  return {
+      row['seed']: row[metric]
+      for row in rows
+      if row['method'] == method and _is_number(row.get(metric))
+  }
 
 
 def _text(tree: Mapping[str, Any]) -> str:

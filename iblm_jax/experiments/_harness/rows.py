@@ -5,8 +5,8 @@ from typing import Any
 
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.analysis import profiles
-from iblm_jax.experiments._harness import workdirs
 from iblm_jax.training import metrics
 
 # Steps whose mean is the training loss that is reported.
@@ -69,5 +69,5 @@ def make_row(
   }
   row |= profiles.profile_row(params, cfg, select, max_batches)
   row['wall_seconds'] = summary['wall_seconds']
-  workdirs.write_json(held, row)
+  files.write_json(held, row, indent=None)
   return {'method': method, 'seed': seed} | row

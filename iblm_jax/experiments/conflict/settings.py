@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from iblm_jax.experiments.conflict import models as conflict_models
-from iblm_jax.experiments.conflict import training as conflict_training
+from iblm_jax.experiments.conflict import models, training
 from iblm_jax.information import entropy
 from iblm_jax.models import decoder as decoder_lib
 from iblm_jax.objectives import iblm
@@ -13,7 +12,7 @@ from iblm_jax.optim import gate as gate_lib
 
 MODELS = ('mlp', 'transformer')
 PROTOCOLS = ('spec', 'public')
-Method = conflict_training.Method
+Method = training.Method
 
 _EMA = gate_lib.GateConfig(ema=0.98)
 _CE = Method(iblm.ObjectiveConfig(method='ce'))
@@ -58,11 +57,11 @@ class Settings:
   decoder: decoder_lib.DecoderConfig | None = None
   quick_compile: bool = False
 
-  def make_model(self) -> conflict_models.Model:
+  def make_model(self) -> models.Model:
     """The network and its tasks."""
     if self.decoder is None:
-      return conflict_models.network_model(**self.sizes)
-    return conflict_models.transformer_model(self.decoder, **self.sizes)
+      return models.network_model(**self.sizes)
+    return models.transformer_model(self.decoder, **self.sizes)
 
   def to_json(self) -> dict[str, Any]:
     """A JSON tree of all options."""

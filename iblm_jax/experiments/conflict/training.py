@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from iblm_jax.experiments.conflict import models as conflict_models
-from iblm_jax.experiments.conflict import tasks as conflict_tasks
+from iblm_jax.experiments.conflict import models
+from iblm_jax.experiments.conflict import tasks as tasks_lib
 from iblm_jax.information import entropy as entropy_lib
 from iblm_jax.objectives import iblm
 from iblm_jax.optim import gate as gate_lib
@@ -52,10 +52,10 @@ def init(params: Any, learning_rate: float) -> State:
 
 def train(
     state: State,
-    points: conflict_tasks.Points,
+    points: tasks_lib.Points,
     order_KxMxB: jax.Array,
     *,
-    model: conflict_models.Model,
+    model: models.Model,
     method: Method,
     learning_rate: float,
 ) -> State:

@@ -4,12 +4,12 @@ import os
 
 from whereabouts import Where
 
-from iblm_jax.experiments._harness import processes as side_by_side
+from iblm_jax.experiments._harness import jobs
 
 
 def test_a_core_for_each_process():
   cores = sorted(os.sched_getaffinity(0))[:2]
-  made = dict(side_by_side.each(range(6), Where, 10, len(cores)))
+  made = dict(jobs.each(range(6), Where, 10, len(cores)))
   assert {job: value for job, (_, _, value) in made.items()} == {
       job: job + 10 for job in range(6)
   }
@@ -21,5 +21,5 @@ def test_a_core_for_each_process():
 
 
 def test_one_process_is_this_one():
-  ((job, (_, pid, value)),) = side_by_side.each([1], Where, 10, 1)
+  ((job, (_, pid, value)),) = jobs.each([1], Where, 10, 1)
   assert (job, pid, value) == (1, os.getpid(), 11)
