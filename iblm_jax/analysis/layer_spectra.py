@@ -41,10 +41,8 @@ def measure(
   """Means over all windows that a subject's batches hold.
 
   Args:
-    subject: what to look at.
-    sizes: of windows, tokens.
+    sizes: Of windows, tokens.
     keep_in: `.npz` file of the sums so far; a later start goes on from it.
-    report: takes lines of progress.
 
   Returns:
     Float64 arrays, C = 2 for RAW and CENTERED, K = min(size, D):

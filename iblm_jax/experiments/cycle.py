@@ -160,10 +160,6 @@ def statistics_of(
 ) -> dict[str, float]:
   """Cycle statistics of a run's series, and what noise would give.
 
-  Args:
-    measured: from `read_series`, with halves and the norm's control.
-    key: of the surrogates.
-
   Returns:
     By name: cycle statistics of the cosine, also after moving averages
     (`smooth_25/...`) and by layer (`layer_00/...`); `period`, `period_share`

@@ -129,7 +129,6 @@ def sweep(weight_decay: float, cross_entropy: float) -> dict[str, Setting]:
   """What --sweep tries: one thing at a time, and three Pareto families.
 
   Args:
-    weight_decay: Of the tuned baseline, which all start from.
     cross_entropy: That it reaches on training batches, nats: the dual method's
       targets are multiples of it.
   """

@@ -10,7 +10,6 @@ model is one for CPUs (0.8 M parameters); `--full` is the paper's, 124 M
 parameters and 115 M tokens, for a GPU or a TPU.
 """
 
-import dataclasses
 import json
 import statistics as python_statistics
 import time
@@ -22,12 +21,11 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from iblm_jax import cli, files
+from iblm_jax import cli, config_files, files
 from iblm_jax.data import prepare as prepare_lib
 from iblm_jax.data.text import tokenising
 from iblm_jax.experiments import multiplication
 from iblm_jax.experiments._harness import program, results, variants
-from iblm_jax.models import config as model_config
 from iblm_jax.reports import experiment_figures
 from iblm_jax.training import loop, metrics
 from iblm_jax.training.scale import mesh as mesh_lib
@@ -56,35 +54,14 @@ BASE = variants.change(
         'train.checkpoint_every': 300,
     },
 )
-# The paper's model, optimizer and number of tokens; as configs/fineweb.py.
+_SMALL = config_files.load('fineweb', 'small_ce').to_dict()
+# The paper's model, optimizer and number of tokens.
 _FULL = {
-    'model': {
-        **dataclasses.asdict(
-            model_config.modded_gpt('small', window=1792, remat='dots')
-        ),
-        'entropy': {'alpha': 2.0, 'patch_size': 8},
-    },
+    'model': _SMALL['model'],
     'data.batch_size': 32,
-    'optimizer': {
-        'name': 'muon',
-        'b1': 0.8,
-        'b2': 0.95,
-        'weight_decay': 0.0,
-        'clip_norm': None,
-        'momentum': 0.95,
-        'momentum_start': 0.85,
-        'momentum_warmup_steps': 300,
-        'group_peaks': {'head': 0.008, 'embedding': 0.6, 'scalar': 0.04},
-        'schedule': {
-            'name': 'wsd',
-            'peak': 0.05,
-            'warmup_steps': 0,
-            'cooldown_fraction': 0.4,
-            'final_fraction': 0.1,
-        },
-    },
-    'train.num_steps': 1750,
-    'train.eval_every': 125,
+    'optimizer': _SMALL['optimizer'],
+    'train.num_steps': _SMALL['train']['num_steps'],
+    'train.eval_every': _SMALL['train']['eval_every'],
     'train.checkpoint_every': 250,
 }
 _SMOKE = {

@@ -47,10 +47,8 @@ def each(
   """Runs every job and yields it with its result, as they end.
 
   Args:
-    jobs: Picklable.
     make_work: Called once in each process with `options`, before the first
       job; importable.
-    options: Picklable.
     processes: How many; with one, the jobs run in this process.
 
   Raises:
@@ -79,19 +77,8 @@ def make_rows(
   """Makes what is left of some runs, each of which is kept with its row.
 
   Args:
-    runs: Picklable.
     make: From a run, its folder and a taker of lines, which go to its log, to
       its row; importable. It trains where that is left to do.
-    folder: The folder of all runs, which hold them or nothing.
-    key: Gives the method and the seed of a run.
-    say: Says the result of a row.
-    noun: What runs are called.
-    report: Takes what a person wants to read, a line at a time.
-    processes: Runs that are made side by side, a core each.
-    depth: How many other runs must end before a run.
-
-  Returns:
-    The rows of all runs, in their order.
   """
   path = lambda run: folder / variants.run_name(*key(run)) / 'row.json'
   left = [run for run in runs if not path(run).exists()]
@@ -134,12 +121,10 @@ def train(
   """Trains all runs to their ends; resumes them, skips those that are done.
 
   Args:
-    runs: By the name of their folder.
     folder: The folder of all runs; see `check`.
     side_by_side: One process and one core for each, as many as there are cores;
       by default on a CPU with more than one run left. Otherwise one after the
       other, in this process, on all devices.
-    report: Takes what a person wants to read, a line at a time.
 
   Raises:
     errors.RunFailed: A run fails; the others were stopped and saved.

@@ -45,7 +45,6 @@ class Experiment(NamedTuple):
   """A question that a program answers.
 
   Attributes:
-    name: Of its module.
     claim: What it tests, in a sentence.
     run: From the values of the flags to results; none where they were there.
     seeds: Number of seeds by default; None for an experiment without the flag.
@@ -78,13 +77,7 @@ def start(experiment: Experiment) -> None:
 def conduct(
     experiment: Experiment, workdir: epath.PathLike, **values: Any
 ) -> None:
-  """Runs an experiment and writes what it found.
-
-  Args:
-    experiment: The experiment.
-    workdir: Its folder.
-    **values: Values of its other flags, by name.
-  """
+  """Runs an experiment and writes what it found."""
   with cli.refusing():  # where figures could not be drawn at the end
     figures.check_matplotlib()
   workdir = epath.Path(workdir)
@@ -126,13 +119,7 @@ def train_methods(
   """Trains every method on every seed and makes the rows of results.
 
   Args:
-    options: Values of the flags.
-    base: The config that methods change.
-    methods: Overrides by name.
-    seeds: Of the runs.
     folder: In the workdir; runs in it that are done are not trained again.
-    select: See `rows.make_row`.
-    max_batches: See `rows.make_row`.
 
   Raises:
     cli.BadUsage: A folder holds another run; nothing was trained.
@@ -161,7 +148,6 @@ def check_settings(settings: Mapping[str, Any], workdir: epath.Path) -> None:
   """Raises ValueError where a workdir holds another experiment.
 
   Args:
-    settings: JSON tree of what the numbers depend on.
     workdir: May be missing; settings.json in it says what it holds.
   """
   path = workdir / 'settings.json'

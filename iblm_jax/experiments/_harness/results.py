@@ -44,28 +44,23 @@ def write(
   """Writes the results of an experiment, whole or not at all.
 
   Args:
-    path: of the file; replaced where it exists.
-    experiment: its name.
-    claim: what it tests, in a sentence.
-    command: that reruns it.
-    settings: JSON tree of what the rows depend on.
-    rows: one per method and seed: 'method' (str), 'seed' (int), and metrics.
+    path: Of the file; replaced where it exists.
+    rows: One per method and seed: 'method' (str), 'seed' (int), and metrics.
       What is no number is kept but not summarised; NaN and infinity are written
       as null. Floats are rounded to 6 significant digits, before anything is
       computed from them, so a reader of the file finds the same means.
-    baseline: method that the others are compared with on the same seeds; None
+    baseline: Method that the others are compared with on the same seeds; None
       if there is none.
-    tables: for the page, by name: 'methods' (list of names), 'columns' (list
+    tables: For the page, by name: 'methods' (list of names), 'columns' (list
       of [metric, label, digits]), 'paired' (bool: differences to the baseline
       instead of means), and, if wanted, 'relative' (bool: of a paired table, in
       percent of the baseline) and 'labels' (method to what the page calls it).
-    wall_seconds: that the experiment took, over all its starts.
 
   Returns:
     The tree as `read` gives it.
 
   Raises:
-    ValueError: if a row has no method or seed, or both twice; if the baseline
+    ValueError: If a row has no method or seed, or both twice; if the baseline
       or a table names a method or a metric that no row has.
   """
   rows = [_to_json(row) for row in rows]
@@ -149,7 +144,7 @@ def compare(
     metric without a common seed is left out. Rounded as in the file.
 
   Raises:
-    ValueError: if no row is of the baseline, or a method is named 'baseline'.
+    ValueError: If no row is of the baseline, or a method is named 'baseline'.
   """
   _check_rows(rows)
   methods = _methods(rows)

@@ -24,13 +24,11 @@ def make_row(
   """Everything that experiments report about a run.
 
   Args:
-    method: name of the method.
-    seed: of the run.
-    run: folder of the run, finished. The row is kept in it, so that it is
+    run: Folder of the run, finished. The row is kept in it, so that it is
       computed once.
-    select: evaluation set whose cross-entropy decides where training should
+    select: Evaluation set whose cross-entropy decides where training should
       have been stopped.
-    max_batches: of that set, on which the layers are profiled; None for all.
+    max_batches: Of that set, on which the layers are profiled; None for all.
 
   Returns:
     'method', 'seed', and numbers: 'SET/cross_entropy' (nats), 'SET/accuracy',

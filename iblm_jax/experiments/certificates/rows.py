@@ -20,10 +20,7 @@ class Run(NamedTuple):
   """One certificate to be made.
 
   Attributes:
-    method: name of the method.
-    seed: of the run.
-    cfg: of run and certificate.
-    score_all: score all units of the training set too, for the bounds that
+    score_all: Score all units of the training set too, for the bounds that
       need them and for the time it takes.
   """
 
@@ -54,9 +51,6 @@ def say(row: Mapping[str, Any]) -> str:
 
 def make_row(tree: Mapping[str, Any]) -> dict[str, Any]:
   """What the experiment reports of a certificate.
-
-  Args:
-    tree: of `pipeline.certify`.
 
   Returns:
     Bits per token: 'bound/KIND' for every kind of bound, and 'unseen/KIND'
@@ -114,10 +108,6 @@ def score_all(
 ) -> dict[str, Any]:
   """Bounds from all units of the training set, and what scoring them takes.
 
-  Args:
-    cfg: of run and certificate.
-    folder: of the certificate.
-
   Returns:
     'all/KIND', see `all_bounds`; 'seconds/all' and 'seconds/sample', of
     scoring with everything compiled.
@@ -158,9 +148,6 @@ def all_bounds(found, *, vocab_size, total_bits, options) -> dict[str, float]:
   """Every bound on the bits per token of one model, from all m units.
 
   Args:
-    found: `DocumentLosses` of all units of the training set.
-    vocab_size: of the smoothing.
-    total_bits: length of the model's code.
     options: `CertificateConfig` with `sample=None`.
 
   Returns:

@@ -18,14 +18,7 @@ _PANELS = (
 
 @figures.styled
 def draw(tree: Mapping[str, Any]) -> Any:
-  """Means with intervals above, differences on the same seeds below.
-
-  Args:
-    tree: of results.
-
-  Returns:
-    A matplotlib figure.
-  """
+  """Means with intervals above, differences on the same seeds below."""
   methods = [
       name for name in tree['summary']
       if not name.startswith(rows_lib.PRETRAINED)

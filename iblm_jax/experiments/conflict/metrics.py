@@ -22,12 +22,6 @@ def measure(
 ) -> dict[str, jax.Array]:
   """Measures one network on the validation points of both groups.
 
-  Args:
-    params: of the network.
-    tasks: of its seed.
-    model: the network.
-    patch_size: of the windows of the entropy.
-
   Returns:
     Float32 scalars: 'loss_trained', 'loss_other' (the model's main loss on the
     group that is fine-tuned on and on the other), 'separation' of the two

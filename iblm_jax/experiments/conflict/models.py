@@ -29,11 +29,7 @@ class Model(NamedTuple):
 
 
 def network_model(**sizes: int) -> Model:
-  """The network with one hidden layer of ReLU, mean absolute error.
-
-  Args:
-    **sizes: of `tasks_lib.network_tasks`.
-  """
+  """The network with one hidden layer of ReLU, mean absolute error."""
 
   def losses(params, x_NxI, y_NxO, measure):
     outputs_NxO, h_NxD = tasks_lib.network(params, x_NxI)
@@ -55,8 +51,7 @@ def transformer_model(
   """A decoder; cross-entropy, and the entropy of all blocks' outputs.
 
   Args:
-    cfg: the decoder; how it measures entropy is replaced by the method's.
-    **sizes: of `tasks_lib.token_tasks`, without the vocabulary.
+    cfg: The decoder; how it measures entropy is replaced by the method's.
   """
   init = jax.jit(
       lambda seed: decoder.init(jax.random.key(seed), cfg),

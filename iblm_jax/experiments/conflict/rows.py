@@ -24,11 +24,7 @@ class Experiment:
   """Settings with their compiled functions."""
 
   def __init__(self, settings: settings_lib.Settings):
-    """Compiles nothing yet.
-
-    Args:
-      settings: of the experiment.
-    """
+    """Compiles nothing yet."""
     self._settings = settings
     self._model = settings.make_model()
     self._measure = training.over_seeds(
@@ -62,9 +58,6 @@ class Experiment:
 
   def __call__(self, seeds: range) -> list[dict[str, Any]]:
     """Pre-trains and fine-tunes networks, and measures them.
-
-    Args:
-      seeds: of one chunk.
 
     Returns:
       A row per seed and method, and one per seed and way of pre-training.
@@ -126,10 +119,7 @@ def run_chunks(
   """Does what is left of an experiment.
 
   Args:
-    settings: of the experiment.
-    folder: of finished chunks, one file each, written whole or not at all.
-    report: takes a line for the person who watches.
-    processes: that chunks are divided among; results do not depend on it.
+    processes: That chunks are divided among; results do not depend on it.
 
   Returns:
     The rows of all seeds, and the seconds that they took over all starts.

@@ -24,21 +24,16 @@ class Settings:
 
   Attributes:
     model: 'mlp' or 'transformer'.
-    sizes: of the tasks.
-    seeds: number of them, 0 .. seeds - 1.
-    chunk: seeds that are trained together. An interrupted experiment goes on
+    chunk: Seeds that are trained together. An interrupted experiment goes on
       after its last whole chunk.
-    pretrain_updates: on the mix of both groups.
-    finetune_updates: on group 0 alone.
-    block: updates in one call; divides both numbers.
-    micro_batches: of an update.
-    batch_size: points of a micro-batch.
-    learning_rate: of Adam.
-    measure_patch: window of the entropies that are reported.
-    pretraining: by name, how networks are pre-trained.
-    methods: by name, how they are fine-tuned.
-    decoder: of the model 'transformer'.
-    quick_compile: train with code that compiles faster and runs slower.
+    pretrain_updates: On the mix of both groups.
+    finetune_updates: On group 0 alone.
+    block: Updates in one call; divides both numbers.
+    batch_size: Points of a micro-batch.
+    measure_patch: Window of the entropies that are reported.
+    pretraining: By name, how networks are pre-trained.
+    methods: By name, how they are fine-tuned.
+    quick_compile: Train with code that compiles faster and runs slower.
   """
 
   model: str
@@ -79,20 +74,14 @@ def make(
   """Chooses the settings.
 
   Args:
-    model: one of `MODELS`.
     protocol: 'spec', or 'public' (for 'mlp'): what the paper's public code
       does, with updates of 32 micro-batches that the gate sees one by one,
       1,000 updates of pre-training, with and without the gate, windows of 32
       in fine-tuning, a softplus floor, and weight 1 for the constant entropy.
-    seeds: how many; None for the default.
-    smoke: a few updates on two seeds.
-    sweep: weights and windows instead of the methods of the main experiment.
-
-  Returns:
-    The settings.
+    seeds: How many; None for the default.
 
   Raises:
-    ValueError: for a choice that is not there, seeds < 1, or a protocol that
+    ValueError: For a choice that is not there, seeds < 1, or a protocol that
       does not go with the rest.
   """
   for name, value, choices in (

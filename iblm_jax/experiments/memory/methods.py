@@ -39,13 +39,12 @@ class Method(NamedTuple):
   """A run, and what is asked of it afterwards.
 
   Attributes:
-    base: key of `BASES`.
-    changes: of the base, by dotted path.
-    after: method whose parameters it starts from; None begins afresh.
-    parts: which of these it takes, see `StartConfig`.
-    frozen: patterns of paths that do not change.
-    probe: whether the embeddings of its encoder are probed.
-    of_bytes: whether it reads real text; the data are filled in where there
+    base: Key of `BASES`.
+    after: Method whose parameters it starts from; None begins afresh.
+    parts: Which of these it takes, see `StartConfig`.
+    frozen: Patterns of paths that do not change.
+    probe: Whether the embeddings of its encoder are probed.
+    of_bytes: Whether it reads real text; the data are filled in where there
       are some.
   """
 
@@ -286,7 +285,7 @@ def methods(names: tuple[str, ...], smoke: bool = False) -> dict[str, Method]:
   """The methods of some families, by name, in order; for `smoke` a few.
 
   Raises:
-    ValueError: for an unknown family, or one without a method for `smoke`.
+    ValueError: For an unknown family, or one without a method for `smoke`.
   """
   strangers = sorted(set(names) - set(FAMILIES))
   if strangers or not names:

@@ -38,12 +38,8 @@ class Run(NamedTuple):
   """One run of one method.
 
   Attributes:
-    name: of the method.
-    seed: of everything.
-    method: what is trained and asked.
-    cfg: of the run.
-    donor: config of the run that it starts from; None for none.
-    probe: options of the probe.
+    method: What is trained and asked.
+    donor: Config of the run that it starts from; None for none.
   """
 
   name: str
@@ -65,7 +61,7 @@ def plan(
   """Every method on every seed; a run comes after what it starts from.
 
   Raises:
-    ValueError: for a method that starts from one that is not there.
+    ValueError: For a method that starts from one that is not there.
   """
   runs = []
   for seed in seeds:

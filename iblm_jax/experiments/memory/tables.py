@@ -16,9 +16,8 @@ class Beside(NamedTuple):
   """What a row says beside another one of its seed.
 
   Attributes:
-    metric: of both.
-    how: from the two numbers to what is said.
-    others: by method: beside which one.
+    how: From the two numbers to what is said.
+    others: By method: beside which one.
   """
 
   metric: str
