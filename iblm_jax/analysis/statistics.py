@@ -73,17 +73,10 @@ def pairs(
 def paired(
     rows: Sequence[Mapping[str, Any]], metric: str, method: str, baseline: str
 ) -> list[float]:
-  """Differences method - baseline on the same seeds.
-
-  Args:
-    rows: Each with 'method', 'seed' and metrics, in any order.
-    metric: To compare; rows where it is missing, None or NaN do not count.
+  """Differences method - baseline on the same seeds, see `pairs`.
 
   Returns:
     One difference per seed that both have, in the order of the seeds.
-
-  Raises:
-    ValueError: If no seed has both, or a method has two rows of a seed.
 
   >>> rows = [
   ...     {'method': 'ce', 'seed': 0, 'loss': 2.0},
@@ -103,20 +96,13 @@ def relative_ci(
 ) -> tuple[float, tuple[float, float]]:
   """Change of the mean in percent of the baseline's, with its 95 % interval.
 
-  100 (mean(method) - mean(baseline)) / |mean(baseline)| on the same seeds. The
-  interval is Student's for the linearised ratio (delta method), which holds
-  while the baseline's mean is far from zero against its own spread.
-
-  Args:
-    rows: Each with 'method', 'seed' and metrics, in any order.
-    metric: To compare; rows where it is missing, None or NaN do not count.
+  100 (mean(method) - mean(baseline)) / |mean(baseline)| on the same seeds, see
+  `pairs`. The interval is Student's for the linearised ratio (delta method),
+  which holds while the baseline's mean is far from zero against its own spread.
 
   Returns:
     (percent, (low, high)). The interval is (nan, nan) for one seed and where
     the baseline's own interval holds zero; all is nan where its mean is zero.
-
-  Raises:
-    ValueError: If no seed has both, or a method has two rows of a seed.
   """
   values_N, baseline_N = pairs(rows, metric, method, baseline)
   mean, (low, high) = mean_ci(baseline_N)

@@ -60,6 +60,7 @@ _FULL = {
     'model': _SMALL['model'],
     'data.batch_size': 32,
     'optimizer': _SMALL['optimizer'],
+    'optimizer.group_peaks': {'head': 0.008, 'embedding': 0.6, 'scalar': 0.04},
     'train.num_steps': _SMALL['train']['num_steps'],
     'train.eval_every': _SMALL['train']['eval_every'],
     'train.checkpoint_every': 250,

@@ -107,8 +107,8 @@ def _draw_cosine(axis, steps, series, flips) -> None:
   )
   if series.get('control') is not None:
     axis.plot(
-        steps, figures.floats(series['control']), color='#888888', linewidth=0.9,
-        label='split halves',
+        steps, figures.floats(series['control']), color='#888888',
+        linewidth=0.9, label='split halves',
     )
   axis.plot(
       steps, cosine, color=figures.COLOURS[0], linewidth=1.2, label='cosine'
