@@ -24,7 +24,8 @@ _TABLE_BITS = 16
 def main() -> None:
   """Prints a table with a line for each α, and what the code may cost."""
   with cli.refusing():
-    lines = report(**{name: flags.FLAGS[name].value for name in _NAMES})
+    values: dict[str, Any] = flags.FLAGS.flag_values_dict()
+    lines = report(**{name: values[name] for name in _NAMES})
   for line in lines:
     cli.report(line)
 

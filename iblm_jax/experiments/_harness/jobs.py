@@ -6,6 +6,7 @@ share a pool of threads and were seen to wait for each other for ever; processes
 share nothing.
 """
 
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -254,7 +255,8 @@ def _each_apart(jobs, make_work, options, processes):
   """`each` in processes of their own, which end with this one."""
   context = multiprocessing.get_context('spawn')
   os.environ.update(_ENVIRONMENT)  # of those to come
-  left, started, busy = iter(jobs), [], {}
+  left, started, ends = iter(jobs), [], []
+  busy: dict[Any, Any] = {}  # connections and what is done behind them
 
   def give(connection):
     job = next(left, None)
@@ -273,9 +275,12 @@ def _each_apart(jobs, make_work, options, processes):
         process.start()
         there.close()
         started.append(process)
+        ends.append(here)
         give(here)
       while busy:
-        ready = multiprocessing.connection.wait(list(busy), _POLL_SECONDS)
+        ready: list[Any] = multiprocessing.connection.wait(
+            list(busy), _POLL_SECONDS
+        )
         if stop.requested:
           raise errors.Preempted(
               'asked to stop: the runs have saved; the same command goes on'
@@ -292,8 +297,9 @@ def _each_apart(jobs, make_work, options, processes):
           give(connection)
           yield job, result
     finally:
-      for process in started:
+      for process, here in zip(started, ends, strict=True):
         process.terminate()
+        here.close()  # what has saved is not to wait for another job
       for process in started:
         process.join()
 
@@ -308,9 +314,10 @@ def _serve(connection, make_work, options, core, verbosity):
   logging.set_verbosity(verbosity)
   end_with_parent(os.getppid())
   work = make_work(options)
-  while (job := connection.recv()) is not None:
-    try:
-      result = work(job), None
-    except Exception as error:
-      result = None, error
-    connection.send(result)
+  with contextlib.suppress(EOFError, OSError):  # nobody is there any more
+    while (job := connection.recv()) is not None:
+      try:
+        result = work(job), None
+      except Exception as error:
+        result = None, error
+      connection.send(result)
