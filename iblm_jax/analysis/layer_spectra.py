@@ -1,6 +1,7 @@
 """Spectra and entropies of every layer, for windows of many sizes."""
 
 import functools
+import io
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.analysis import profiles
 from iblm_jax.analysis import subject as subject_lib
 from iblm_jax.information import entropy, gram, profile, spectrum
@@ -163,7 +165,6 @@ def _load(path: epath.Path) -> tuple[Arrays, int]:
 
 def _save(path: epath.Path, sums: Arrays, done: int) -> None:
   arrays: dict[str, Any] = {**sums, 'done': done}
-  draft = path.parent / f'{path.name}.tmp'
-  with draft.open('wb') as file:
-    np.savez(file, **arrays)
-  draft.replace(path)
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)
+  files.write_bytes(path, buffer.getvalue())
