@@ -29,11 +29,11 @@ def occlusion(
   'cosine', though not the prediction. 'nll' sees predictions only.
 
   Args:
-    with_BxLxV: floating [B, L, V], logits of the model with its memory, without
+    with_BxLxV: Floating [B, L, V], logits of the model with its memory, without
       the output of the memory's own slot.
-    without_BxLxV: floating [B, L, V], logits of the same model without it.
-    targets_BxL: int [B, L] in [0, V), what is predicted; for 'nll'.
-    mask_BxL: bool [B, L], which targets count.
+    without_BxLxV: Floating [B, L, V], logits of the same model without it.
+    targets_BxL: Int [B, L] in [0, V), what is predicted; for 'nll'.
+    mask_BxL: Bool [B, L], which targets count.
     metric: 'l1', the sum over V of |difference of logits|; 'cosine', 1 - cosine
       of the logits, as half the squared distance of the unit vectors, which
       loses no digits where they nearly agree (a row of V zeros has distance 0
@@ -44,7 +44,7 @@ def occlusion(
     float32 [B, L] >= 0; 0 where masked out.
 
   Raises:
-    ValueError: for an unknown metric or logits of different shapes.
+    ValueError: For an unknown metric or logits of different shapes.
 
   Example:
     >>> with_BxLxV = jnp.array([[[1.0, 0.0], [2.0, 2.0]]])
@@ -88,15 +88,15 @@ def scale_scores(score_BxL: jax.Array, mask_BxL: jax.Array) -> jax.Array:
   largest score is below 1 wherever the smallest is above 0.
 
   Args:
-    score_BxL: floating [B, L].
-    mask_BxL: bool [B, L], which tokens count.
+    score_BxL: Floating [B, L].
+    mask_BxL: Bool [B, L], which tokens count.
 
   Returns:
     float32 [B, L] in [0, 1]; 0 where masked out, and in rows whose counted
     scores are all the same.
 
   Raises:
-    ValueError: for arrays that do not have one shape [B, L].
+    ValueError: For arrays that do not have one shape [B, L].
 
   Example:
     >>> print(scale_scores(jnp.array([[2.0, 3.0, 4.0, -9.0]]),
@@ -144,20 +144,20 @@ def shift_entropy(
   runs two for each k, and counts padding among the targets.
 
   Args:
-    nll_of: from tokens int [B, L] and their mask bool [B, L] to the summed nll
+    nll_of: From tokens int [B, L] and their mask bool [B, L] to the summed nll
       of the valid tokens, floating [B], nats. Traced once, under `jax.lax.map`.
-    tokens_BxL: int [B, L].
-    mask_BxL: bool [B, L], which tokens are valid: any pattern. Rows padded at
+    tokens_BxL: Int [B, L].
+    mask_BxL: Bool [B, L], which tokens are valid: any pattern. Rows padded at
       the left and at the right get the same scores if `nll_of` does not look at
       masked tokens.
-    pad_id: token put where the row moved away; its mask is False.
+    pad_id: Token put where the row moved away; its mask is False.
 
   Returns:
     float32 [B, L], nats; 0 where masked out. Differences of sums: beyond 8192
     nats a row, float32 has steps of 0.001.
 
   Raises:
-    ValueError: for arrays that do not have one shape [B, L], or an `nll_of`
+    ValueError: For arrays that do not have one shape [B, L], or an `nll_of`
       that returns another shape than [B].
 
   Example:
@@ -204,17 +204,17 @@ def gradient_times_input(
   pass for each. Removing the memory changes nll_t by about minus the score.
 
   Args:
-    nll_of_memory: from memories [B, D] to nll [B, L], nats, each row from its
+    nll_of_memory: From memories [B, D] to nll [B, L], nats, each row from its
       own memory alone. It needs forward-mode derivatives by the memory, which
       functions with a `jax.custom_vjp`, such as fused attention, do not have.
-    memory_BxD: floating [B, D]; further axes, such as slots, are summed over as
+    memory_BxD: Floating [B, D]; further axes, such as slots, are summed over as
       well.
 
   Returns:
     float32 [B, L], nats; negative where the memory lowers the nll.
 
   Raises:
-    ValueError: for memories that are not floating.
+    ValueError: For memories that are not floating.
 
   Example:
     >>> nll_of_memory = lambda m_BxD: m_BxD**2 @ jnp.array([[1.0], [10.0]])

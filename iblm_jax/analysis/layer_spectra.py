@@ -1,6 +1,7 @@
 """Spectra and entropies of every layer, for windows of many sizes."""
 
 import functools
+import io
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.analysis import profiles
-from iblm_jax.analysis import subject as spectrum_subject
+from iblm_jax.analysis import subject as subject_lib
 from iblm_jax.information import entropy, gram, profile, spectrum
 from iblm_jax.training import progress
 
@@ -33,7 +35,7 @@ def patch_sizes(length: int, base: int) -> tuple[int, ...]:
 
 
 def measure(
-    subject: spectrum_subject.Subject,
+    subject: subject_lib.Subject,
     sizes: tuple[int, ...],
     keep_in: epath.Path,
     report: Callable[[str], None],
@@ -41,10 +43,8 @@ def measure(
   """Means over all windows that a subject's batches hold.
 
   Args:
-    subject: what to look at.
-    sizes: of windows, tokens.
+    sizes: Of windows, tokens.
     keep_in: `.npz` file of the sums so far; a later start goes on from it.
-    report: takes lines of progress.
 
   Returns:
     Float64 arrays, C = 2 for RAW and CENTERED, K = min(size, D):
@@ -165,7 +165,6 @@ def _load(path: epath.Path) -> tuple[Arrays, int]:
 
 def _save(path: epath.Path, sums: Arrays, done: int) -> None:
   arrays: dict[str, Any] = {**sums, 'done': done}
-  draft = path.parent / f'{path.name}.tmp'
-  with draft.open('wb') as file:
-    np.savez(file, **arrays)
-  draft.replace(path)
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)
+  files.write_bytes(path, buffer.getvalue())

@@ -33,14 +33,14 @@ def load_params(workdir: epath.PathLike) -> tuple[options.RunConfig, Any]:
   """Config and parameters of a run, from its newest intact checkpoint.
 
   Args:
-    workdir: of a run of `iblm_jax.main`.
+    workdir: Of a run of `iblm_jax.main`.
 
   Returns:
     Its options, and the parameters on one device.
 
   Raises:
-    ValueError: if the folder holds no run or no checkpoint.
-    CheckpointError: if there are checkpoints and none is intact.
+    ValueError: If the folder holds no run or no checkpoint.
+    CheckpointError: If there are checkpoints and none is intact.
   """
   cfg = config.read_run(workdir)
   return cfg, restoring.restore_params(cfg, workdir).params
@@ -58,11 +58,9 @@ def layer_profiles(
   All layers' streams of a batch are held at once, N B L D numbers.
 
   Args:
-    params: of the model.
-    model_cfg: of the model.
-    batches: of one shape [B, L]; a batch counts with its rows that are not
+    batches: Of one shape [B, L]; a batch counts with its rows that are not
       padding.
-    patch_sizes: tokens in a window; L is the whole row.
+    patch_sizes: Tokens in a window; L is the whole row.
 
   Returns:
     By patch size, then by the names of `compression_profile`, float64 [N].
@@ -107,13 +105,12 @@ def profile_row(
   """Profile of a run's layers as flat metrics for a row of results.
 
   Args:
-    params: of the model.
-    cfg: of the run; windows have `model.entropy.patch_size` tokens, and the
+    cfg: Of the run; windows have `model.entropy.patch_size` tokens, and the
       middle layers are those that `objective.skip_first` and `skip_last` leave.
-    split: evaluation set; by default 'in_distribution' for multiplication,
+    split: Evaluation set; by default 'in_distribution' for multiplication,
       else 'validation'.
-    max_batches: the first so many of the set; None for all.
-    source: of the set, where the caller has it already; `split` is then unused.
+    max_batches: The first so many of the set; None for all.
+    source: Of the set, where the caller has it already; `split` is then unused.
 
   Returns:
     Every name of `compression_profile`, mean over the middle layers; and
@@ -121,7 +118,7 @@ def profile_row(
     'mean_share/layer_00', ... for every layer.
 
   Raises:
-    ValueError: if there is no such set.
+    ValueError: If there is no such set.
   """
   model = families.the_decoder(cfg.model, 'a profile')
   size = model.entropy.patch_size
@@ -147,7 +144,7 @@ def eval_source(
   """An evaluation set of a run, by default its first.
 
   Raises:
-    ValueError: if there is no such set, or its files cannot be used.
+    ValueError: If there is no such set, or its files cannot be used.
   """
   names = sources.split_names(data)[1:]
   if not names:
@@ -173,9 +170,7 @@ def streams(
   """Residual streams after every block, float32 [N, B, L, D].
 
   Args:
-    params: of the model.
-    batch: what the model reads of it: tokens, mask, segment_ids, positions.
-    cfg: of the model.
+    batch: What the model reads of it: tokens, mask, segment_ids, positions.
   """
   read = ('tokens', 'mask', 'segment_ids', 'positions')
   return _streams(params, {name: batch[name] for name in read}, cfg=cfg)

@@ -32,11 +32,11 @@ def infonce(
   nats and 1 of K queries correct. Float32 throughout.
 
   Args:
-    query_QxD: floating [Q, D]. A vector of zeros has cosine 0 with any other.
-    key_KxD: floating [K, D].
-    positive_Q: int [Q], the number of each query's key.
+    query_QxD: Floating [Q, D]. A vector of zeros has cosine 0 with any other.
+    key_KxD: Floating [K, D].
+    positive_Q: Int [Q], the number of each query's key.
     temperature: τ > 0; static.
-    mask_K: bool [K], which keys count; None: all. Queries whose key is masked
+    mask_K: Bool [K], which keys count; None: all. Queries whose key is masked
       out, or whose number is not in [0, K), are not counted.
 
   Returns:
@@ -44,7 +44,7 @@ def infonce(
     key ranks first. Gradients are finite at zero vectors (0 there).
 
   Raises:
-    ValueError: for a temperature out of range, or shapes or dtypes other than
+    ValueError: For a temperature out of range, or shapes or dtypes other than
       those above.
 
   Example:
@@ -103,11 +103,10 @@ def draw_queries(
   where its padding lies.
 
   Args:
-    key: PRNG key.
-    tokens_BxL: int [B, L].
-    mask_BxL: bool [B, L], which tokens are valid: any pattern.
-    width: tokens of a query, at least 1; static.
-    bag: whether to draw `width` tokens with replacement from the valid ones,
+    tokens_BxL: Int [B, L].
+    mask_BxL: Bool [B, L], which tokens are valid: any pattern.
+    width: Tokens of a query, at least 1; static.
+    bag: Whether to draw `width` tokens with replacement from the valid ones,
       instead of that many in a row; static.
 
   Returns:
@@ -117,7 +116,7 @@ def draw_queries(
     with mask False. A bag is full unless its row is empty.
 
   Raises:
-    ValueError: for a width below 1, or arrays not of one shape [B, L], L >= 1.
+    ValueError: For a width below 1, or arrays not of one shape [B, L], L >= 1.
 
   Example:
     >>> tokens_BxL = jnp.array([[0, 5, 6, 0, 7]])
@@ -159,7 +158,7 @@ def unit_vectors(x_NxD: jax.Array) -> jax.Array:
   """Vectors of length 1 in the same directions; zeros stay zeros.
 
   Args:
-    x_NxD: floating [..., D], any scale: squares neither overflow nor vanish.
+    x_NxD: Floating [..., D], any scale: squares neither overflow nor vanish.
 
   Returns:
     float32 [..., D]; the gradient at zeros is 0.

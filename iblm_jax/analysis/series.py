@@ -47,7 +47,6 @@ def surrogates(
   """Draws random series that share some of a series' properties, not the rest.
 
   Args:
-    key: A PRNG key.
     series_T: The series, T >= 4.
     kind: 'permutation' keeps the values and forgets their order: the null
       model is white noise. 'phase' keeps the mean and the periodogram, so the
@@ -94,11 +93,9 @@ def surrogate_test(
   preserve (the mean; the periodogram with 'phase') cannot be tested.
 
   Args:
-    key: A PRNG key.
     series_T: The series, T >= 4.
     statistic: Maps float32 [T] to a real scalar; traced under vmap, and
       compiled once for a function object.
-    kind: See `surrogates`.
     num: How many surrogates, >= 1.
     alternative: What counts as extreme: 'greater', 'less', or both ends.
 
@@ -167,7 +164,6 @@ def dominant_period(
   below T.
 
   Args:
-    key: A PRNG key.
     series_T: The series, T >= 4.
     num: How many permutations, >= 1.
 

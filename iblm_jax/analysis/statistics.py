@@ -25,7 +25,7 @@ def mean_ci(values: Iterable[float]) -> tuple[float, tuple[float, float]]:
     nothing about the spread.
 
   Raises:
-    ValueError: if there is no value, or one is not finite.
+    ValueError: If there is no value, or one is not finite.
 
   >>> mean, (low, high) = mean_ci([1.0, 2.0, 3.0])
   >>> f'{mean:.1f} [{low:.3f}, {high:.3f}]'
@@ -46,16 +46,14 @@ def pairs(
   """Values of two methods on the seeds that both have.
 
   Args:
-    rows: each with 'method', 'seed' and metrics, in any order.
-    metric: to compare; rows where it is missing, None or NaN do not count.
-    method: compared.
-    baseline: what it is compared with.
+    rows: Each with 'method', 'seed' and metrics, in any order.
+    metric: To compare; rows where it is missing, None or NaN do not count.
 
   Returns:
     Two float64 arrays of shape [n], n >= 1, in the order of the seeds.
 
   Raises:
-    ValueError: if no seed has both, or a method has two rows of a seed.
+    ValueError: If no seed has both, or a method has two rows of a seed.
   """
   method_values = _by_seed(rows, metric, method)
   baseline_values = _by_seed(rows, metric, baseline)
@@ -75,19 +73,10 @@ def pairs(
 def paired(
     rows: Sequence[Mapping[str, Any]], metric: str, method: str, baseline: str
 ) -> list[float]:
-  """Differences method - baseline on the same seeds.
-
-  Args:
-    rows: each with 'method', 'seed' and metrics, in any order.
-    metric: to compare; rows where it is missing, None or NaN do not count.
-    method: compared.
-    baseline: what is subtracted.
+  """Differences method - baseline on the same seeds, see `pairs`.
 
   Returns:
     One difference per seed that both have, in the order of the seeds.
-
-  Raises:
-    ValueError: if no seed has both, or a method has two rows of a seed.
 
   >>> rows = [
   ...     {'method': 'ce', 'seed': 0, 'loss': 2.0},
@@ -107,22 +96,13 @@ def relative_ci(
 ) -> tuple[float, tuple[float, float]]:
   """Change of the mean in percent of the baseline's, with its 95 % interval.
 
-  100 (mean(method) - mean(baseline)) / |mean(baseline)| on the same seeds. The
-  interval is Student's for the linearised ratio (delta method), which holds
-  while the baseline's mean is far from zero against its own spread.
-
-  Args:
-    rows: each with 'method', 'seed' and metrics, in any order.
-    metric: to compare; rows where it is missing, None or NaN do not count.
-    method: compared.
-    baseline: the 100 %.
+  100 (mean(method) - mean(baseline)) / |mean(baseline)| on the same seeds, see
+  `pairs`. The interval is Student's for the linearised ratio (delta method),
+  which holds while the baseline's mean is far from zero against its own spread.
 
   Returns:
     (percent, (low, high)). The interval is (nan, nan) for one seed and where
     the baseline's own interval holds zero; all is nan where its mean is zero.
-
-  Raises:
-    ValueError: if no seed has both, or a method has two rows of a seed.
   """
   values_N, baseline_N = pairs(rows, metric, method, baseline)
   mean, (low, high) = mean_ci(baseline_N)

@@ -28,14 +28,14 @@ class Subject:
   """A model and what it reads.
 
   Attributes:
-    name: of the checkpoint.
-    seed: of its training; 0 where it is not known.
-    model: its config.
-    params: on the host or one device.
+    name: Of the checkpoint.
+    seed: Of its training; 0 where it is not known.
+    model: Its config.
+    params: On the host or one device.
     read: k -> batch; the last rows may be padding.
-    num_batches: how many there are to read.
+    num_batches: How many there are to read.
     length: L, tokens of a row.
-    settings: what the numbers depend on, for the results file.
+    settings: What the numbers depend on, for the results file.
   """
 
   name: str
@@ -54,20 +54,17 @@ def make(
   """Reads a checkpoint and opens its text.
 
   Args:
-    checkpoint: folder of a run of ours; or a GPT-2 `model.safetensors` or its
+    checkpoint: Folder of a run of ours; or a GPT-2 `model.safetensors` or its
       folder.
-    text: file or folder as of `TextConfig.paths`; None for the first evaluation
+    text: File or folder as of `TextConfig.paths`; None for the first evaluation
       set of a run's own data.
-    tokenizer: as of `tokenizers.load_tokenizer`; None for the run's own, or a
+    tokenizer: As of `tokenizers.load_tokenizer`; None for the run's own, or a
       `tokenizer.json` beside the GPT-2.
-    tokens: to read, rounded up to whole batches; fewer where there are fewer.
-
-  Returns:
-    The subject.
+    tokens: To read, rounded up to whole batches; fewer where there are fewer.
 
   Raises:
-    ValueError: for a file that is missing or is something else.
-    CheckpointError: if none of a run's checkpoints is intact.
+    ValueError: For a file that is missing or is something else.
+    CheckpointError: If none of a run's checkpoints is intact.
   """
   path = epath.Path(checkpoint)
   if not path.exists():

@@ -9,6 +9,7 @@ each number; a trained vector is peaked and takes less. No model is needed: all
 addends but the empirical risk are known before anything is trained.
 """
 
+import inspect
 import math
 from typing import Any
 
@@ -17,25 +18,14 @@ from absl import flags
 from iblm_jax import bounds, cli
 from iblm_jax.bounds import smoothing
 
-FLAGS = flags.FLAGS
-
 _TABLE_BITS = 16
 
 
 def main() -> None:
   """Prints a table with a line for each α, and what the code may cost."""
   with cli.refusing():
-    lines = report(
-        numbers=FLAGS.numbers,
-        levels=FLAGS.levels,
-        bits_per_number=FLAGS.bits_per_number,
-        units=FLAGS.units,
-        scored=FLAGS.scored,
-        vocab_size=FLAGS.vocab_size,
-        risk=FLAGS.risk,
-        delta=FLAGS.delta,
-        search_bits=FLAGS.search_bits,
-    )
+    values: dict[str, Any] = flags.FLAGS.flag_values_dict()
+    lines = report(**{name: values[name] for name in _NAMES})
   for line in lines:
     cli.report(line)
 
@@ -49,10 +39,7 @@ def code_bits(
   """An upper estimate of a code's length before there is one, in bits.
 
   Args:
-    numbers: that are coded, d.
-    levels: of the quantiser, L.
-    bits_per_number: entropy of the symbols; None for the most, log2(L).
-    search_bits: declared for hyperparameters.
+    bits_per_number: Entropy of the symbols; None for the most, log2(L).
 
   Returns:
     'numbers', 'codebook' (L float16), 'prefix' and 'search'.
@@ -94,13 +81,7 @@ def addends(
   """The subsampled bound for each α, addend by addend, in bits per token.
 
   Args:
-    bits: length of the code, K.
-    units: documents of the training set, m.
-    scored: documents drawn for scoring, n.
-    vocab_size: V.
-    risk: empirical risk to add them to.
-    delta: probability that the claim fails, half of it for each draw.
-    alphas: of the smoothing; the choice among them is paid for.
+    alphas: Of the smoothing; the choice among them is paid for.
 
   Returns:
     For each α: 'alpha', 'width' of the losses, 'complexity', 'resampling',
@@ -166,6 +147,9 @@ def report(
         f' {row["reference"]:10.3f} {row["affordable"]:16,.0f}'
     )
   return lines
+
+
+_NAMES = tuple(inspect.signature(report).parameters)
 
 
 def run() -> None:

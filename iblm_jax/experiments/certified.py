@@ -14,9 +14,7 @@ from etils import epath
 
 from iblm_jax import cli
 from iblm_jax.experiments._harness import program, results
-from iblm_jax.experiments.certificates import rows as certificates_run
-
-FLAGS = flags.FLAGS
+from iblm_jax.experiments.certificates import rows as rows_lib
 
 _CLAIM = (
     'Models that were trained in a random subspace and coded are certified to'
@@ -50,34 +48,29 @@ _FINITE = (
 )
 
 
-def main() -> None:
-  """Reads the certificates, writes the table's file."""
+def run_experiment(options: Any) -> list[program.Results]:
+  """Reads the certificates."""
   with cli.refusing():
-    rows = [read_row(epath.Path(run)) for run in FLAGS.runs]
+    rows = [read_row(epath.Path(run)) for run in options.runs]
     names = [row['method'] for row in rows]
     if not rows or len(set(names)) < len(names):
       raise ValueError(
           f'--runs must be folders of distinct names, got {names}.'
       )
-    workdir = epath.Path(FLAGS.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    finite = [row['method'] for row in rows if 'unseen/log_wealth' in row]
-    tables: dict[str, Any] = {'main': _table(names, _MAIN)}
-    if finite:
-      tables['finite'] = _table(finite, _FINITE)
-    results.write(
-        workdir / 'results.json',
-        experiment='certified',
-        claim=_CLAIM,
-        command=program.command('certified'),
-        settings={'runs': names},
-        rows=rows,
-        baseline=None,
-        tables=tables,
-        wall_seconds=sum(row['seconds'] for row in rows),
-    )
-  cli.report(certificates_run.held_line(rows))
-  program.done(workdir, sum(row['seconds'] for row in rows))
+    options.workdir.mkdir(parents=True, exist_ok=True)
+  tables = {'main': results.table(names, _MAIN)}
+  finite = [row['method'] for row in rows if 'unseen/log_wealth' in row]
+  if finite:
+    tables['finite'] = results.table(finite, _FINITE)
+  return [
+      program.Results(
+          rows,
+          settings={'runs': names},
+          tables=tables,
+          lines=[rows_lib.held_line(rows)],
+          seconds=sum(row['seconds'] for row in rows),
+      )
+  ]
 
 
 def read_row(run: epath.Path) -> dict[str, Any]:
@@ -86,7 +79,7 @@ def read_row(run: epath.Path) -> dict[str, Any]:
   if not path.exists():
     raise ValueError(f'{path} does not exist: make it with iblm_jax.certify.')
   tree = json.loads(path.read_text())
-  row = certificates_run.make_row(tree)
+  row = rows_lib.make_row(tree)
   size = tree['population']['size']
   return {
       'method': run.name,
@@ -96,20 +89,20 @@ def read_row(run: epath.Path) -> dict[str, Any]:
   }
 
 
-def _table(names, columns) -> dict[str, Any]:
-  return {
-      'methods': names,
-      'columns': [list(column) for column in columns],
-      'paired': False,
-  }
+EXPERIMENT = program.Experiment(
+    'certified',
+    _CLAIM,
+    run_experiment,
+    smoke='',
+    define_flags=lambda: flags.DEFINE_list(
+        'runs', [], 'Workdirs of certificates.'
+    ),
+)
 
 
 def run() -> None:
   """Entry point."""
-  flags.DEFINE_string('workdir', None, 'Folder of the table.')
-  flags.DEFINE_list('runs', [], 'Workdirs of certificates.')
-  flags.mark_flag_as_required('workdir')
-  cli.run(main)
+  program.start(EXPERIMENT)
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ series is compared with series that have its values or its spectrum by chance.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,16 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from etils import epath
+from scipy import signal
 
-from iblm_jax import cli
+from iblm_jax import files
 from iblm_jax.analysis import agreement, series
 from iblm_jax.experiments import multiplication
-from iblm_jax.experiments._harness import program, results, variants, workdirs
+from iblm_jax.experiments._harness import program, results, variants
 from iblm_jax.information import alignment
 from iblm_jax.reports import cycle_figures, experiment_figures
 from iblm_jax.training import metrics
-
-FLAGS = flags.FLAGS
 
 _CLAIM = (
     'In cross-entropy training the gradients of cross-entropy and entropy'
@@ -37,6 +37,8 @@ _CLAIM = (
 _NUM_SURROGATES = 999
 # Moving averages, in steps, that a cycle slower than single steps survives.
 _SMOOTHING = (5, 25, 100)
+# Not of the matrices in a layer, whose names go on.
+_OF_LAYER = re.compile(r'alignment/cosine/(layer_\d+)')
 _SELECT = {'multiplication': 'in_distribution', 'text': 'validation'}
 
 _MEASURE = {
@@ -79,11 +81,7 @@ _SMOKE = {
 def sources(text: str | None) -> dict[str, variants.Overrides]:
   """What is trained on, as changes of the multiplication experiment's base.
 
-  Args:
-    text: paths, see `data.text`; None for multiplication alone.
-
-  Returns:
-    Overrides by the name of the source.
+  `text` names paths, see `data.text`; None trains on multiplication alone.
   """
   found: dict[str, variants.Overrides] = {'multiplication': _MEASURE}
   if text is not None:
@@ -93,66 +91,43 @@ def sources(text: str | None) -> dict[str, variants.Overrides]:
   return found
 
 
-def main() -> None:
-  """Trains, takes the series apart, writes results and figures."""
-  program.check_figures()
-  workdir = epath.Path(FLAGS.workdir)
-  compared, seeds = sources(FLAGS.text), range(FLAGS.seeds)
-  if FLAGS.smoke:
+def run_experiment(options: Any) -> list[program.Results]:
+  """Trains and takes the series apart."""
+  compared, seeds = sources(options.text), range(options.seeds)
+  if options.smoke:
     compared = {
         name: {**overrides, **_SMOKE} for name, overrides in compared.items()
     }
     seeds = range(1)
-  with program.stopwatch(workdir) as seconds:
-    made = []
-    for name, overrides in compared.items():
-      rows = program.train_methods(
-          multiplication.BASE,
-          {name: overrides},
-          seeds,
-          workdir / 'runs',
-          select=_SELECT[name],
-          max_batches=8,
-      )
-      made += [row | _cycle(row, workdir) for row in rows]
-    layers = sorted(
-        {n.split('/')[0] for row in made for n in row if n.startswith('layer_')}
+  made = []
+  for name, overrides in compared.items():
+    rows = program.train_methods(
+        options,
+        multiplication.BASE,
+        {name: overrides},
+        seeds,
+        'runs',
+        select=_SELECT[name],
+        max_batches=8,
     )
-    tree = results.write(
-        workdir / 'results.json',
-        experiment='cycle',
-        claim=_CLAIM,
-        command=program.command('cycle'),
-        settings={'base': multiplication.BASE, 'sources': _public(compared)},
-        rows=made,
-        baseline=None,
-        tables=_tables(list(compared), layers),
-        wall_seconds=seconds(),
-    )
-    for name in compared:
-      _draw(name, workdir)
-    program.save_figure(
-        experiment_figures.interval_figure(
-            tree,
-            ['agreement', 'agreement_by_chance', 'reliability'],
-            list(compared),
-            {
-                'agreement': 'same sign in both halves of a batch',
-                'agreement_by_chance': '... expected by chance',
-                'reliability': 'correlation of the halves',
-            },
-        ),
-        workdir / 'halves.png',
-    )
-    program.done(workdir, seconds())
-
-
-def _public(compared: Mapping[str, Any]) -> dict[str, Any]:
-  """Settings without the folders of the machine."""
-  return {
+    made += [row | _cycle(row, options.workdir) for row in rows]
+  layers = sorted(
+      {n.split('/')[0] for row in made for n in row if n.startswith('layer_')}
+  )
+  # Without the folders of the machine.
+  public = {
       name: {k: v for k, v in overrides.items() if k != 'data.text'}
       for name, overrides in compared.items()
   }
+  steps = 40 if options.smoke else None
+  return [
+      program.Results(
+          made,
+          settings={'base': multiplication.BASE, 'sources': public},
+          tables=_tables(list(compared), layers, steps),
+          draw=lambda tree: _draw(tree, list(compared), options.workdir),
+      )
+  ]
 
 
 def read_series(run: epath.Path) -> dict[str, np.ndarray]:
@@ -176,7 +151,7 @@ def _cycle(row: Mapping[str, Any], workdir: epath.Path) -> dict[str, float]:
   if held.exists():
     return json.loads(held.read_text())
   found = statistics_of(read_series(run), jax.random.key(row['seed']))
-  workdirs.write_json(held, found)
+  files.write_json(held, found, indent=None)
   return found
 
 
@@ -184,10 +159,6 @@ def statistics_of(
     measured: Mapping[str, np.ndarray], key: jax.Array
 ) -> dict[str, float]:
   """Cycle statistics of a run's series, and what noise would give.
-
-  Args:
-    measured: from `read_series`, with halves and the norm's control.
-    key: of the surrogates.
 
   Returns:
     By name: cycle statistics of the cosine, also after moving averages
@@ -207,11 +178,9 @@ def statistics_of(
       smooth_T = np.convolve(cosine_T, np.full(window, 1 / window), 'valid')
       for name, value in _statistics(smooth_T).items():
         found[f'smooth_{window}/{name}'] = value
-  for name in sorted(measured):
-    if name.startswith('alignment/cosine/layer_') and name.count('/') == 2:
-      layer = name.rsplit('/', 1)[1]
-      for statistic, value in _statistics(measured[name]).items():
-        found[f'{layer}/{statistic}'] = value
+  for layer, layer_T in sorted(_by_layer(measured).items()):
+    for statistic, value in _statistics(layer_T).items():
+      found[f'{layer}/{statistic}'] = value
   half = lambda name: measured[f'alignment/halves/cosine_{name}']
   positive = [float(np.mean(half(name) > 0)) for name in ('aa', 'bb')]
   shared = agreement.reliability(half('aa'), half('bb'))
@@ -238,11 +207,7 @@ def statistics_of(
   }
   for kind, alternative in (('permutation', 'less'), ('phase', 'two-sided')):
     test = series.surrogate_test(
-        key,
-        cosine_T,
-        _sign_changes,
-        kind=kind,
-        num=_NUM_SURROGATES,
+        key, cosine_T, _sign_changes, kind=kind, num=_NUM_SURROGATES,
         alternative=alternative,
     )
     found[f'p_{kind}'] = float(test.p_value)
@@ -254,6 +219,12 @@ def statistics_of(
       np.corrcoef(cosine_T, control_T)[0, 1]
   )
   return found
+
+
+def _by_layer(measured: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Cosines of whole layers, by 'layer_00', ..."""
+  matches = (_OF_LAYER.fullmatch(name) for name in measured)
+  return {match[1]: measured[match[0]] for match in matches if match}
 
 
 def _statistics(cosines_T: np.ndarray) -> dict[str, float]:
@@ -272,15 +243,11 @@ def _period_against_drift(series_T: np.ndarray) -> float:
   A drift without any cycle has a large peak at a long period, too. The series
   and the draws lose their straight line alike.
   """
-  line_Tx2 = np.stack([np.ones(series_T.size), np.arange(series_T.size)], 1)
-  basis_Tx2 = np.linalg.qr(line_Tx2)[0]
-  detrended = lambda x_SxT: x_SxT - x_SxT @ basis_Tx2 @ basis_Tx2.T
-
   def share_of_peak(x_SxT):
-    power_SxF = np.abs(np.fft.rfft(detrended(x_SxT)))[..., 1:] ** 2
+    power_SxF = np.abs(np.fft.rfft(signal.detrend(x_SxT)))[..., 1:] ** 2
     return power_SxF.max(-1) / power_SxF.sum(-1)
 
-  rest_T = detrended(series_T)
+  rest_T = signal.detrend(series_T)
   decay = float(rest_T[1:] @ rest_T[:-1] / (rest_T @ rest_T))
   rng = np.random.default_rng(0)
   draws_SxT = rng.standard_normal((_NUM_SURROGATES, series_T.size))
@@ -292,16 +259,14 @@ def _period_against_drift(series_T: np.ndarray) -> float:
   return float((1 + at_least) / (1 + _NUM_SURROGATES))
 
 
-def _tables(names, layers) -> dict[str, Any]:
+def _tables(names, layers, steps) -> dict[str, Any]:
   runs = lambda prefix='': [
       [f'{prefix}sign_changes', 'sign changes', 0],
       [f'{prefix}share_positive', 'share positive', 2],
       [f'{prefix}mean_run_positive', 'positive run, steps', 1],
       [f'{prefix}mean_run_negative', 'negative run, steps', 1],
   ]
-  table = lambda columns: {
-      'methods': names, 'columns': columns, 'paired': False
-  }
+  table = lambda columns: results.table(names, columns)
   return {
       'cycle': table([*runs(), ['mean_cosine', 'mean cosine', 3]]),
       'noise': table([
@@ -327,7 +292,7 @@ def _tables(names, layers) -> dict[str, Any]:
           *(
               [f'smooth_{window}/sign_changes', f'mean of {window}', 1]
               for window in _SMOOTHING
-              if not FLAGS.smoke or window < 40
+              if steps is None or window < steps
           ),
       ]),
       'layers': table([
@@ -346,56 +311,76 @@ def _tables(names, layers) -> dict[str, Any]:
   }
 
 
-def _draw(name: str, workdir: epath.Path) -> None:
+def _draw(tree, names, workdir) -> dict[str, Any]:
+  halves = {
+      'agreement': 'same sign in both halves of a batch',
+      'agreement_by_chance': '... expected by chance',
+      'reliability': 'correlation of the halves',
+  }
+  figures = {
+      'halves': experiment_figures.interval_figure(
+          tree, list(halves), names, halves
+      )
+  }
+  for name in names:
+    run = workdir / 'runs' / variants.run_name(name, 0)
+    figures |= _draw_series(name, read_series(run))
+  return figures
+
+
+def _draw_series(name, measured) -> dict[str, Any]:
   """Figures of the first seed's series."""
-  measured = read_series(workdir / 'runs' / variants.run_name(name, 0))
   cosine_T = measured['alignment/cosine']
-  flips = measured['step'][1:][np.sign(cosine_T[1:]) != np.sign(cosine_T[:-1])]
-  halves = (
-      measured['alignment/halves/cosine_ab']
-      + measured['alignment/halves/cosine_ba']
-  ) / 2
-  by_layer = {
-      n.rsplit('/', 1)[1].replace('_', ' '): values
-      for n, values in measured.items()
-      if n.startswith('alignment/cosine/layer_') and n.count('/') == 2
+  signs_T = np.sign(cosine_T)
+  of_halves = [measured[f'alignment/halves/cosine_{h}'] for h in ('ab', 'ba')]
+  draws = {
+      label: series.surrogate_test(
+          jax.random.key(0), cosine_T, _sign_changes, kind=kind,
+          num=_NUM_SURROGATES,
+      ).null.tolist()
+      for label, kind in (
+          ('same values in any order', 'permutation'),
+          ('same spectrum, random phases', 'phase'),
+      )
   }
-  figure = cycle_figures.cycle_figure(
-      {
-          'step': measured['step'],
-          'cosine': cosine_T,
-          'control': halves,
-          'layers': by_layer,
-          'norms': {
-              'cross-entropy': measured['alignment/norm_main'],
-              'entropy': measured['alignment/norm_aux'],
+  return {
+      f'cycle_{name}': cycle_figures.cycle_figure(
+          {
+              'step': measured['step'],
+              'cosine': cosine_T,
+              'control': sum(of_halves) / 2,
+              'layers': {
+                  layer.replace('_', ' '): layer_T
+                  for layer, layer_T in _by_layer(measured).items()
+              },
+              'norms': {
+                  'cross-entropy': measured['alignment/norm_main'],
+                  'entropy': measured['alignment/norm_aux'],
+              },
           },
-      },
-      flips,
-  )
-  program.save_figure(figure, workdir / f'cycle_{name}.png')
-  draw = lambda kind: series.surrogate_test(
-      jax.random.key(0), cosine_T, _sign_changes, kind=kind,
-      num=_NUM_SURROGATES,
-  )
-  tests = {
-      'same values in any order': draw('permutation'),
-      'same spectrum, random phases': draw('phase'),
+          measured['step'][1:][signs_T[1:] != signs_T[:-1]],
+      ),
+      f'surrogates_{name}': cycle_figures.surrogate_figure(
+          float(_statistics(cosine_T)['sign_changes']), draws
+      ),
   }
-  figure = cycle_figures.surrogate_figure(
-      float(_statistics(cosine_T)['sign_changes']),
-      {label: test.null.tolist() for label, test in tests.items()},
-  )
-  program.save_figure(figure, workdir / f'surrogates_{name}.png')
+
+
+EXPERIMENT = program.Experiment(
+    'cycle',
+    _CLAIM,
+    run_experiment,
+    seeds=5,
+    define_flags=lambda: flags.DEFINE_string(
+        'text', None,
+        'Text files to train on too, as data.text.paths takes them.',
+    ),
+)
 
 
 def run() -> None:
   """Entry point."""
-  program.define_flags(seeds=5)
-  flags.DEFINE_string(
-      'text', None, 'Text files to train on too, as data.text.paths takes them.'
-  )
-  cli.run(main)
+  program.start(EXPERIMENT)
 
 
 if __name__ == '__main__':

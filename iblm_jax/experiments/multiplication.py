@@ -11,16 +11,13 @@ tries the best setting on fresh seeds.
 
 import statistics as python_statistics
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
-from etils import epath
 
 from iblm_jax import cli
 from iblm_jax.experiments._harness import program, results, variants
 from iblm_jax.reports import experiment_figures
-
-FLAGS = flags.FLAGS
 
 _CLAIM = (
     'GAPT improves out-of-distribution multiplication by 35 % (arXiv'
@@ -39,56 +36,19 @@ _FAMILIES = {
 }
 _DECAYS = (0.0, 0.1, 0.3, 1.0, 3.0)
 
-BASE = {
-    'model': {
-        'vocab_size': 15,
-        'num_layers': 4,
-        'width': 64,
-        'num_heads': 2,
-        'activation': 'relu2',
-        'qk_norm': True,
-        'positions': 'rotary',
-        'document_mask': False,
-        'scan_layers': False,
-        'entropy': {'alpha': 2.0, 'patch_size': 8},
+# Smaller than the config, so that many seeds take minutes.
+BASE = variants.base(
+    'multiplication',
+    'ce',
+    {
+        'model.width': 64,
+        'model.num_heads': 2,
+        'train.num_steps': 1000,
+        'train.eval_every': 100,
+        'train.checkpoint_every': 500,
+        'train.keep_checkpoints': 2,
     },
-    'data': {
-        'kind': 'multiplication',
-        'batch_size': 64,
-        'multiplication': {
-            'digits': (1, 2),
-            'ood_digits': (3, 3),
-            'holdout': 0.1,
-            'eval_rows': 1024,
-        },
-    },
-    'objective': {
-        'method': 'ce',
-        'weight': 0.1,
-        'reduction': 'mean',
-        'layer_schedule': 'rotate',
-        'measure_entropy': True,
-    },
-    'gate': {
-        'patience_main': 125,
-        'patience_aux': 75,
-        'ema': 0.98,
-        'reset_aux_best': True,
-    },
-    'optimizer': {
-        'name': 'adamw',
-        'weight_decay': 0.1,
-        'clip_norm': 1.0,
-        'schedule': {'name': 'wsd', 'peak': 2e-3, 'warmup_steps': 100},
-    },
-    'train': {
-        'num_steps': 1000,
-        'log_every': 10,
-        'eval_every': 100,
-        'checkpoint_every': 500,
-        'keep_checkpoints': 2,
-    },
-}
+)
 SMOKE = {
     'model.num_layers': 3,
     'model.width': 16,
@@ -114,7 +74,7 @@ PAPER = {
 _CENTRED = {'model.entropy.center': True}
 _UNIT_ROWS = {'model.entropy.normalize': True}
 
-# Columns that every experiment reports.
+# Columns that every experiment of these reports.
 ENTROPY_COLUMNS = [
     ['train/cross_entropy', 'CE train', 3],
     ['entropy/order_1', 'S_1', 3],
@@ -157,29 +117,32 @@ def methods(weight_decay: float) -> dict[str, variants.Overrides]:
   }
 
 
-def sweep(
-    weight_decay: float, cross_entropy: float
-) -> dict[str, variants.Overrides]:
+class Setting(NamedTuple):
+  """One run of the sweep: what it changes, and its place in a family."""
+
+  overrides: variants.Overrides
+  family: str = ''
+  knob: float | None = None
+
+
+def sweep(weight_decay: float, cross_entropy: float) -> dict[str, Setting]:
   """What --sweep tries: one thing at a time, and three Pareto families.
 
   Args:
-    weight_decay: of the tuned baseline, which all start from.
-    cross_entropy: that it reaches on training batches, nats: the dual method's
+    cross_entropy: That it reaches on training batches, nats: the dual method's
       targets are multiples of it.
-
-  Returns:
-    Overrides by name; `family:knob` names a point of a family.
   """
   tuned: variants.Overrides = {'optimizer.weight_decay': weight_decay}
   gapt = {**_GAPT, **tuned}
-  found: dict[str, variants.Overrides] = {'ce:0': tuned}
+  found = {'ce:0': Setting(tuned, 'ce')}
   for weight in (0.01, 0.03, 0.1, 1.0):
-    found[f'constant:{weight:g}'] = {
-        **_MBE, **tuned, 'objective.weight': weight
-    }
-    found[f'gate:{weight:g}'] = {**gapt, 'objective.weight': weight}
+    change = {'objective.weight': weight}
+    for family, start in (('constant', {**_MBE, **tuned}), ('gate', gapt)):
+      found[f'{family}:{weight:g}'] = Setting(
+          {**start, **change}, family, weight
+      )
   for factor in (1.02, 1.1, 1.25):
-    found[f'dual:{factor:g}'] = {
+    dual = {
         **tuned,
         'objective.method': 'dual',
         'dual.target': factor * cross_entropy,
@@ -188,74 +151,67 @@ def sweep(
         'dual.min_weight': 1e-3,
         'dual.max_weight': 10.0,
     }
-  for alpha in (1.0, 'inf'):
-    found[f'gate_order:{alpha}'] = {
-        **gapt, 'model.entropy.alpha': float(alpha)
-    }
-  for main, aux in ((30, 20), (300, 200)):
-    found[f'gate_patience:{main}'] = {
-        **gapt, 'gate.patience_main': main, 'gate.patience_aux': aux
-    }
-  for size in (4, 16):
-    found[f'gate_patch:{size}'] = {**gapt, 'model.entropy.patch_size': size}
-  found |= {
-      'gate_layers:middle': {**gapt, 'objective.layer_schedule': 'all_middle'},
-      'gate_layers:all': {
-          **gapt,
+    found[f'dual:{factor:g}'] = Setting(dual, 'dual', factor)
+  one_at_a_time = {
+      **{f'order:{a}': {'model.entropy.alpha': float(a)} for a in (1.0, 'inf')},
+      **{
+          f'patience:{main}': {
+              'gate.patience_main': main, 'gate.patience_aux': aux
+          }
+          for main, aux in ((30, 20), (300, 200))
+      },
+      **{f'patch:{n}': {'model.entropy.patch_size': n} for n in (4, 16)},
+      'layers:middle': {'objective.layer_schedule': 'all_middle'},
+      'layers:all': {
           'objective.layer_schedule': 'all_middle',
           'objective.skip_first': 0,
           'objective.skip_last': 0,
       },
-      'gate_centered:0.1': {**gapt, **_CENTRED},
-      'gate_centered:1': {**gapt, **_CENTRED, 'objective.weight': 1.0},
-      'gate_unit_rows:0.1': {**gapt, **_UNIT_ROWS},
-      'gate_directions:0.1': {**gapt, **_CENTRED, **_UNIT_ROWS},
+      'centered:0.1': _CENTRED,
+      'centered:1': {**_CENTRED, 'objective.weight': 1.0},
+      'unit_rows:0.1': _UNIT_ROWS,
+      'directions:0.1': {**_CENTRED, **_UNIT_ROWS},
   }
-  return found
+  return found | {
+      f'gate_{name}': Setting({**gapt, **change})
+      for name, change in one_at_a_time.items()
+  }
 
 
-def main() -> None:
-  """Tunes the baseline, trains all methods, writes results and figures."""
-  program.check_figures()
-  workdir = epath.Path(FLAGS.workdir)
-  tuning, seeds, decays = _TUNING_SEEDS, range(FLAGS.seeds), _DECAYS
+def run_experiment(options: Any) -> list[program.Results]:
+  """Tunes the baseline, then trains all methods or the sweep."""
+  tuning, seeds, decays = _TUNING_SEEDS, range(options.seeds), _DECAYS
   base = BASE
-  if FLAGS.smoke:
+  if options.smoke:
     base = variants.change(BASE, SMOKE)
     tuning, seeds, decays = tuning[:1], range(1), (0.1,)
-  with program.stopwatch(workdir) as seconds:
-    tuned = _tune(base, tuning, decays, workdir)
-    if FLAGS.sweep:
-      _sweep(base, tuned, tuning, workdir, seconds)
-      return
-    compared = methods(tuned['weight_decay'])
-    if FLAGS.smoke:
-      compared = {name: compared[name] for name in ('ce_tuned', 'gapt')}
-    made = program.train_methods(
-        base, compared, seeds, workdir / 'runs', select=_SELECT
-    )
-    tree = results.write(
-        workdir / 'results.json',
-        experiment='multiplication',
-        claim=_CLAIM,
-        command=program.command('multiplication'),
-        settings={'base': base, 'methods': compared, 'tuning': tuned},
-        rows=made,
-        baseline='ce_tuned',
-        tables=_tables(list(compared)),
-        wall_seconds=seconds(),
-    )
-    _draw(tree, list(compared), workdir)
-    program.done(workdir, seconds())
+  tuned = _tune(options, base, tuning, decays)
+  if options.sweep:
+    return _sweep(options, base, tuned, tuning)
+  compared = methods(tuned['weight_decay'])
+  if options.smoke:
+    compared = {name: compared[name] for name in ('ce_tuned', 'gapt')}
+  rows = program.train_methods(
+      options, base, compared, seeds, 'runs', select=_SELECT
+  )
+  return [
+      program.Results(
+          rows,
+          settings={'base': base, 'methods': compared, 'tuning': tuned},
+          tables=_tables(list(compared)),
+          baseline='ce_tuned',
+          draw=lambda tree: _draw(tree, list(compared)),
+      )
+  ]
 
 
-def _tune(base, seeds, decays, workdir) -> dict[str, Any]:
+def _tune(options, base, seeds, decays) -> dict[str, Any]:
   """The weight decay of the baseline with the best held-out cross-entropy."""
   candidates = {
       f'decay_{decay:g}': {'optimizer.weight_decay': decay} for decay in decays
   }
   made = program.train_methods(
-      base, candidates, seeds, workdir / 'tuning', select=_SELECT
+      options, base, candidates, seeds, 'tuning', select=_SELECT
   )
   mean = lambda method, metric: python_statistics.mean(
       row[metric] for row in made if row['method'] == method
@@ -286,138 +242,132 @@ def _tables(names) -> dict[str, Any]:
       ['out_of_distribution/accuracy', 'digits out', 3],
   ]
   gated = [name for name in names if name.startswith('gapt')]
-  table = lambda names, columns, paired=False: {
-      'methods': names, 'columns': columns, 'paired': paired
-  }
   others = [name for name in names if name != 'ce_tuned']
   return {
-      'outcome': table(names, outcome),
-      'paired': table(others, outcome, True),
-      'relative': {**table(others, outcome, True), 'relative': True},
-      'entropy': table(names, ENTROPY_COLUMNS),
-      'phases': table(gated, PHASE_COLUMNS),
+      'outcome': results.table(names, outcome),
+      'paired': results.table(others, outcome, paired=True),
+      'relative': results.table(others, outcome, paired=True, relative=True),
+      'entropy': results.table(names, ENTROPY_COLUMNS),
+      'phases': results.table(gated, PHASE_COLUMNS),
   }
 
 
-def _draw(tree, names, workdir) -> None:
-  shown = [
-      'stopped/in_distribution/cross_entropy',
-      'out_of_distribution/cross_entropy',
-      'in_distribution/exact_match',
-  ]
-  labels = {
-      shown[0]: 'in distribution, stopped early: nats',
-      shown[1]: 'out of distribution: nats',
-      shown[2]: 'in distribution: exact match',
-      **COMPRESSION_LABELS,
-  }
-  figures = {
-      'multiplication': experiment_figures.interval_figure(
-          tree, shown, names, labels
+def draw_layers(tree, names, labels=None) -> dict[str, Any]:
+  """A figure by layer of every measure of compression."""
+  labels = COMPRESSION_LABELS | (labels or {})
+  return {
+      prefix.split('/')[0]: experiment_figures.layers_figure(
+          tree, prefix, names, labels
       )
+      for prefix in COMPRESSION_LABELS
   }
-  for prefix in COMPRESSION_LABELS:
-    figures[prefix.split('/')[0]] = experiment_figures.layers_figure(
-        tree, prefix, names, labels
-    )
-  for name, figure in figures.items():
-    program.save_figure(figure, workdir / f'{name}.png')
 
 
-def _sweep(base, tuned, seeds, workdir, seconds) -> None:
+def _draw(tree, names) -> dict[str, Any]:
+  labels = {
+      'stopped/in_distribution/cross_entropy': (
+          'in distribution, stopped early: nats'
+      ),
+      'out_of_distribution/cross_entropy': 'out of distribution: nats',
+      'in_distribution/exact_match': 'in distribution: exact match',
+  }
+  return {
+      'multiplication': experiment_figures.interval_figure(
+          tree, list(labels), names, labels
+      ),
+      **draw_layers(tree, names),
+  }
+
+
+def _sweep(options, base, tuned, seeds) -> list[program.Results]:
   """Everything that GAPT leaves open, and the best of it on fresh seeds."""
   swept = sweep(tuned['weight_decay'], tuned['train_cross_entropy'])
   fresh, more = _FRESH_SEEDS, _PARETO_SEEDS
-  if FLAGS.smoke:
-    kept = ('ce:0', 'dual:1.1')
-    swept = {name: swept[name] for name in kept}
+  if options.smoke:
+    swept = {name: swept[name] for name in ('ce:0', 'dual:1.1')}
     fresh, more = fresh[:1], seeds
-  folder = workdir / 'sweep'
-  made = program.train_methods(base, swept, seeds, folder, select=_SELECT)
+  changes = {name: setting.overrides for name, setting in swept.items()}
+  train = lambda methods, seeds: program.train_methods(
+      options, base, methods, seeds, 'sweep', select=_SELECT
+  )
+  made = train(changes, seeds)
   summary = results.summarise(made)
   score = lambda name: summary[name][f'stopped/{_SELECT}/cross_entropy']['mean']
   best = min((name for name in swept if name != 'ce:0'), key=score)
   cli.report(f'best on the tuning seeds: {best}; now on fresh seeds')
-  confirmed = {'ce_tuned': swept['ce:0'], 'best': swept[best]}
-  made_fresh = program.train_methods(
-      base, confirmed, fresh, folder, select=_SELECT
-  )
-  families = {
-      name: overrides for name, overrides in swept.items()
-      if name.split(':')[0] in _FAMILIES
-  }
-  made += program.train_methods(
-      base,
-      families,
+  confirmed = {'ce_tuned': changes['ce:0'], 'best': changes[best]}
+  made_fresh = train(confirmed, fresh)
+  made += train(
+      {name: changes[name] for name in swept if swept[name].family},
       [seed for seed in more if seed not in seeds],
-      folder,
-      select=_SELECT,
   )
   common = {'base': base, 'tuning': tuned, 'best': best}
-  results.write(
-      workdir / 'sweep.json',
-      experiment='multiplication_sweep',
-      claim=_CLAIM,
-      command=program.command('multiplication'),
-      settings={**common, 'methods': swept},
-      rows=made,
-      baseline='ce:0',
-      tables={
-          'sweep': {**_tables(list(swept))['outcome'], 'methods': list(swept)},
-          'sweep_entropy': _tables(list(swept))['entropy'],
-      },
-      wall_seconds=seconds(),
-  )
-  tables = _tables(list(confirmed))
-  results.write(
-      workdir / 'fresh.json',
-      experiment='multiplication_fresh',
-      claim=_CLAIM,
-      command=program.command('multiplication'),
-      settings={**common, 'methods': confirmed},
-      rows=made_fresh,
-      baseline='ce_tuned',
-      tables={name: tables[name] for name in ('outcome', 'paired', 'entropy')},
-      wall_seconds=seconds(),
-  )
-  _draw_pareto(results.summarise(made), workdir)
-  cli.report(f'wrote {workdir}/sweep.json, {workdir}/fresh.json')
+  tables, confirming = _tables(list(swept)), _tables(list(confirmed))
+  return [
+      program.Results(
+          made,
+          settings={**common, 'methods': changes},
+          tables={
+              'sweep': tables['outcome'], 'sweep_entropy': tables['entropy']
+          },
+          baseline='ce:0',
+          draw=lambda tree: _draw_pareto(results.summarise(made), swept),
+          part='sweep',
+      ),
+      program.Results(
+          made_fresh,
+          settings={**common, 'methods': confirmed},
+          tables={
+              kind: confirming[kind]
+              for kind in ('outcome', 'paired', 'entropy')
+          },
+          baseline='ce_tuned',
+          part='fresh',
+      ),
+  ]
 
 
-def _draw_pareto(summary: Mapping[str, Any], workdir: epath.Path) -> None:
+def _draw_pareto(
+    summary: Mapping[str, Any], swept: Mapping[str, Setting]
+) -> dict[str, Any]:
   y = f'{_SELECT}/cross_entropy'
+  figures = {}
   for name, x in (
       ('pareto', 'entropy/order_2'),
       ('pareto_centered', 'entropy_centered/order_2'),
   ):
     points = {
         label: [
-            {
-                'knob': None if family == 'ce' else float(key.split(':')[1]),
-                x: entries[x],
-                y: entries[y],
-            }
+            {'knob': swept[key].knob, x: entries[x], y: entries[y]}
             for key, entries in summary.items()
-            if key.split(':')[0] == family
+            if swept[key].family == family
         ]
         for family, label in _FAMILIES.items()
     }
-    figure = experiment_figures.pareto_figure(
+    figures[name] = experiment_figures.pareto_figure(
         {label: found for label, found in points.items() if found},
         x,
         y,
         {x: 'entropy of the middle layers, nats', y: 'cross-entropy, nats'},
     )
-    program.save_figure(figure, workdir / f'{name}.png')
+  return figures
+
+
+EXPERIMENT = program.Experiment(
+    'multiplication',
+    _CLAIM,
+    run_experiment,
+    seeds=5,
+    define_flags=lambda: flags.DEFINE_bool(
+        'sweep', False,
+        'Try what GAPT leaves open instead of comparing methods.',
+    ),
+)
 
 
 def run() -> None:
   """Entry point."""
-  program.define_flags(seeds=5)
-  flags.DEFINE_bool(
-      'sweep', False, 'Try what GAPT leaves open instead of comparing methods.'
-  )
-  cli.run(main)
+  program.start(EXPERIMENT)
 
 
 if __name__ == '__main__':

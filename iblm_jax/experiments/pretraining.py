@@ -10,7 +10,6 @@ model is one for CPUs (0.8 M parameters); `--full` is the paper's, 124 M
 parameters and 115 M tokens, for a GPU or a TPU.
 """
 
-import dataclasses
 import json
 import statistics as python_statistics
 import time
@@ -22,17 +21,14 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from iblm_jax import cli
+from iblm_jax import cli, config_files, files
 from iblm_jax.data import prepare as prepare_lib
 from iblm_jax.data.text import tokenising
 from iblm_jax.experiments import multiplication
-from iblm_jax.experiments._harness import program, results, variants, workdirs
-from iblm_jax.models import config as model_config
+from iblm_jax.experiments._harness import program, results, variants
 from iblm_jax.reports import experiment_figures
 from iblm_jax.training import loop, metrics
 from iblm_jax.training.scale import mesh as mesh_lib
-
-FLAGS = flags.FLAGS
 
 _CLAIM = (
     'GAPT lowers the matrix-based entropy by 50 % and improves cross-entropy by'
@@ -58,35 +54,15 @@ BASE = variants.change(
         'train.checkpoint_every': 300,
     },
 )
-# The paper's model, optimizer and number of tokens; as configs/fineweb.py.
+_SMALL = config_files.load('fineweb', 'small_ce').to_dict()
+# The paper's model, optimizer and number of tokens.
 _FULL = {
-    'model': {
-        **dataclasses.asdict(
-            model_config.modded_gpt('small', window=1792, remat='dots')
-        ),
-        'entropy': {'alpha': 2.0, 'patch_size': 8},
-    },
+    'model': _SMALL['model'],
     'data.batch_size': 32,
-    'optimizer': {
-        'name': 'muon',
-        'b1': 0.8,
-        'b2': 0.95,
-        'weight_decay': 0.0,
-        'clip_norm': None,
-        'momentum': 0.95,
-        'momentum_start': 0.85,
-        'momentum_warmup_steps': 300,
-        'group_peaks': {'head': 0.008, 'embedding': 0.6, 'scalar': 0.04},
-        'schedule': {
-            'name': 'wsd',
-            'peak': 0.05,
-            'warmup_steps': 0,
-            'cooldown_fraction': 0.4,
-            'final_fraction': 0.1,
-        },
-    },
-    'train.num_steps': 1750,
-    'train.eval_every': 125,
+    'optimizer': _SMALL['optimizer'],
+    'optimizer.group_peaks': {'head': 0.008, 'embedding': 0.6, 'scalar': 0.04},
+    'train.num_steps': _SMALL['train']['num_steps'],
+    'train.eval_every': _SMALL['train']['eval_every'],
     'train.checkpoint_every': 250,
 }
 _SMOKE = {
@@ -106,14 +82,10 @@ _SMOKE = {
 
 
 def methods(num_steps: int, ratio: float) -> dict[str, variants.Overrides]:
-  """What is compared.
+  """What is compared, given the steps and what the entropy costs in time.
 
-  Args:
-    num_steps: of every method but `ce_equal_time`.
-    ratio: time of a step with the entropy to one without.
-
-  Returns:
-    Overrides by name.
+  A step with the entropy takes `ratio` of one without: `ce_equal_time` has as
+  many more steps.
   """
   gapt = {'objective.method': 'gapt'}
   return {
@@ -127,57 +99,48 @@ def methods(num_steps: int, ratio: float) -> dict[str, variants.Overrides]:
   }
 
 
-def main() -> None:
-  """Prepares the text, trains all methods, writes results and figures."""
-  program.check_figures()
-  workdir = epath.Path(FLAGS.workdir)
-  with program.stopwatch(workdir) as seconds:
-    with cli.refusing():
-      base = _with_data(workdir)
-    seeds = range(1 if FLAGS.smoke else FLAGS.seeds)
-    ratio = _time_ratio(base, workdir)
-    compared = methods(base['train']['num_steps'], ratio)
-    if FLAGS.smoke:
-      compared = {name: compared[name] for name in ('ce', 'mbe')}
-    batch_size = base['data']['batch_size']
-    made = program.train_methods(
-        base, compared, seeds, workdir / 'runs', select=_SELECT, max_batches=16
-    )
-    tree = results.write(
-        workdir / 'results.json',
-        experiment='pretraining',
-        claim=_CLAIM,
-        command=program.command('pretraining'),
-        settings={
-            # Without the folders of the machine.
-            'base': {**base, 'data': {'batch_size': batch_size}},
-            'methods': compared,
-            'time_ratio': ratio,
-        },
-        rows=made,
-        baseline='ce',
-        tables=_tables(list(compared)),
-        wall_seconds=seconds(),
-    )
-    _draw(tree, list(compared), seeds, workdir)
-    program.done(workdir, seconds())
+def run_experiment(options: Any) -> list[program.Results]:
+  """Prepares the text and trains all methods."""
+  with cli.refusing():
+    base = _with_data(options)
+  seeds = range(1 if options.smoke else options.seeds)
+  ratio = _time_ratio(base, options)
+  compared = methods(base['train']['num_steps'], ratio)
+  if options.smoke:
+    compared = {name: compared[name] for name in ('ce', 'mbe')}
+  rows = program.train_methods(
+      options, base, compared, seeds, 'runs', select=_SELECT, max_batches=16
+  )
+  # Without the folders of the machine.
+  public = {**base, 'data': {'batch_size': base['data']['batch_size']}}
+  return [
+      program.Results(
+          rows,
+          settings={'base': public, 'methods': compared, 'time_ratio': ratio},
+          tables=_tables(list(compared)),
+          baseline='ce',
+          draw=lambda tree: _draw(
+              tree, list(compared), seeds, options.workdir / 'runs'
+          ),
+      )
+  ]
 
 
-def _with_data(workdir: epath.Path) -> dict[str, Any]:
+def _with_data(options: Any) -> dict[str, Any]:
   """The base config with its shards, tokenised first where text was given."""
-  if (FLAGS.data is None) == (FLAGS.text is None) and not FLAGS.smoke:
+  if (options.data is None) == (options.text is None) and not options.smoke:
     raise ValueError('one of --text and --data must be given.')
-  folder = FLAGS.data
+  folder = options.data
   if folder is None:
-    folder = str(workdir / 'data')
-    text = FLAGS.text
+    folder = str(options.workdir / 'data')
+    text = options.text
     if text is None:
-      text = _made_up_text(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+      text = _made_up_text(options.workdir)
+    options.workdir.mkdir(parents=True, exist_ok=True)
     prepare_lib.prepare(
         text.split(','),
         folder,
-        tokenising.Options(holdout=0.3 if FLAGS.smoke else _HOLDOUT),
+        tokenising.Options(holdout=0.3 if options.smoke else _HOLDOUT),
         report=cli.report,
     )
   index_path = epath.Path(folder) / 'index.json'
@@ -187,10 +150,15 @@ def _with_data(workdir: epath.Path) -> dict[str, Any]:
         f' is no {index_path}.'
     )
   index = json.loads(index_path.read_text())
-  base = variants.change(BASE, _FULL) if FLAGS.full else BASE
-  if FLAGS.smoke:
+  base = variants.change(BASE, _FULL) if options.full else BASE
+  if options.smoke:
     base = variants.change(base, _SMOKE)
-  files = {
+  seq_len, eval_rows = 256, 256
+  if options.full:
+    seq_len, eval_rows = 2048, 5120
+  elif options.smoke:
+    seq_len, eval_rows = 32, 8
+  shards = {
       split: [
           f'{folder}/{shard["name"]}'
           for shard in index['shards']
@@ -205,11 +173,11 @@ def _with_data(workdir: epath.Path) -> dict[str, Any]:
               index['vocab_size'], base['model'].get('vocab_size', 0)
           ),
           'data.shards': {
-              **files,
-              'seq_len': 2048 if FLAGS.full else 32 if FLAGS.smoke else 256,
+              **shards,
+              'seq_len': seq_len,
               'eot_id': index['eot_id'],
               'vocab_size': index['vocab_size'],
-              'eval_rows': 5120 if FLAGS.full else 8 if FLAGS.smoke else 256,
+              'eval_rows': eval_rows,
           },
       },
   )
@@ -230,12 +198,12 @@ def _made_up_text(workdir: epath.Path) -> str:
   return str(path)
 
 
-def _time_ratio(base: Mapping[str, Any], workdir: epath.Path) -> float:
+def _time_ratio(base: Mapping[str, Any], options: Any) -> float:
   """Time of a step with entropy and its gradient to one without; measured once.
 
   Steps alternate, so that what else the machine does falls on both.
   """
-  path = workdir / 'timing.json'
+  path = options.workdir / 'timing.json'
   if path.exists():
     return json.loads(path.read_text())['ratio']
   compared = {
@@ -248,7 +216,7 @@ def _time_ratio(base: Mapping[str, Any], workdir: epath.Path) -> float:
         for name, overrides in compared.items()
     }
   states, spent = {}, {name: [] for name in jobs}
-  for repeat in range(2 + (3 if FLAGS.smoke else _TIMED_STEPS)):
+  for repeat in range(2 + (3 if options.smoke else _TIMED_STEPS)):
     for name, job in jobs.items():
       step = job.program
       with jax.set_mesh(step.mesh):
@@ -265,7 +233,9 @@ def _time_ratio(base: Mapping[str, Any], workdir: epath.Path) -> float:
           spent[name].append(time.perf_counter() - started)
   median = {n: python_statistics.median(s) for n, s in spent.items()}
   ratio = median['mbe'] / median['ce']
-  workdirs.write_json(path, {'ratio': ratio, 'median_seconds': median})
+  files.write_json(
+      path, {'ratio': ratio, 'median_seconds': median}, indent=None
+  )
   cli.report(f'a step with the entropy takes {ratio:.3f} of one without')
   return ratio
 
@@ -277,27 +247,22 @@ def _tables(names) -> dict[str, Any]:
       ['validation/accuracy', 'accuracy', 4],
   ]
   s_2 = ['entropy/order_2', 'S_2', 3]
-  gated = [name for name in names if name.startswith('gapt')]
-  table = lambda methods, columns, **options: {
-      'methods': methods, 'columns': columns, 'paired': False, **options
-  }
   others = [name for name in names if name != 'ce']
-  return {
-      'outcome': table(names, outcome),
-      'paired': table(others, [*outcome, s_2], paired=True),
-      'relative': table(
+  tables = {
+      'outcome': results.table(names, outcome),
+      'paired': results.table(others, [*outcome, s_2], paired=True),
+      'relative': results.table(
           others, [*outcome, s_2], paired=True, relative=True
       ),
-      'entropy': table(names, multiplication.ENTROPY_COLUMNS),
-      **(
-          {'phases': table(gated, multiplication.PHASE_COLUMNS)}
-          if gated
-          else {}
-      ),
+      'entropy': results.table(names, multiplication.ENTROPY_COLUMNS),
   }
+  gated = [name for name in names if name.startswith('gapt')]
+  if gated:
+    tables['phases'] = results.table(gated, multiplication.PHASE_COLUMNS)
+  return tables
 
 
-def _draw(tree, names, seeds, workdir) -> None:
+def _draw(tree, names, seeds, folder) -> dict[str, Any]:
   labels = {
       'validation/cross_entropy': 'held-out cross-entropy, nats per byte',
       **multiplication.COMPRESSION_LABELS,
@@ -311,10 +276,7 @@ def _draw(tree, names, seeds, workdir) -> None:
         [
             (line['step'], line[name])
             for line in metrics.read_metrics(
-                workdir
-                / 'runs'
-                / variants.run_name(method, seed)
-                / 'metrics.jsonl'
+                folder / variants.run_name(method, seed) / 'metrics.jsonl'
             )
             if name in line and line['step']
         ]
@@ -324,25 +286,18 @@ def _draw(tree, names, seeds, workdir) -> None:
         [step for step, _ in lines[0]],
         np.array([[value for _, value in line] for line in lines]),
     )
-  figures = {
+  return {
       'pretraining': experiment_figures.interval_figure(
           tree, list(labels)[:3], names, labels
       ),
       'curves': experiment_figures.curves_figure(
           curves, labels['validation/cross_entropy']
       ),
+      **multiplication.draw_layers(tree, names, labels),
   }
-  for prefix in multiplication.COMPRESSION_LABELS:
-    figures[prefix.split('/')[0]] = experiment_figures.layers_figure(
-        tree, prefix, names, labels
-    )
-  for file, figure in figures.items():
-    program.save_figure(figure, workdir / f'{file}.png')
 
 
-def run() -> None:
-  """Entry point."""
-  program.define_flags(seeds=3)
+def _define_flags() -> None:
   flags.DEFINE_string(
       'text', None, 'Text files, as data.prepare takes them, byte by byte.'
   )
@@ -350,7 +305,16 @@ def run() -> None:
       'data', None, 'Folder of shards of iblm_jax.data.prepare.'
   )
   flags.DEFINE_bool('full', False, "The paper's size, for an accelerator.")
-  cli.run(main)
+
+
+EXPERIMENT = program.Experiment(
+    'pretraining', _CLAIM, run_experiment, seeds=3, define_flags=_define_flags
+)
+
+
+def run() -> None:
+  """Entry point."""
+  program.start(EXPERIMENT)
 
 
 if __name__ == '__main__':

@@ -23,11 +23,6 @@ def annotate(
 
   Texts keep off each other, off the legend and inside the axis, then off the
   lines. The layout of the figure is fixed from here on.
-
-  Args:
-    figure: a matplotlib figure.
-    axis: of it, with a legend and everything else drawn.
-    marks: (text, (x, y), colour) of every text.
   """
   figure.draw_without_rendering()  # lays everything out, so places are known
   figure.set_layout_engine('none')  # ... and stay: a text must not move them

@@ -20,7 +20,7 @@ def cycle_figure(
       the whole gradients; 'control', the same where there is nothing to align
       (split halves of a batch); 'layers' and 'norms', mappings from a label to
       a series. All but 'step' and 'cosine' can be missing.
-    flips: steps at which the cosine changes its sign; short marks.
+    flips: Steps at which the cosine changes its sign; short marks.
 
   Returns:
     A matplotlib figure: the cosine, shaded where it is positive; layer by step
@@ -48,7 +48,7 @@ def cycle_figure(
       norms.items(), figures.COLOURS, strict=False
   ):
     panels[-1].plot(
-        steps, _floats(values), color=colour, linewidth=1.2, label=label
+        steps, figures.floats(values), color=colour, linewidth=1.2, label=label
     )
   if norms:
     panels[-1].set(yscale='log', ylabel='norm', title='Norms of the gradients')
@@ -65,11 +65,6 @@ def surrogate_figure(
 ) -> Any:
   """A count against what series without a cycle give, a panel per null model.
 
-  Args:
-    observed: the count of the real series.
-    nulls: by null model, the counts of its draws.
-    label: what is counted.
-
   Returns:
     A matplotlib figure. Each title says which share of the draws (the real
     series counted among them) is at most, and at least, what was observed.
@@ -78,7 +73,7 @@ def surrogate_figure(
       1, len(nulls), figsize=(1.0 + 4.2 * len(nulls), 3.4), sharex=True
   )
   for (name, counts), axis in zip(nulls.items(), axes[0], strict=True):
-    counts = _floats(counts)
+    counts = figures.floats(counts)
     low, high = min(counts.min(), observed), max(counts.max(), observed)
     # Counts: bins as wide as a whole number, with counts in their middle.
     width = max(1, math.ceil((high - low) / 40))
@@ -104,7 +99,7 @@ def surrogate_figure(
 
 
 def _draw_cosine(axis, steps, series, flips) -> None:
-  cosine = _floats(series['cosine'])
+  cosine = figures.floats(series['cosine'])
   axis.axhline(0, color='black', linewidth=0.8)
   axis.fill_between(
       steps, 0, cosine, where=cosine > 0, interpolate=True, linewidth=0,
@@ -112,8 +107,8 @@ def _draw_cosine(axis, steps, series, flips) -> None:
   )
   if series.get('control') is not None:
     axis.plot(
-        steps, _floats(series['control']), color='#888888', linewidth=0.9,
-        label='split halves',
+        steps, figures.floats(series['control']), color='#888888',
+        linewidth=0.9, label='split halves',
     )
   axis.plot(
       steps, cosine, color=figures.COLOURS[0], linewidth=1.2, label='cosine'
@@ -129,7 +124,7 @@ def _draw_cosine(axis, steps, series, flips) -> None:
 
 
 def _draw_layers(figure, axis, steps, layers) -> None:
-  cosine_LxT = np.stack([_floats(values) for values in layers.values()])
+  cosine_LxT = np.stack([figures.floats(values) for values in layers.values()])
   limit = float(
       np.max(np.abs(cosine_LxT), where=np.isfinite(cosine_LxT), initial=0.0)
   )
@@ -160,8 +155,3 @@ def _edges(steps: np.ndarray) -> np.ndarray:
   middle = (steps[1:] + steps[:-1]) / 2
   first, last = 2 * steps[0] - middle[0], 2 * steps[-1] - middle[-1]
   return np.concatenate([[first], middle, [last]])
-
-
-def _floats(values: Any) -> np.ndarray:
-  """Numbers as float64, None as NaN."""
-  return np.asarray(values, np.float64)

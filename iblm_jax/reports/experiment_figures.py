@@ -23,14 +23,9 @@ def interval_figure(
   """Mean, 95 % interval and single seeds of metrics, a panel each.
 
   Args:
-    results: tree of results.json.
-    metrics: at least one; up to three panels side by side.
-    methods: from top to bottom, a colour each.
-    labels: what the figure calls a metric or a method; without an entry it is
+    metrics: At least one; up to three panels side by side.
+    labels: What the figure calls a metric or a method; without an entry it is
       called by its name.
-
-  Returns:
-    A matplotlib figure.
   """
   columns = 2 if len(metrics) == 4 else min(len(metrics), 3)
   rows = math.ceil(len(metrics) / columns)
@@ -43,7 +38,7 @@ def interval_figure(
   for axis in axes.flat[len(metrics) :]:
     axis.set_visible(False)
   for metric, axis in zip(metrics, axes.flat, strict=False):
-    for place, (method, colour) in enumerate(_coloured(methods)):
+    for place, (method, colour) in enumerate(figures.coloured(methods)):
       seeds = _finite(
           row.get(metric) for row in results['rows'] if row['method'] == method
       )
@@ -80,13 +75,9 @@ def pareto_figure(
   """Two metrics against each other, for families of methods with a knob.
 
   Args:
-    points: by family, along its knob: 'knob' (its value, None for a method
+    points: By family, along its knob: 'knob' (its value, None for a method
       without one) and the two metrics, each a number or an entry of a summary
       ('mean', 'ci95').
-    x: metric across.
-    y: metric up.
-    labels: what the figure calls the metrics, and the families if need be.
-    joined: whether a line leads along the knob.
 
   Returns:
     A matplotlib figure: a colour per family, its points marked with the knob;
@@ -95,7 +86,7 @@ def pareto_figure(
   figure, axes = figures.subplots(1, 1, figsize=(7.5, 5.2))
   axis = axes[0, 0]
   marks, across = [], []
-  for index, (family, colour) in enumerate(_coloured(list(points))):
+  for index, (family, colour) in enumerate(figures.coloured(list(points))):
     xs, x_errors = _errors(point[x] for point in points[family])
     ys, y_errors = _errors(point[y] for point in points[family])
     axis.errorbar(
@@ -128,21 +119,12 @@ def layers_figure(
 ) -> Any:
   """Mean and 95 % interval of a metric by layer, a line per method.
 
-  Args:
-    results: tree of results.json.
-    prefix: of the metrics `prefix/layer_00`, `prefix/layer_01`...
-    methods: a colour each.
-    labels: what the figure calls the prefix and the methods.
-
-  Returns:
-    A matplotlib figure.
-
   Raises:
-    ValueError: if no method has such metrics.
+    ValueError: If no method has such metrics.
   """
   figure, axes = figures.subplots(1, 1, figsize=(7.5, 4.0))
   axis, start, drawn = axes[0, 0], f'{prefix}/layer_', False
-  for index, (method, colour) in enumerate(_coloured(methods)):
+  for index, (method, colour) in enumerate(figures.coloured(methods)):
     summary = results['summary'].get(method, {})
     names = sorted(name for name in summary if name.startswith(start))
     if not names:
@@ -175,19 +157,14 @@ def curves_figure(
   """A metric over training: mean over seeds and its 95 % interval as a band.
 
   Args:
-    curves: by method, steps (T) and values [seeds, T]; NaN where a seed has no
+    curves: By method, steps (T) and values [seeds, T]; NaN where a seed has no
       value, which then does not count.
-    ylabel: of the metric.
-    labels: what the figure calls the methods.
-
-  Returns:
-    A matplotlib figure.
   """
   figure, axes = figures.subplots(1, 1, figsize=(8.0, 4.4))
   axis = axes[0, 0]
-  for method, colour in _coloured(list(curves)):
+  for method, colour in figures.coloured(list(curves)):
     steps, values = curves[method]
-    values_SxT = np.atleast_2d(_floats(values))
+    values_SxT = np.atleast_2d(figures.floats(values))
     ends = []
     for column_S in values_SxT.T:
       column_S = column_S[np.isfinite(column_S)]
@@ -207,16 +184,6 @@ def curves_figure(
   axis.set(xlabel='step', ylabel=ylabel)
   axis.legend()
   return figure
-
-
-def _coloured(names: Sequence[str]) -> list[tuple[str, str]]:
-  count = len(figures.COLOURS)
-  return [(name, figures.COLOURS[i % count]) for i, name in enumerate(names)]
-
-
-def _floats(values: Any) -> np.ndarray:
-  """Numbers as float64, None as NaN."""
-  return np.asarray(values, np.float64)
 
 
 def _finite(values) -> list[float]:

@@ -2,8 +2,11 @@
 
 import functools
 import importlib.util
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
 
 from iblm_jax.reports import runs as runs_lib
 
@@ -40,9 +43,6 @@ def check_matplotlib() -> None:
 def styled(draw: Callable[_P, _T]) -> Callable[_P, _T]:
   """Draws without a display, in the style above; leaves no global trace.
 
-  Args:
-    draw: a function that draws a figure.
-
   Returns:
     The same function, which then draws in this style.
   """
@@ -60,17 +60,7 @@ def styled(draw: Callable[_P, _T]) -> Callable[_P, _T]:
 def subplots(
     rows: int, columns: int, figsize: tuple[float, float], **kwargs
 ) -> tuple[Any, Any]:
-  """A figure and its axes, without a display.
-
-  Args:
-    rows: of panels.
-    columns: of panels.
-    figsize: width and height, inches.
-    **kwargs: for `matplotlib.figure.Figure.subplots`.
-
-  Returns:
-    The figure and an array [rows, columns] of axes.
-  """
+  """A figure and its axes, without a display."""
   from matplotlib import figure
 
   # Not pyplot: it would hold on to every figure and to a display.
@@ -83,7 +73,7 @@ def loss_figure(runs: Sequence[runs_lib.Run]) -> Any:
   """Cross-entropy in training and on each evaluation set, and the phases.
 
   Args:
-    runs: to compare; one colour each in all panels.
+    runs: To compare; one colour each in all panels.
 
   Returns:
     A matplotlib figure: the training panel, below it a strip per gated run
@@ -102,7 +92,7 @@ def loss_figure(runs: Sequence[runs_lib.Run]) -> Any:
   axes = list(axes[:, 0])
   top, strips = axes[0], axes[1 : 1 + len(gated)]
   panels = axes[1 + len(gated) :]
-  for run, colour in _coloured(runs):
+  for run, colour in coloured(runs):
     top.plot(
         *run.series('train/cross_entropy'),
         color=colour,
@@ -121,7 +111,7 @@ def loss_figure(runs: Sequence[runs_lib.Run]) -> Any:
         fontsize=8,
     )
   for name, panel in zip(sets, panels, strict=True):
-    for run, colour in _coloured(runs):
+    for run, colour in coloured(runs):
       steps, values = run.series(f'eval/{name}/cross_entropy')
       panel.plot(steps, values, color=colour, marker='o', markersize=3)
     panel.set(
@@ -135,9 +125,6 @@ def loss_figure(runs: Sequence[runs_lib.Run]) -> Any:
 @styled
 def entropy_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
   """Entropy of every layer over training, a panel per run, phases shaded.
-
-  Args:
-    runs: those without entropy in their metrics are left out.
 
   Returns:
     A matplotlib figure; None if no run has measured the entropy.
@@ -182,9 +169,6 @@ def entropy_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
 def profile_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
   """Entropy of every layer at the last evaluation, and exact match over time.
 
-  Args:
-    runs: to compare.
-
   Returns:
     A matplotlib figure with a row per evaluation set; None without any.
   """
@@ -193,7 +177,7 @@ def profile_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
     return None
   figure, axes = subplots(len(sets), 2, figsize=(9, 2.9 * len(sets) + 0.4))
   for name, (left, right) in zip(sets, axes, strict=True):
-    for run, colour in _coloured(runs):
+    for run, colour in coloured(runs):
       layers = run.names(f'eval/{name}/mbe/layer_')
       left.plot(
           range(len(layers)),
@@ -222,8 +206,14 @@ def profile_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
   return figure
 
 
-def _coloured(runs):
-  return [(r, COLOURS[i % len(COLOURS)]) for i, r in enumerate(runs)]
+def coloured(things: Sequence[_T]) -> list[tuple[_T, str]]:
+  """Things with a colour each."""
+  return list(zip(things, itertools.cycle(COLOURS), strict=False))
+
+
+def floats(values: Any) -> np.ndarray:
+  """Numbers as float64, None as NaN."""
+  return np.asarray(values, np.float64)
 
 
 def layer_colour(index: int, count: int) -> Any:

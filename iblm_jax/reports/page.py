@@ -27,12 +27,7 @@ def make_page(
   """A self-contained page.
 
   Args:
-    title: of the page.
-    rows: of the table, all with the same keys; shown with runs as columns.
-    figures: (heading, text, PNG) each.
-
-  Returns:
-    HTML.
+    rows: Of the table, all with the same keys; shown with runs as columns.
   """
   parts = [
       '<!doctype html><html lang="en"><meta charset="utf-8">',

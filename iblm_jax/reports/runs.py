@@ -15,10 +15,9 @@ class Run(NamedTuple):
   """One run.
 
   Attributes:
-    name: short, unique among the runs compared.
-    config: tree of config.json.
-    rows: of metrics.jsonl, in order.
-    summary: of summary.json; empty while the run goes on.
+    name: Short, unique among the runs compared.
+    config: Tree of config.json.
+    summary: Of summary.json; empty while the run goes on.
   """
 
   name: str
@@ -65,14 +64,11 @@ class Run(NamedTuple):
 def read_runs(workdirs: Sequence[epath.PathLike]) -> list[Run]:
   """Reads runs and gives them short names.
 
-  Args:
-    workdirs: at least one.
-
   Returns:
     The runs, in the same order.
 
   Raises:
-    ValueError: if a folder holds no run or no metrics yet, naming it.
+    ValueError: If a folder holds no run or no metrics yet, naming it.
   """
   if not workdirs:
     raise ValueError('at least one run is needed.')
@@ -98,9 +94,6 @@ def _read(path: epath.Path, name: str) -> Run:
 
 def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
   """One row per run: options that matter, last metrics, phases.
-
-  Args:
-    runs: to compare.
 
   Returns:
     Rows with the same keys; an empty string where a run has no such value.

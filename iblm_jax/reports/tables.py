@@ -36,13 +36,9 @@ def rewrite(page: str, load: Callable[[str], Mapping[str, Any]]) -> str:
       at `<!-- end -->`, and what lies between is replaced. PATH is as `lookup`
       takes it; DIGITS, of numbers, are after the point, with a sign if it
       begins with '+'.
-    load: gives the results of a file named in the page.
-
-  Returns:
-    The page with what its files say.
 
   Raises:
-    ValueError: if a block is not closed or not understood, or names what its
+    ValueError: If a block is not closed or not understood, or names what its
       file does not hold.
   """
   found = {
@@ -73,10 +69,6 @@ def rewrite(page: str, load: Callable[[str], Mapping[str, Any]]) -> str:
 def make_table(results: Mapping[str, Any], name: str) -> str:
   """A table of results as Markdown.
 
-  Args:
-    results: tree of results.json.
-    name: of one of its tables.
-
   Returns:
     Lines: methods down, metrics across, cells 'mean [low, high]' with the 95 %
     interval, and the number of seeds. A paired table holds differences to the
@@ -84,7 +76,7 @@ def make_table(results: Mapping[str, Any], name: str) -> str:
     row of the baseline.
 
   Raises:
-    ValueError: if there is no such table.
+    ValueError: If there is no such table.
   """
   if name not in results['tables']:
     raise ValueError(
@@ -122,14 +114,10 @@ def lookup(results: Mapping[str, Any], path: str) -> Any:
   """What lies at a path in a tree.
 
   Args:
-    results: tree of results.json.
-    path: keys and places in lists, joined by '.'; keys may hold '.' themselves.
-
-  Returns:
-    The value.
+    path: Keys and places in lists, joined by '.'; keys may hold '.' themselves.
 
   Raises:
-    ValueError: if there is nothing at the path, or more than one thing.
+    ValueError: If there is nothing at the path, or more than one thing.
 
   >>> tree = {'summary': {'mbe_0.1': {'loss': {'ci95': [1.5, 2.5]}}}}
   >>> lookup(tree, 'summary.mbe_0.1.loss.ci95.1')
@@ -145,15 +133,11 @@ def make_value(value: Any, digits: str | None = None) -> str:
   """A number, an interval or a text within a sentence.
 
   Args:
-    value: a number, a text, or an entry with 'mean' and 'ci95'.
-    digits: after the point, such as '3', or '+3' for an explicit sign; None for
+    digits: After the point, such as '3', or '+3' for an explicit sign; None for
       whole numbers and texts.
 
-  Returns:
-    Text.
-
   Raises:
-    ValueError: if the value is of another kind, or the digits do not suit it.
+    ValueError: If the value is of another kind, or the digits do not suit it.
 
   >>> make_value({'mean': 0.5, 'ci95': [0.25, 0.75]}, '+2')
   '+0.50 [+0.25, +0.75]'

@@ -10,7 +10,7 @@ import observations
 import programs
 import pytest
 
-from iblm_jax.experiments._harness import workdirs
+from iblm_jax.experiments._harness import program
 from iblm_jax.experiments.conflict import metrics as conflict_metrics
 from iblm_jax.experiments.conflict import models as conflict_models
 from iblm_jax.experiments.conflict import rows as conflict_run
@@ -311,12 +311,12 @@ def test_settings_of_the_paper():
 
 def test_another_workdir_is_refused(tmp_path):
   settings = conflict_settings.make('mlp')
-  workdirs.check_settings(settings.to_json(), tmp_path)
-  workdirs.write_json(tmp_path / 'settings.json', settings.to_json())
-  workdirs.check_settings(settings.to_json(), tmp_path)
+  program.check_settings(settings.to_json(), tmp_path)
+  program.keep_settings(settings.to_json(), tmp_path)
+  program.check_settings(settings.to_json(), tmp_path)
   other = conflict_settings.make('mlp', seeds=7)
   with pytest.raises(ValueError, match=r'other settings \(seeds\)'):
-    workdirs.check_settings(other.to_json(), tmp_path)
+    program.check_settings(other.to_json(), tmp_path)
 
 
 def test_smoke(tmp_path):

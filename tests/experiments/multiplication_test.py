@@ -1,7 +1,5 @@
 """What the experiment chooses, from rows that were written by hand."""
 
-import types
-
 import pytest
 
 from iblm_jax.experiments import multiplication
@@ -38,8 +36,8 @@ def asked(monkeypatch, tmp_path):
       for n in range(4)
   ]
 
-  def train_methods(base, methods, seeds, folder, **options):
-    calls.append((dict(methods), list(seeds), folder.name, options['select']))
+  def train_methods(options, base, methods, seeds, folder, *, select):
+    calls.append((dict(methods), list(seeds), folder, select))
     return [
         {'method': method, 'seed': seed}
         | {
@@ -53,13 +51,10 @@ def asked(monkeypatch, tmp_path):
   monkeypatch.setattr(program, 'train_methods', train_methods)
 
   def start(**flags):
-    values = types.SimpleNamespace(
-        workdir=str(tmp_path), smoke=False, seeds=3, **flags
-    )
-    monkeypatch.setattr(multiplication, 'FLAGS', values)
-    monkeypatch.setattr(program, 'FLAGS', values)
     calls.clear()
-    multiplication.main()
+    program.conduct(
+        multiplication.EXPERIMENT, tmp_path, smoke=False, seeds=3, **flags
+    )
     return calls
 
   return start

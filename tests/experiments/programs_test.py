@@ -7,7 +7,6 @@ import signal
 import sys
 import threading
 import time
-import types
 
 import observations
 import programs
@@ -16,7 +15,7 @@ from etils import epath
 
 from iblm_jax import cli, errors
 from iblm_jax.experiments import cycle, multiplication, pretraining
-from iblm_jax.experiments._harness import program, results, runs, variants
+from iblm_jax.experiments._harness import jobs, program, results, variants
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -38,12 +37,9 @@ COMPRESSION = [
 ] + ['mean_share']
 
 
-def start(module, workdir, monkeypatch, *, smoke=True, **flags):
+def start(module, workdir, *, smoke=True, **flags):
   """A program in this process, which compiles and imports less."""
-  values = types.SimpleNamespace(workdir=str(workdir), smoke=smoke, **flags)
-  monkeypatch.setattr(module, 'FLAGS', values)
-  monkeypatch.setattr(program, 'FLAGS', values)
-  module.main()
+  program.conduct(module.EXPERIMENT, str(workdir), smoke=smoke, **flags)
 
 
 def test_multiplication_and_its_sweep(tmp_path, monkeypatch):
@@ -62,7 +58,7 @@ def test_multiplication_and_its_sweep(tmp_path, monkeypatch):
   assert (tmp_path / 'multiplication.png').stat().st_size > 10_000
   before = (tmp_path / 'tuning/decay_0.1_seed_100/metrics.jsonl').read_bytes()
 
-  start(multiplication, tmp_path, monkeypatch, seeds=1, sweep=True)
+  start(multiplication, tmp_path, seeds=1, sweep=True)
   check(tmp_path, ['ce:0', 'dual:1.1'], COMPRESSION, 'sweep.json', 'sweep')
   fresh = check(
       tmp_path, ['ce_tuned', 'best'], COMPRESSION, 'fresh.json', 'fresh'
@@ -77,14 +73,14 @@ def test_multiplication_and_its_sweep(tmp_path, monkeypatch):
   # Without --smoke these are other runs: refused, and nothing is changed.
   with pytest.raises(cli.BadUsage, match='another config'):
     start(
-        multiplication, tmp_path, monkeypatch, seeds=1, sweep=False,
+        multiplication, tmp_path, seeds=1, sweep=False,
         smoke=False,
     )
   assert (tmp_path / 'results.json').exists()
 
 
 def test_cycle(tmp_path, monkeypatch):
-  start(cycle, tmp_path, monkeypatch, seeds=1, text=None)
+  start(cycle, tmp_path, seeds=1, text=None)
   tree = check(
       tmp_path,
       ['multiplication'],
@@ -101,7 +97,7 @@ def test_cycle(tmp_path, monkeypatch):
 
 def test_pretraining(tmp_path, monkeypatch):
   flags = dict(seeds=1, text=None, data=None, full=False)
-  start(pretraining, tmp_path, monkeypatch, **flags)
+  start(pretraining, tmp_path, **flags)
   tree = check(
       tmp_path, ['ce', 'mbe'], [*COMPRESSION, 'validation/cross_entropy']
   )
@@ -120,7 +116,7 @@ def test_pretraining(tmp_path, monkeypatch):
 def test_pretraining_needs_a_text(tmp_path, monkeypatch):
   flags = dict(seeds=1, text=None, data=None, full=False)
   with pytest.raises(cli.BadUsage, match='one of --text and --data'):
-    start(pretraining, tmp_path / 'never', monkeypatch, smoke=False, **flags)
+    start(pretraining, tmp_path / 'never', smoke=False, **flags)
   assert not (tmp_path / 'never').exists()
 
 
@@ -154,7 +150,7 @@ def test_a_stopped_experiment_has_saved_its_runs(tmp_path):
 
   threading.Thread(target=stop, daemon=True).start()
   with pytest.raises(errors.Preempted):
-    runs.train(
+    jobs.train(
         todo, epath.Path(tmp_path), side_by_side=True, report=lambda line: None
     )
   assert not (folder / 'summary.json').exists()

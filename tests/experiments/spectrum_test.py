@@ -14,7 +14,8 @@ import pytest
 from iblm_jax import information
 from iblm_jax.analysis import layer_spectra as measure_lib
 from iblm_jax.analysis import subject as subject_lib
-from iblm_jax.experiments._harness import results, workdirs
+from iblm_jax.experiments._harness import program as program_lib
+from iblm_jax.experiments._harness import results
 from iblm_jax.experiments.spectrum import rows as spectrum_rows
 from iblm_jax.models import decoder
 
@@ -187,14 +188,14 @@ def test_the_program(tmp_path):
 
 def test_a_workdir_of_something_else_is_refused(tmp_path):
   settings = {'checkpoint': 'a', 'sizes': [2, 4]}
-  workdirs.check_settings(settings, tmp_path)
+  program_lib.check_settings(settings, tmp_path)
   (tmp_path / 'settings.json').write_text(json.dumps(settings))
-  workdirs.check_settings(settings, tmp_path)
+  program_lib.check_settings(settings, tmp_path)
   with pytest.raises(ValueError, match=r'other settings \(checkpoint\)'):
-    workdirs.check_settings(settings | {'checkpoint': 'b'}, tmp_path)
+    program_lib.check_settings(settings | {'checkpoint': 'b'}, tmp_path)
   (tmp_path / 'settings.json').rename(tmp_path / 'results.json')
   with pytest.raises(ValueError, match='results of something else'):
-    workdirs.check_settings(settings, tmp_path)
+    program_lib.check_settings(settings, tmp_path)
 
 
 def test_bad_flags_are_refused(tmp_path):

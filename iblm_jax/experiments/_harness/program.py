@@ -1,98 +1,179 @@
-"""What the experiments' programs share: flags, the clock, the end."""
+"""What every experiment's program does: flags, the clock, results, figures."""
 
-import contextlib
 import io
 import json
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from absl import flags
 from etils import epath
 
-from iblm_jax import cli
-from iblm_jax.experiments._harness import rows as rows_lib
-from iblm_jax.experiments._harness import runs as runs_lib
-from iblm_jax.experiments._harness import variants, workdirs
+from iblm_jax import cli, files
+from iblm_jax.experiments._harness import jobs, results, rows, variants
 from iblm_jax.reports import figures
 from iblm_jax.training import progress
 
-FLAGS = flags.FLAGS
 
+class Results(NamedTuple):
+  """What an experiment writes: one file of results, and its figures.
 
-def define_flags(seeds: int) -> None:
-  """The flags of every experiment."""
-  flags.DEFINE_string('workdir', None, 'Folder of the experiment.')
-  flags.DEFINE_integer('seeds', seeds, 'Number of seeds.', lower_bound=1)
-  flags.DEFINE_bool('smoke', False, 'A tiny version that ends in seconds.')
-  flags.mark_flag_as_required('workdir')
-
-
-@contextlib.contextmanager
-def stopwatch(workdir: epath.Path) -> Generator[Callable[[], float]]:
-  """Seconds that an experiment took, over all its starts.
-
-  Yields:
-    A function that tells them; they are kept in the workdir.
+  Attributes:
+    rows: See `results.write`, as for the next three.
+    settings: What the rows depend on.
+    tables: For the page.
+    baseline: The method that the others are compared with.
+    draw: From the tree of the file to figures by name; None draws nothing.
+    part: Follows the experiment's name, for a file other than results.json.
+    lines: What a person wants to read at the end.
+    seconds: That the rows took, where the clock does not tell.
   """
-  path = workdir / 'seconds.json'
-  before = json.loads(path.read_text()) if path.exists() else 0.0
-  started = time.monotonic()
-  total = lambda: before + time.monotonic() - started
+
+  rows: Sequence[Mapping[str, Any]]
+  settings: Mapping[str, Any]
+  tables: Mapping[str, Mapping[str, Any]]
+  baseline: str | None = None
+  draw: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda tree: {}
+  part: str = ''
+  lines: Sequence[str] = ()
+  seconds: float | None = None
+
+
+class Experiment(NamedTuple):
+  """A question that a program answers.
+
+  Attributes:
+    claim: What it tests, in a sentence.
+    run: From the values of the flags to results; none where they were there.
+    seeds: Number of seeds by default; None for an experiment without the flag.
+    smoke: What the flag --smoke does; empty for an experiment without it.
+    define_flags: Defines flags of its own.
+  """
+
+  name: str
+  claim: str
+  run: Callable[[Any], Sequence[Results]]
+  seeds: int | None = None
+  smoke: str = 'A tiny version that ends in seconds.'
+  define_flags: Callable[[], Any] = lambda: None
+
+
+def start(experiment: Experiment) -> None:
+  """Entry point of an experiment's program."""
+  flags.DEFINE_string('workdir', None, 'Folder of the experiment.')
+  if experiment.seeds is not None:
+    flags.DEFINE_integer(
+        'seeds', experiment.seeds, 'Number of seeds.', lower_bound=1
+    )
+  if experiment.smoke:
+    flags.DEFINE_bool('smoke', False, experiment.smoke)
+  experiment.define_flags()
+  flags.mark_flag_as_required('workdir')
+  cli.run(lambda: conduct(experiment, **flags.FLAGS.flag_values_dict()))
+
+
+def conduct(
+    experiment: Experiment, workdir: epath.PathLike, **values: Any
+) -> None:
+  """Runs an experiment and writes what it found."""
+  with cli.refusing():  # where figures could not be drawn at the end
+    figures.check_matplotlib()
+  workdir = epath.Path(workdir)
+  clock = workdir / 'seconds.json'
+  before = json.loads(clock.read_text()) if clock.exists() else 0.0
+  started, counts = time.monotonic(), True
+  seconds = lambda: before + time.monotonic() - started
   try:
-    yield total
+    made = experiment.run(types.SimpleNamespace(workdir=workdir, **values))
+    counts = bool(made)
+    for found in made:
+      _write(experiment, found, workdir, seconds())
+  except cli.BadUsage:
+    counts = False
+    raise
   finally:
-    if workdir.exists():  # not where the flags were refused
-      workdirs.write_json(path, total())
+    if counts and workdir.exists():
+      files.write_json(clock, seconds(), indent=None)
+  if not made:
+    return
+  parts = [found.part for found in made]
+  if any(parts):
+    cli.report('wrote ' + ', '.join(f'{workdir}/{p}.json' for p in parts))
+  else:
+    took = progress.clock(made[0].seconds or seconds())
+    cli.report(f'done in {took}: {workdir}/results.json')
 
 
 def train_methods(
+    options: Any,
     base: Mapping[str, Any],
     methods: Mapping[str, variants.Overrides],
     seeds: Sequence[int],
-    folder: epath.Path,
+    folder: str,
     *,
     select: str,
     max_batches: int | None = None,
-    report: Callable[[str], None] = cli.report,
 ) -> list[dict[str, Any]]:
   """Trains every method on every seed and makes the rows of results.
 
   Args:
-    base: config that methods change.
-    methods: overrides by name.
-    seeds: of the runs.
-    folder: of the runs; those that are done are not trained again.
-    select: see `rows.make_row`.
-    max_batches: see `rows.make_row`.
-    report: takes lines of progress.
-
-  Returns:
-    A row per run.
+    folder: In the workdir; runs in it that are done are not trained again.
 
   Raises:
-    cli.BadUsage: if a folder holds another run; nothing was trained.
-    errors.RunFailed, errors.Preempted: see `runs.train`.
+    cli.BadUsage: A folder holds another run; nothing was trained.
+    errors.RunFailed, errors.Preempted: See `jobs.train`.
   """
   todo = variants.make_runs(base, methods, seeds)
+  path = options.workdir / folder
   with cli.refusing():
-    runs_lib.check(todo, folder)
-  side_by_side = False if FLAGS.smoke else None
-  runs_lib.train(todo, folder, side_by_side=side_by_side, report=report)
-  made = []
-  for seed in seeds:
-    for method in methods:
-      made.append(
-          rows_lib.make_row(
-              method,
-              seed,
-              folder / variants.run_name(method, seed),
-              select=select,
-              max_batches=max_batches,
-          )
+    jobs.check(todo, path)
+  side_by_side = False if options.smoke else None
+  jobs.train(todo, path, side_by_side=side_by_side, report=cli.report)
+  return [
+      rows.make_row(
+          method,
+          seed,
+          path / variants.run_name(method, seed),
+          select=select,
+          max_batches=max_batches,
       )
-  return made
+      for seed in seeds
+      for method in methods
+  ]
+
+
+def check_settings(settings: Mapping[str, Any], workdir: epath.Path) -> None:
+  """Raises ValueError where a workdir holds another experiment.
+
+  Args:
+    workdir: May be missing; settings.json in it says what it holds.
+  """
+  path = workdir / 'settings.json'
+  if not path.exists():
+    if (workdir / 'parts').exists() or (workdir / 'results.json').exists():
+      raise ValueError(
+          f'{workdir} holds results without settings.json, so they may be'
+          ' results of something else. Use another workdir.'
+      )
+    return
+  held = json.loads(path.read_text())
+  here = json.loads(json.dumps(settings))
+  changed = sorted(
+      name for name in held | here if held.get(name) != here.get(name)
+  )
+  if changed:
+    raise ValueError(
+        f'{workdir} holds results with other settings ({", ".join(changed)}).'
+        ' Use another workdir, or its flags to go on.'
+    )
+
+
+def keep_settings(settings: Mapping[str, Any], workdir: epath.Path) -> None:
+  """Says in a workdir what it holds."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  files.write_json(workdir / 'settings.json', settings, indent=None)
 
 
 def command(name: str) -> str:
@@ -106,21 +187,22 @@ def command(name: str) -> str:
   return ' '.join(words)
 
 
-def save_figure(figure: Any, path: epath.Path) -> None:
-  """Writes a matplotlib figure as PNG; nothing for None."""
-  if figure is None:
-    return
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format='png')
-  path.write_bytes(buffer.getvalue())
-
-
-def check_figures() -> None:
-  """Refuses to start where figures could not be drawn at the end."""
-  with cli.refusing():
-    figures.check_matplotlib()
-
-
-def done(workdir: epath.Path, seconds: float) -> None:
-  """The last line."""
-  cli.report(f'done in {progress.clock(seconds)}: {workdir}/results.json')
+def _write(experiment, found, workdir, seconds):
+  tree = results.write(
+      workdir / f'{found.part or "results"}.json',
+      experiment='_'.join(filter(None, (experiment.name, found.part))),
+      claim=experiment.claim,
+      command=command(experiment.name),
+      settings=found.settings,
+      rows=found.rows,
+      baseline=found.baseline,
+      tables=found.tables,
+      wall_seconds=seconds if found.seconds is None else found.seconds,
+  )
+  for name, figure in found.draw(tree).items():
+    if figure is not None:
+      buffer = io.BytesIO()
+      figure.savefig(buffer, format='png')
+      (workdir / f'{name}.png').write_bytes(buffer.getvalue())
+  for line in found.lines:
+    cli.report(line)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.analysis import statistics
 from iblm_jax.training import summary
 
@@ -43,28 +44,23 @@ def write(
   """Writes the results of an experiment, whole or not at all.
 
   Args:
-    path: of the file; replaced where it exists.
-    experiment: its name.
-    claim: what it tests, in a sentence.
-    command: that reruns it.
-    settings: JSON tree of what the rows depend on.
-    rows: one per method and seed: 'method' (str), 'seed' (int), and metrics.
+    path: Of the file; replaced where it exists.
+    rows: One per method and seed: 'method' (str), 'seed' (int), and metrics.
       What is no number is kept but not summarised; NaN and infinity are written
       as null. Floats are rounded to 6 significant digits, before anything is
       computed from them, so a reader of the file finds the same means.
-    baseline: method that the others are compared with on the same seeds; None
+    baseline: Method that the others are compared with on the same seeds; None
       if there is none.
-    tables: for the page, by name: 'methods' (list of names), 'columns' (list
+    tables: For the page, by name: 'methods' (list of names), 'columns' (list
       of [metric, label, digits]), 'paired' (bool: differences to the baseline
       instead of means), and, if wanted, 'relative' (bool: of a paired table, in
       percent of the baseline) and 'labels' (method to what the page calls it).
-    wall_seconds: that the experiment took, over all its starts.
 
   Returns:
     The tree as `read` gives it.
 
   Raises:
-    ValueError: if a row has no method or seed, or both twice; if the baseline
+    ValueError: If a row has no method or seed, or both twice; if the baseline
       or a table names a method or a metric that no row has.
   """
   rows = [_to_json(row) for row in rows]
@@ -81,25 +77,28 @@ def write(
       'tables': _to_json(tables),
   }
   _check(tree)
-  path = epath.Path(path)
-  draft = path.parent / f'{path.name}.tmp'
-  draft.write_text(_text(tree))
-  draft.replace(path)
+  files.write_text(path, _text(tree))
   return tree
+
+
+def table(
+    methods: Sequence[str], columns: Sequence[Sequence[Any]], **options: Any
+) -> dict[str, Any]:
+  """A table for the page, of means unless `paired`; see `write`."""
+  return {
+      'methods': list(methods),
+      'columns': [list(column) for column in columns],
+      'paired': False,
+      **options,
+  }
 
 
 def read(path: epath.PathLike) -> dict[str, Any]:
   """Reads what `write` wrote.
 
-  Args:
-    path: of the file.
-
-  Returns:
-    The tree.
-
   Raises:
-    ValueError: if the file holds something else, naming it and what is wrong.
-    OSError: if there is no such file.
+    ValueError: The file holds something else; the message says what is wrong.
+    OSError: There is no such file.
   """
   text = epath.Path(path).read_text()
   try:
@@ -115,30 +114,22 @@ def summarise(
 ) -> dict[str, dict[str, dict[str, Any]]]:
   """Mean and 95 % interval of every metric of every method.
 
-  Args:
-    rows: each with 'method', 'seed' and metrics.
-
   Returns:
     {method: {metric: {'mean', 'ci95': [low, high], 'n'}}}; n counts the rows
     that have the metric, ci95 holds None where n = 1. Rounded as in the file.
 
   Raises:
-    ValueError: if a row has no method or seed, or both twice.
+    ValueError: A row has no method or seed, or both twice.
   """
   _check_rows(rows)
   found = {}
   for method in _methods(rows):
     found[method] = {}
     for metric in _metrics(rows):
-      values = [
-          row[metric]
-          for row in rows
-          if row['method'] == method and _is_number(row.get(metric))
-      ]
+      values = list(_by_seed(rows, method, metric).values())
       if values:
-        found[method][metric] = _entry(statistics.mean_ci(values)) | {
-            'n': len(values)
-        }
+        entry = _entry(statistics.mean_ci(values))
+        found[method][metric] = entry | {'n': len(values)}
   return found
 
 
@@ -147,17 +138,13 @@ def compare(
 ) -> dict[str, Any]:
   """Differences of every method to the baseline on the same seeds.
 
-  Args:
-    rows: each with 'method', 'seed' and metrics.
-    baseline: name of a method; None for no comparison.
-
   Returns:
     {'baseline': name, method: {metric: {'mean', 'ci95', 'n', 'relative':
     {'mean', 'ci95'}}}}, `relative` being the change of the means in percent. A
     metric without a common seed is left out. Rounded as in the file.
 
   Raises:
-    ValueError: if no row is of the baseline, or a method is named 'baseline'.
+    ValueError: If no row is of the baseline, or a method is named 'baseline'.
   """
   _check_rows(rows)
   methods = _methods(rows)
@@ -166,21 +153,14 @@ def compare(
     return comparison
   if baseline not in methods:
     raise ValueError(f'baseline must be one of {methods}, got {baseline!r}.')
-  seeds = {
-      (metric, method): {
-          row['seed']
-          for row in rows
-          if row['method'] == method and _is_number(row.get(metric))
-      }
-      for metric in _metrics(rows)
-      for method in methods
-  }
   for method in methods:
     if method == baseline:
       continue
     comparison[method] = {}
     for metric in _metrics(rows):
-      common = seeds[metric, method] & seeds[metric, baseline]
+      common = _by_seed(rows, method, metric).keys() & _by_seed(
+          rows, baseline, metric
+      )
       if not common:
         continue
       chosen = (rows, metric, method, baseline)
@@ -190,6 +170,14 @@ def compare(
           'relative': _entry(statistics.relative_ci(*chosen)),
       }
   return comparison
+
+
+def _by_seed(rows, method: str, metric: str) -> dict[int, float]:
+  return {
+      row['seed']: row[metric]
+      for row in rows
+      if row['method'] == method and _is_number(row.get(metric))
+  }
 
 
 def _text(tree: Mapping[str, Any]) -> str:

@@ -5,8 +5,8 @@ from typing import Any
 
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.analysis import profiles
-from iblm_jax.experiments._harness import workdirs
 from iblm_jax.training import metrics
 
 # Steps whose mean is the training loss that is reported.
@@ -24,13 +24,11 @@ def make_row(
   """Everything that experiments report about a run.
 
   Args:
-    method: name of the method.
-    seed: of the run.
-    run: folder of the run, finished. The row is kept in it, so that it is
+    run: Folder of the run, finished. The row is kept in it, so that it is
       computed once.
-    select: evaluation set whose cross-entropy decides where training should
+    select: Evaluation set whose cross-entropy decides where training should
       have been stopped.
-    max_batches: of that set, on which the layers are profiled; None for all.
+    max_batches: Of that set, on which the layers are profiled; None for all.
 
   Returns:
     'method', 'seed', and numbers: 'SET/cross_entropy' (nats), 'SET/accuracy',
@@ -69,5 +67,5 @@ def make_row(
   }
   row |= profiles.profile_row(params, cfg, select, max_batches)
   row['wall_seconds'] = summary['wall_seconds']
-  workdirs.write_json(held, row)
+  files.write_json(held, row, indent=None)
   return {'method': method, 'seed': seed} | row

@@ -4,26 +4,28 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iblm_jax.training import config
+from iblm_jax import config_files
+from iblm_jax.training import config, options
 
 Overrides = Mapping[str, Any]
 
 
+def base(name: str, variant: str, overrides: Overrides) -> dict[str, Any]:
+  """A config that comes with the package, with other values.
+
+  >>> base('multiplication', 'ce', {'model.width': 64})['model']['width']
+  64
+  """
+  return change(config_files.load(name, variant).to_dict(), overrides)
+
+
 def make_config(
     base: Mapping[str, Any], overrides: Overrides, *, seed: int
-) -> config.RunConfig:
-  """The options of one run.
+) -> options.RunConfig:
+  """The options of one run; the seed is of its parameters and of its data.
 
-  Args:
-    base: nested mapping, see `config.from_dict`.
-    overrides: by dotted path, as flags name them: {'objective.weight': 0.3}.
-    seed: of the initial parameters and of the data.
-
-  Returns:
-    The options.
-
-  Raises:
-    ValueError: for a bad field, with its path.
+  Overrides are by dotted path, as flags name them. Raises ValueError for a bad
+  field, with its path.
 
   >>> cfg = make_config({'model': {'vocab_size': 15}, 'data': {},
   ...     'optimizer': {'schedule': {'peak': 1e-3}}},
@@ -55,7 +57,7 @@ def make_runs(
     base: Mapping[str, Any],
     methods: Mapping[str, Overrides],
     seeds: Sequence[int],
-) -> dict[str, config.RunConfig]:
+) -> dict[str, options.RunConfig]:
   """Runs of every method on every seed, by the name of their folder.
 
   Seeds come first in the order of training, so that an experiment that is

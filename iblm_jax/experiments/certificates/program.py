@@ -24,20 +24,14 @@ Methods are `base` and changes of it in one respect:
 from collections.abc import Mapping
 from typing import Any
 
-from absl import flags
-from etils import epath
-
 from iblm_jax import cli
 from iblm_jax.bounds import options as bound_options
-from iblm_jax.certification import pipeline as certification
+from iblm_jax.certification import pipeline
 from iblm_jax.data.sources import topics
-from iblm_jax.experiments._harness import processes as side_by_side
-from iblm_jax.experiments._harness import program, results, variants, workdirs
-from iblm_jax.experiments.certificates import figures as draw
-from iblm_jax.experiments.certificates import rows as certificates_run
-from iblm_jax.training import config as config_lib
-
-FLAGS = flags.FLAGS
+from iblm_jax.experiments._harness import jobs, program, results, variants
+from iblm_jax.experiments.certificates import figures
+from iblm_jax.experiments.certificates import rows as rows_lib
+from iblm_jax.training import config
 
 _CLAIM = (
     'A language model that is trained in a random subspace and coded is'
@@ -140,47 +134,48 @@ METHODS: dict[str, variants.Overrides] = {
 }
 
 
-def main() -> None:
-  """Makes the certificates that are left, writes results and figures."""
-  program.check_figures()
-  workdir = epath.Path(FLAGS.workdir)
+def run_experiment(options: Any) -> list[program.Results]:
+  """Makes the certificates that are left."""
+  workdir, folder = options.workdir, options.workdir / 'runs'
+  base, methods, certificate = BASE, METHODS, _CERTIFICATE
+  seeds, base_seeds = range(options.seeds), _BASE_SEEDS
+  if options.smoke:
+    base = variants.change(BASE, _SMOKE)
+    methods = {'base': {}, 'm:1000': {'data.topics.num_train': 1000}}
+    certificate = {**_CERTIFICATE, **_SMOKE_CERTIFICATE}
+    seeds, base_seeds = range(1), 0
   with cli.refusing():
-    base, methods, certificate, seeds = _plan()
     settings = {
         'base': base, 'methods': methods, 'certificate': certificate,
         'seeds': len(seeds),
     }
-    workdirs.check_settings(settings, workdir)
-    more = 0 if FLAGS.smoke else _BASE_SEEDS
-    runs = make_runs(base, methods, certificate, seeds, more)
+    program.check_settings(settings, workdir)
+    runs = make_runs(base, methods, certificate, seeds, base_seeds)
     for run in runs:
-      folder = certificates_run.folder_of(workdir / 'runs', run)
-      config_lib.check_workdir(run.cfg.run, folder)
-    certification.check_coder()
-  workdir.mkdir(parents=True, exist_ok=True)
-  workdirs.write_json(workdir / 'settings.json', settings)
-  with program.stopwatch(workdir) as seconds:
-    rows = certificates_run.make_rows(
-        runs,
-        workdir / 'runs',
-        cli.report,
-        processes=side_by_side.count(alone=FLAGS.smoke),
-    )
-    tree = results.write(
-        workdir / 'results.json',
-        experiment='certificates',
-        claim=_CLAIM,
-        command=program.command('certificates'),
-        settings=settings,
-        rows=rows,
-        baseline='base',
-        tables=make_tables(methods),
-        wall_seconds=seconds(),
-    )
-    for name, figure in draw.make(tree).items():
-      program.save_figure(figure, workdir / f'{name}.png')
-    cli.report(certificates_run.held_line(rows))
-    program.done(workdir, seconds())
+      name = variants.run_name(run.method, run.seed)
+      config.check_workdir(run.cfg.run, folder / name)
+    pipeline.check_coder()
+  program.keep_settings(settings, workdir)
+  rows = jobs.make_rows(
+      runs,
+      rows_lib.make,
+      folder,
+      key=lambda run: (run.method, run.seed),
+      say=rows_lib.say,
+      noun='certificates',
+      report=cli.report,
+      processes=jobs.count(alone=options.smoke),
+  )
+  return [
+      program.Results(
+          rows,
+          settings,
+          make_tables(methods),
+          baseline='base',
+          draw=figures.make,
+          lines=[rows_lib.held_line(rows)],
+      )
+  ]
 
 
 def make_runs(
@@ -189,7 +184,7 @@ def make_runs(
     certificate: Mapping[str, Any],
     seeds: range,
     base_seeds: int = 0,
-) -> list[certificates_run.Run]:
+) -> list[rows_lib.Run]:
   """Every method on every seed; seeds come first in the order of work.
 
   `base` is made on `base_seeds` seeds if these are more.
@@ -197,7 +192,7 @@ def make_runs(
   A seed decides the language, its documents, the initial parameters, the
   subspace and the order of training.
   """
-  options = config_lib.build(
+  options = config.build(
       bound_options.CertificateConfig,
       {name: _listed(value) for name, value in certificate.items()},
       'certificate',
@@ -211,10 +206,10 @@ def make_runs(
       cfg = variants.make_config(base, changes, seed=seed)
       assert cfg.data.topics is not None
       runs.append(
-          certificates_run.Run(
+          rows_lib.Run(
               method,
               seed,
-              certification.CertifyConfig(cfg, options),
+              pipeline.CertifyConfig(cfg, options),
               score_all=cfg.data.topics.num_train <= _SCORED,
           )
       )
@@ -234,26 +229,19 @@ def make_tables(methods: Mapping[str, Any]) -> dict[str, Any]:
       ['seconds', 'seconds', 0],
   ]
   tables = {}
-  for family, base_label in draw.FAMILIES.items():
+  for family, base_label in figures.FAMILIES.items():
     members = [name for name in methods if name.startswith(f'{family}:')]
     if family == 'shuffle':
       members += [name for name in methods if name == 'random']
     if not members:
       continue
-    shown = draw.ordered(members)
-    tables[family] = {
-        'methods': shown,
-        'labels': {'base': base_label},
-        'columns': main_columns,
-        'paired': False,
-    }
-  scored = [name for name in ('m:10000', 'm:100000', 'm:1000')
-            if name in methods]
-  tables['all_bounds'] = {
-      'methods': scored,
-      'columns': [
-          [f'all/{kind}', label, 3] for kind, label in draw.KINDS.items()
-      ] + [
+    tables[family] = results.table(
+        figures.ordered(members), main_columns, labels={'base': base_label}
+    )
+  tables['all_bounds'] = results.table(
+      [name for name in ('m:10000', 'm:100000', 'm:1000') if name in methods],
+      [
+          *([f'all/{kind}', text, 3] for kind, text in figures.KINDS.items()),
           ['bound/hoeffding', 'Hoeffding, sample', 3],
           ['bound/reference', 'reference formula, sample', 3],
           ['bound/log_wealth', 'log-wealth, sample', 3],
@@ -261,29 +249,19 @@ def make_tables(methods: Mapping[str, Any]) -> dict[str, Any]:
           ['seconds/all', 'seconds, all', 1],
           ['seconds/sample', 'seconds, sample', 2],
       ],
-      'paired': False,
-  }
+  )
   return tables
-
-
-def _plan() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], range]:
-  """Base, methods, certificate and seeds, as the flags say."""
-  if not FLAGS.smoke:
-    return BASE, METHODS, _CERTIFICATE, range(FLAGS.seeds)
-  base = variants.change(BASE, _SMOKE)
-  methods = {'base': {}, 'm:1000': {'data.topics.num_train': 1000}}
-  return base, methods, {**_CERTIFICATE, **_SMOKE_CERTIFICATE}, range(1)
 
 
 def _listed(value):
   return list(value) if isinstance(value, tuple) else value
 
 
+EXPERIMENT = program.Experiment(
+    'certificates', _CLAIM, run_experiment, seeds=5
+)
+
+
 def run() -> None:
   """Entry point."""
-  program.define_flags(seeds=5)
-  cli.run(main)
-
-
-if __name__ == '__main__':
-  run()
+  program.start(EXPERIMENT)

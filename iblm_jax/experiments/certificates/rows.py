@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,105 +12,45 @@ from etils import epath
 
 from iblm_jax import bounds
 from iblm_jax.bounds import claims as claims_lib
-from iblm_jax.certification import pipeline as certification
-from iblm_jax.certification import quantisation
-from iblm_jax.experiments._harness import processes as side_by_side
-from iblm_jax.experiments._harness import workdirs
-from iblm_jax.training import config as config_lib
-from iblm_jax.training import progress
+from iblm_jax.certification import pipeline, quantisation
+from iblm_jax.training import config
 
 
 class Run(NamedTuple):
   """One certificate to be made.
 
   Attributes:
-    method: name of the method.
-    seed: of the run.
-    cfg: of run and certificate.
-    score_all: score all units of the training set too, for the bounds that
+    score_all: Score all units of the training set too, for the bounds that
       need them and for the time it takes.
   """
 
   method: str
   seed: int
-  cfg: certification.CertifyConfig
+  cfg: pipeline.CertifyConfig
   score_all: bool = False
 
 
-def folder_of(folder: epath.Path, run: Run) -> epath.Path:
-  """Where a run lies among the others."""
-  return folder / f'{run.method}_seed_{run.seed}'
+def make(
+    run: Run, workdir: epath.Path, report: Callable[[str], None]
+) -> dict[str, Any]:
+  """Trains where that is left to do and certifies; gives the row."""
+  config.claim_workdir(run.cfg.run, workdir)
+  row = make_row(pipeline.certify(run.cfg, workdir, report))
+  if run.score_all:
+    row |= score_all(run.cfg, workdir / 'certificate')
+  return row
 
 
-def make_rows(
-    runs: Sequence[Run],
-    folder: epath.Path,
-    report: Callable[[str], None],
-    processes: int = 1,
-) -> list[dict[str, Any]]:
-  """Makes what is left of the certificates; each is kept with its row.
-
-  Args:
-    runs: whose folders hold them or nothing.
-    folder: of all runs.
-    report: told what a person wants to read, a line at a time.
-    processes: certificates that are made side by side, a core each.
-
-  Returns:
-    A row for each run, in their order, see `make_row`.
-  """
-  path = lambda run: folder_of(folder, run) / 'row.json'
-  left = [run for run in runs if not path(run).exists()]
-  if left and len(left) < len(runs):
-    report(f'{len(runs) - len(left)} of {len(runs)} certificates are there')
-  started = time.monotonic()
-  made = side_by_side.each(
-      left, Maker, os.fspath(folder), min(processes, len(left))
+def say(row: Mapping[str, Any]) -> str:
+  """A row in a few words."""
+  return (
+      f'at most {row["bound/log_wealth"]:.3f} bits, {row["heldout"]:.3f} held'
+      ' out'
   )
-  for done, (run, row) in enumerate(made, 1):
-    to_go = (time.monotonic() - started) / done * (len(left) - done)
-    report(
-        f'{done}/{len(left)} certificates | {run.method}, seed {run.seed}: at'
-        f' most {row["bound/log_wealth"]:.3f} bits, {row["heldout"]:.3f} held'
-        f' out | {progress.clock(to_go)} left'
-    )
-  return [
-      {'method': run.method, 'seed': run.seed}
-      | json.loads(path(run).read_text())
-      for run in runs
-  ]
-
-
-class Maker:
-  """Makes certificates in one process.
-
-  Args:
-    folder: of all runs.
-  """
-
-  def __init__(self, folder: str):
-    self._folder = epath.Path(folder)
-    side_by_side.compile_once(self._folder / 'compiled')
-
-  def __call__(self, run: Run) -> dict[str, Any]:
-    """Trains where that is left to do, certifies, and keeps the row."""
-    workdir = folder_of(self._folder, run)
-    config_lib.claim_workdir(run.cfg.run, workdir)
-    with (workdir / 'log.txt').open('a') as log:
-      report = lambda line: print(line, file=log, flush=True)
-      tree = certification.certify(run.cfg, workdir, report)
-    row = make_row(tree)
-    if run.score_all:
-      row |= score_all(run.cfg, workdir / 'certificate')
-    workdirs.write_json(workdir / 'row.json', row)
-    return row
 
 
 def make_row(tree: Mapping[str, Any]) -> dict[str, Any]:
   """What the experiment reports of a certificate.
-
-  Args:
-    tree: of `certification.certify`.
 
   Returns:
     Bits per token: 'bound/KIND' for every kind of bound, and 'unseen/KIND'
@@ -165,13 +104,9 @@ def held_line(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def score_all(
-    cfg: certification.CertifyConfig, folder: epath.Path
+    cfg: pipeline.CertifyConfig, folder: epath.Path
 ) -> dict[str, Any]:
   """Bounds from all units of the training set, and what scoring them takes.
-
-  Args:
-    cfg: of run and certificate.
-    folder: of the certificate.
 
   Returns:
     'all/KIND', see `all_bounds`; 'seconds/all' and 'seconds/sample', of
@@ -180,7 +115,7 @@ def score_all(
   options = dataclasses.replace(cfg.certificate, sample=None)
   held = json.loads((folder / 'certificate.json').read_text())
   code = (folder / 'code.bin').read_bytes()
-  subject = certification.subject_of(cfg, certification.prepare(cfg))
+  subject = pipeline.subject_of(cfg, pipeline.prepare(cfg))
   m = subject.population['num_train']
   measure = subject.scorer(
       quantisation.decode(code, subject.size, held['code']['levels'], options)
@@ -193,7 +128,7 @@ def score_all(
     )
     return losses, time.perf_counter() - started
 
-  drawn = certification.sample(code, m, cfg.certificate.sample)
+  drawn = pipeline.sample(code, m, cfg.certificate.sample)
   timed(drawn)  # Nothing is compiled while the clock runs.
   _, sample_seconds = timed(drawn)
   found, all_seconds = timed(np.arange(m))
@@ -213,9 +148,6 @@ def all_bounds(found, *, vocab_size, total_bits, options) -> dict[str, float]:
   """Every bound on the bits per token of one model, from all m units.
 
   Args:
-    found: `DocumentLosses` of all units of the training set.
-    vocab_size: of the smoothing.
-    total_bits: length of the model's code.
     options: `CertificateConfig` with `sample=None`.
 
   Returns:

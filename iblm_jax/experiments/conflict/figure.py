@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from iblm_jax.analysis import statistics
-from iblm_jax.experiments.conflict import rows as conflict_run
+from iblm_jax.experiments.conflict import rows as rows_lib
 from iblm_jax.reports import figures
 
 _PANELS = (
@@ -18,17 +18,10 @@ _PANELS = (
 
 @figures.styled
 def draw(tree: Mapping[str, Any]) -> Any:
-  """Means with intervals above, differences on the same seeds below.
-
-  Args:
-    tree: of results.
-
-  Returns:
-    A matplotlib figure.
-  """
+  """Means with intervals above, differences on the same seeds below."""
   methods = [
       name for name in tree['summary']
-      if not name.startswith(conflict_run.PRETRAINED)
+      if not name.startswith(rows_lib.PRETRAINED)
   ]
   height = 1.6 + 0.28 * len(methods)
   figure, axes = figures.subplots(2, 3, figsize=(12, 2 * height + 0.5))
@@ -49,7 +42,7 @@ def _means(axis, tree, methods, metric) -> None:
     entry = tree['summary'][method].get(metric)
     if entry is not None:
       _interval(axis, y, entry['mean'], entry['ci95'])
-  before = tree['summary'][conflict_run.PRETRAINED].get(metric)
+  before = tree['summary'][rows_lib.PRETRAINED].get(metric)
   if before is not None:
     axis.axvline(before['mean'], color='0.5', linestyle='--', linewidth=1)
     axis.annotate(

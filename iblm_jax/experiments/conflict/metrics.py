@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.experiments.conflict import models as conflict_models
-from iblm_jax.experiments.conflict import tasks as conflict_tasks
+from iblm_jax.experiments.conflict import models
+from iblm_jax.experiments.conflict import tasks as tasks_lib
 from iblm_jax.information import alignment, profile, separation
 
 GROUPS = ('trained', 'other')
@@ -15,18 +15,12 @@ _MEASURES = ('entropy', 'entropy_centered')
 
 def measure(
     params: Any,
-    tasks: conflict_tasks.Tasks,
+    tasks: tasks_lib.Tasks,
     *,
-    model: conflict_models.Model,
+    model: models.Model,
     patch_size: int,
 ) -> dict[str, jax.Array]:
   """Measures one network on the validation points of both groups.
-
-  Args:
-    params: of the network.
-    tasks: of its seed.
-    model: the network.
-    patch_size: of the windows of the entropy.
 
   Returns:
     Float32 scalars: 'loss_trained', 'loss_other' (the model's main loss on the

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from iblm_jax.experiments.conflict import tasks as conflict_tasks
+from iblm_jax.experiments.conflict import tasks as tasks_lib
 from iblm_jax.information import entropy
 from iblm_jax.models import decoder
 
@@ -17,7 +17,7 @@ class Model(NamedTuple):
   """A network as training and measuring see it."""
 
   # (seed, tasks) -> parameters to start from
-  init: Callable[[int, conflict_tasks.Tasks], Any]
+  init: Callable[[int, tasks_lib.Tasks], Any]
   # (params, inputs, targets, entropy config or None) -> main, auxiliary loss
   losses: Callable[..., tuple[jax.Array, jax.Array]]
   # (params, inputs) -> [N, L, D], rows in the order that windows are cut in;
@@ -25,27 +25,23 @@ class Model(NamedTuple):
   hidden: Callable[[Any, jax.Array], jax.Array]
   # [N, L, D] -> [points, D], one row a point
   pooled: Callable[[jax.Array], jax.Array]
-  make_tasks: Callable[[int], conflict_tasks.Tasks]
+  make_tasks: Callable[[int], tasks_lib.Tasks]
 
 
 def network_model(**sizes: int) -> Model:
-  """The network with one hidden layer of ReLU, mean absolute error.
-
-  Args:
-    **sizes: of `conflict_tasks.network_tasks`.
-  """
+  """The network with one hidden layer of ReLU, mean absolute error."""
 
   def losses(params, x_NxI, y_NxO, measure):
-    outputs_NxO, h_NxD = conflict_tasks.network(params, x_NxI)
+    outputs_NxO, h_NxD = tasks_lib.network(params, x_NxI)
     main = jnp.mean(jnp.abs(outputs_NxO - y_NxO))
     return main, _entropy(h_NxD[None], measure)
 
   return Model(
       init=lambda seed, tasks: tasks.initial,
       losses=losses,
-      hidden=lambda params, x: conflict_tasks.network(params, x)[1][None],
+      hidden=lambda params, x: tasks_lib.network(params, x)[1][None],
       pooled=lambda h_1xNxD: h_1xNxD[0],
-      make_tasks=lambda seed: conflict_tasks.network_tasks(seed, **sizes),
+      make_tasks=lambda seed: tasks_lib.network_tasks(seed, **sizes),
   )
 
 
@@ -55,8 +51,7 @@ def transformer_model(
   """A decoder; cross-entropy, and the entropy of all blocks' outputs.
 
   Args:
-    cfg: the decoder; how it measures entropy is replaced by the method's.
-    **sizes: of `conflict_tasks.token_tasks`, without the vocabulary.
+    cfg: The decoder; how it measures entropy is replaced by the method's.
   """
   init = jax.jit(
       lambda seed: decoder.init(jax.random.key(seed), cfg),
@@ -85,7 +80,7 @@ def transformer_model(
       losses=losses,
       hidden=hidden,
       pooled=lambda h_NxLxD: jnp.mean(h_NxLxD, axis=1),
-      make_tasks=lambda seed: conflict_tasks.token_tasks(
+      make_tasks=lambda seed: tasks_lib.token_tasks(
           seed, vocab_size=cfg.vocab_size, **sizes
       ),
   )

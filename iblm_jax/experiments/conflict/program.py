@@ -7,20 +7,16 @@ the entropy in its loss. Measured are what it forgets of the other task, and
 how far apart the representations of both lie.
 """
 
-import os
+from typing import Any
 
 from absl import flags
-from etils import epath
 
 from iblm_jax import cli
-from iblm_jax.experiments._harness import processes as side_by_side
-from iblm_jax.experiments._harness import program, results, workdirs
-from iblm_jax.experiments.conflict import figure as conflict_figure
-from iblm_jax.experiments.conflict import rows as conflict_run
-from iblm_jax.experiments.conflict import settings as conflict_settings
-from iblm_jax.experiments.conflict import tables as conflict_tables
-
-FLAGS = flags.FLAGS
+from iblm_jax.experiments._harness import jobs, program
+from iblm_jax.experiments.conflict import figure as figure_lib
+from iblm_jax.experiments.conflict import rows as rows_lib
+from iblm_jax.experiments.conflict import settings as settings_lib
+from iblm_jax.experiments.conflict import tables
 
 _CLAIM = (
     'GAPT reduces the interference of conflicting tasks: separation +97 %'
@@ -28,51 +24,41 @@ _CLAIM = (
 )
 
 
-def main() -> None:
-  """Checks the flags, does what is left, writes results and figure."""
-  workdir = epath.Path(FLAGS.workdir)
-  program.check_figures()
+def run_experiment(options: Any) -> list[program.Results]:
+  """Does what is left of the chunks of seeds."""
+  workdir = options.workdir
   with cli.refusing():
-    settings = conflict_settings.make(
-        FLAGS.model,
-        protocol=FLAGS.protocol,
-        seeds=FLAGS.seeds,
-        smoke=FLAGS.smoke,
-        sweep=FLAGS.sweep,
+    settings = settings_lib.make(
+        options.model,
+        protocol=options.protocol,
+        seeds=options.seeds,
+        smoke=options.smoke,
+        sweep=options.sweep,
     )
-    workdirs.check_settings(settings.to_json(), workdir)
+    program.check_settings(settings.to_json(), workdir)
   path = workdir / 'results.json'
   if path.exists() and (workdir / 'conflict.png').exists():
-    return cli.report(f'finished: {path}')
-  workdir.mkdir(parents=True, exist_ok=True)
-  workdirs.write_json(workdir / 'settings.json', settings.to_json())
-  rows, seconds = conflict_run.run_chunks(
-      settings,
-      workdir / 'parts',
-      cli.report,
-      processes=side_by_side.count(),
+    cli.report(f'finished: {path}')
+    return []
+  program.keep_settings(settings.to_json(), workdir)
+  rows, seconds = rows_lib.run_chunks(
+      settings, workdir / 'parts', cli.report, processes=jobs.count()
   )
-  tree = results.write(
-      path,
-      experiment='conflict',
-      claim=_CLAIM,
-      command=program.command('conflict'),
-      settings=settings.to_json(),
-      rows=rows,
-      baseline='base',
-      tables=conflict_tables.make(settings),
-      wall_seconds=seconds,
-  )
-  figure = conflict_figure.draw(tree)
-  figure.savefig(os.fspath(workdir / 'conflict.png'))
-  cli.report(f'done in {seconds:.0f} s: {path}')
+  return [
+      program.Results(
+          rows,
+          settings.to_json(),
+          tables.make(settings),
+          baseline='base',
+          draw=lambda tree: {'conflict': figure_lib.draw(tree)},
+          seconds=seconds,
+      )
+  ]
 
 
-def run() -> None:
-  """Entry point."""
-  flags.DEFINE_string('workdir', None, 'Folder of the experiment.')
+def _define_flags() -> None:
   flags.DEFINE_string(
-      'model', 'mlp', f'One of {", ".join(conflict_settings.MODELS)}.'
+      'model', 'mlp', f'One of {", ".join(settings_lib.MODELS)}.'
   )
   flags.DEFINE_string(
       'protocol', 'spec',
@@ -81,11 +67,18 @@ def run() -> None:
   flags.DEFINE_integer(
       'seeds', None, 'Number of seeds; by default 200 (mlp), 20 (transformer).'
   )
-  flags.DEFINE_bool('smoke', False, 'A few updates on two seeds.')
   flags.DEFINE_bool('sweep', False, 'Weights and windows instead of methods.')
-  flags.mark_flag_as_required('workdir')
-  cli.run(main)
 
 
-if __name__ == '__main__':
-  run()
+EXPERIMENT = program.Experiment(
+    'conflict',
+    _CLAIM,
+    run_experiment,
+    smoke='A few updates on two seeds.',
+    define_flags=_define_flags,
+)
+
+
+def run() -> None:
+  """Entry point."""
+  program.start(EXPERIMENT)

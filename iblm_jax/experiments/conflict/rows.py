@@ -10,12 +10,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from iblm_jax.experiments._harness import processes as side_by_side
-from iblm_jax.experiments._harness import workdirs
-from iblm_jax.experiments.conflict import metrics as conflict_metrics
-from iblm_jax.experiments.conflict import settings as conflict_settings
-from iblm_jax.experiments.conflict import tasks as conflict_tasks
-from iblm_jax.experiments.conflict import training as conflict_training
+from iblm_jax import files
+from iblm_jax.experiments._harness import jobs as jobs_lib
+from iblm_jax.experiments.conflict import metrics, training
+from iblm_jax.experiments.conflict import settings as settings_lib
+from iblm_jax.experiments.conflict import tasks as tasks_lib
 from iblm_jax.optim import inspection
 
 PRETRAINED = 'pretrained'  # method of the rows before fine-tuning
@@ -24,25 +23,21 @@ PRETRAINED = 'pretrained'  # method of the rows before fine-tuning
 class Experiment:
   """Settings with their compiled functions."""
 
-  def __init__(self, settings: conflict_settings.Settings):
-    """Compiles nothing yet.
-
-    Args:
-      settings: of the experiment.
-    """
+  def __init__(self, settings: settings_lib.Settings):
+    """Compiles nothing yet."""
     self._settings = settings
     self._model = settings.make_model()
-    self._measure = conflict_training.over_seeds(
+    self._measure = training.over_seeds(
         functools.partial(
-            conflict_metrics.measure,
+            metrics.measure,
             model=self._model,
             patch_size=settings.measure_patch,
         ),
         quick_compile=True,
     )
-    self._init = conflict_training.over_seeds(
+    self._init = training.over_seeds(
         functools.partial(
-            conflict_training.init, learning_rate=settings.learning_rate
+            training.init, learning_rate=settings.learning_rate
         ),
         quick_compile=True,
     )
@@ -50,8 +45,8 @@ class Experiment:
     points = settings.sizes['train_points']
     self._orders = {}
     for name, mix in (('pretrain', True), ('finetune', False)):
-      self._orders[name] = conflict_training.blocks(
-          conflict_tasks.batch_order(
+      self._orders[name] = training.blocks(
+          tasks_lib.batch_order(
               getattr(settings, f'{name}_updates'),
               settings.micro_batches,
               settings.batch_size,
@@ -63,9 +58,6 @@ class Experiment:
 
   def __call__(self, seeds: range) -> list[dict[str, Any]]:
     """Pre-trains and fine-tunes networks, and measures them.
-
-    Args:
-      seeds: of one chunk.
 
     Returns:
       A row per seed and method, and one per seed and way of pre-training.
@@ -103,9 +95,9 @@ class Experiment:
   def _train(self, state, points, stage, method):
     key = method.objective, method.entropy, method.gate
     if key not in self._trainers:
-      self._trainers[key] = conflict_training.over_seeds(
+      self._trainers[key] = training.over_seeds(
           functools.partial(
-              conflict_training.train,
+              training.train,
               model=self._model,
               method=method,
               learning_rate=self._settings.learning_rate,
@@ -119,7 +111,7 @@ class Experiment:
 
 
 def run_chunks(
-    settings: conflict_settings.Settings,
+    settings: settings_lib.Settings,
     folder: epath.Path,
     report: Callable[[str], None],
     processes: int = 1,
@@ -127,10 +119,7 @@ def run_chunks(
   """Does what is left of an experiment.
 
   Args:
-    settings: of the experiment.
-    folder: of finished chunks, one file each, written whole or not at all.
-    report: takes a line for the person who watches.
-    processes: that chunks are divided among; results do not depend on it.
+    processes: That chunks are divided among; results do not depend on it.
 
   Returns:
     The rows of all seeds, and the seconds that they took over all starts.
@@ -146,15 +135,14 @@ def run_chunks(
   # A last chunk is filled up, so that nothing is compiled again.
   jobs = [range(first, first + settings.chunk) for first in missing]
   start = before = time.monotonic()
-  chunks = side_by_side.each(
+  chunks = jobs_lib.each(
       jobs, Experiment, settings, min(processes, len(jobs))
   )
   for done, (seeds, rows) in enumerate(chunks, 1):
     now = time.monotonic()
     part = [row for row in rows if row['seed'] < settings.seeds]
-    workdirs.write_json(
-        _part(folder, seeds[0]), {'rows': part, 'seconds': now - before}
-    )
+    kept = {'rows': part, 'seconds': now - before}
+    files.write_json(_part(folder, seeds[0]), kept, indent=None)
     before = now
     left = (now - start) / done * (len(jobs) - done)
     report(

@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from iblm_jax.experiments.conflict import models as conflict_models
-from iblm_jax.experiments.conflict import training as conflict_training
+from iblm_jax.experiments.conflict import models, training
 from iblm_jax.information import entropy
 from iblm_jax.models import decoder as decoder_lib
 from iblm_jax.objectives import iblm
@@ -13,7 +12,7 @@ from iblm_jax.optim import gate as gate_lib
 
 MODELS = ('mlp', 'transformer')
 PROTOCOLS = ('spec', 'public')
-Method = conflict_training.Method
+Method = training.Method
 
 _EMA = gate_lib.GateConfig(ema=0.98)
 _CE = Method(iblm.ObjectiveConfig(method='ce'))
@@ -25,21 +24,16 @@ class Settings:
 
   Attributes:
     model: 'mlp' or 'transformer'.
-    sizes: of the tasks.
-    seeds: number of them, 0 .. seeds - 1.
-    chunk: seeds that are trained together. An interrupted experiment goes on
+    chunk: Seeds that are trained together. An interrupted experiment goes on
       after its last whole chunk.
-    pretrain_updates: on the mix of both groups.
-    finetune_updates: on group 0 alone.
-    block: updates in one call; divides both numbers.
-    micro_batches: of an update.
-    batch_size: points of a micro-batch.
-    learning_rate: of Adam.
-    measure_patch: window of the entropies that are reported.
-    pretraining: by name, how networks are pre-trained.
-    methods: by name, how they are fine-tuned.
-    decoder: of the model 'transformer'.
-    quick_compile: train with code that compiles faster and runs slower.
+    pretrain_updates: On the mix of both groups.
+    finetune_updates: On group 0 alone.
+    block: Updates in one call; divides both numbers.
+    batch_size: Points of a micro-batch.
+    measure_patch: Window of the entropies that are reported.
+    pretraining: By name, how networks are pre-trained.
+    methods: By name, how they are fine-tuned.
+    quick_compile: Train with code that compiles faster and runs slower.
   """
 
   model: str
@@ -58,11 +52,11 @@ class Settings:
   decoder: decoder_lib.DecoderConfig | None = None
   quick_compile: bool = False
 
-  def make_model(self) -> conflict_models.Model:
+  def make_model(self) -> models.Model:
     """The network and its tasks."""
     if self.decoder is None:
-      return conflict_models.network_model(**self.sizes)
-    return conflict_models.transformer_model(self.decoder, **self.sizes)
+      return models.network_model(**self.sizes)
+    return models.transformer_model(self.decoder, **self.sizes)
 
   def to_json(self) -> dict[str, Any]:
     """A JSON tree of all options."""
@@ -80,20 +74,14 @@ def make(
   """Chooses the settings.
 
   Args:
-    model: one of `MODELS`.
     protocol: 'spec', or 'public' (for 'mlp'): what the paper's public code
       does, with updates of 32 micro-batches that the gate sees one by one,
       1,000 updates of pre-training, with and without the gate, windows of 32
       in fine-tuning, a softplus floor, and weight 1 for the constant entropy.
-    seeds: how many; None for the default.
-    smoke: a few updates on two seeds.
-    sweep: weights and windows instead of the methods of the main experiment.
-
-  Returns:
-    The settings.
+    seeds: How many; None for the default.
 
   Raises:
-    ValueError: for a choice that is not there, seeds < 1, or a protocol that
+    ValueError: For a choice that is not there, seeds < 1, or a protocol that
       does not go with the rest.
   """
   for name, value, choices in (

@@ -45,11 +45,7 @@ def network_tasks(
 
   Args:
     seed: >= 0; all of the result follows from it.
-    inputs: features of a point, even.
-    hidden: neurons of the hidden layer.
-    outputs: numbers to predict.
-    train_points: of each group.
-    validation_points: of each group.
+    inputs: Features of a point, even.
 
   Returns:
     Float32 `Tasks`; the network is {'w1', 'b1', 'w2', 'b2'}.
@@ -109,9 +105,6 @@ def token_tasks(
   Args:
     seed: >= 0; all of the result follows from it.
     vocab_size: V, a multiple of 3.
-    length: L, tokens of a sequence.
-    train_points: sequences of each group.
-    validation_points: sequences of each group.
 
   Returns:
     `Tasks` of int32: inputs and targets [2, N, L], targets one token ahead.
@@ -149,11 +142,9 @@ def batch_order(
   """Which points each update sees: epochs in random order, cut into batches.
 
   Args:
-    num_updates: K.
-    micro_batches: M of an update.
     batch_size: B, even if `mix`.
-    points: of each group; group 1 follows group 0.
-    mix: half of every batch from each group; else all from group 0.
+    points: Of each group; group 1 follows group 0.
+    mix: Half of every batch from each group; else all from group 0.
 
   Returns:
     Int32 [K, M, B] in [0, 2 points). A batch that holds the end of one epoch

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from iblm_jax.experiments.conflict import models as conflict_models
-from iblm_jax.experiments.conflict import tasks as conflict_tasks
+from iblm_jax.experiments.conflict import models
+from iblm_jax.experiments.conflict import tasks as tasks_lib
 from iblm_jax.information import entropy as entropy_lib
 from iblm_jax.objectives import iblm
 from iblm_jax.optim import gate as gate_lib
@@ -23,11 +23,9 @@ class Method:
   """How a network is fine-tuned.
 
   Attributes:
-    objective: loss; its `method`, `weight` and floor are used. The gate sees
+    objective: Loss; its `method`, `weight` and floor are used. The gate sees
       every micro-batch.
-    entropy: how the auxiliary loss is measured.
-    gate: options, for the objective 'gapt'.
-    pretrained_by: name of the method of the pre-training.
+    entropy: How the auxiliary loss is measured.
   """
 
   objective: iblm.ObjectiveConfig
@@ -52,25 +50,17 @@ def init(params: Any, learning_rate: float) -> State:
 
 def train(
     state: State,
-    points: conflict_tasks.Points,
+    points: tasks_lib.Points,
     order_KxMxB: jax.Array,
     *,
-    model: conflict_models.Model,
+    model: models.Model,
     method: Method,
     learning_rate: float,
 ) -> State:
   """K updates of Adam on the mean gradient of M micro-batches each.
 
   Args:
-    state: of one network.
-    points: arrays [P, ...], both groups in one axis.
-    order_KxMxB: int, the points of each micro-batch.
-    model: the network.
-    method: the loss.
-    learning_rate: constant.
-
-  Returns:
-    The state after.
+    points: Arrays [P, ...], both groups in one axis.
   """
   optimizer = optax.adam(learning_rate)
   cfg = method.objective
@@ -114,9 +104,7 @@ def over_seeds(
   """Vectorises a function over seeds and compiles it.
 
   Args:
-    fn: of one seed.
-    shared: number of trailing arguments that are the same for all seeds.
-    quick_compile: compile several times faster to slower code, for what runs
+    quick_compile: Compile several times faster to slower code, for what runs
       once.
 
   Returns:
@@ -134,8 +122,7 @@ def blocks(order_KxMxB: np.ndarray, size: int) -> list[np.ndarray]:
   """Cuts updates into equal blocks, so that all run one compiled loop.
 
   Args:
-    order_KxMxB: of all updates; K a multiple of `size`.
-    size: updates of a block.
+    order_KxMxB: Of all updates; K a multiple of `size`.
   """
   return np.split(order_KxMxB, len(order_KxMxB) // size)
 

@@ -9,115 +9,43 @@ LENGTH = 16  # of what autoencoders and probes of causal models reconstruct
 CHUNKS, CHUNK_LENGTH = 4, 8
 VOCAB, TOPICS = 32, 4
 
-_STACK: dict[str, Any] = {
-    'vocab_size': VOCAB + 1,  # the last token is the blank
-    'num_layers': 2,
-    'width': 64,
-    'num_heads': 4,
-    'norm': 'rms',
-    'positions': 'rotary',
-    'activation': 'swiglu',
-    'mlp_width': 256,
-    'document_mask': False,
-    'scan_layers': False,
-}
-_MIXER = {
-    **_STACK,
-    'width': 128,
-    'num_heads': 1,
-    'norm': 'layer',
-    'positions': 'none',
-    'activation': 'gelu',
-    'biases': True,
-    'mixer': {'length': LENGTH, 'num_heads': 4},
-}
-_ENCODER = {**_STACK, 'tie_embeddings': True}
-# It takes more to read a chunk out of one vector than to write it.
-_READER = {**_STACK, 'num_heads': 8, 'mlp_width': 512}
-
-
-def _adamw(peak: float) -> dict[str, Any]:
-  return {
-      'name': 'adamw',
-      'weight_decay': 0.0,
-      'clip_norm': 1.0,
-      'schedule': {'name': 'cosine', 'peak': peak, 'warmup_steps': 100},
-  }
-
-
-_TRAIN: dict[str, Any] = {
-    'objective': {
-        'method': 'ce', 'measure_entropy': False, 'skip_first': 0,
-        'skip_last': 0,
-    },
-    'optimizer': _adamw(1e-2),
-    'train': {
-        'num_steps': 1000, 'log_every': 100, 'eval_every': 0,
-        'checkpoint_every': 500,
-    },
+_TRAIN = {
+    'objective.measure_entropy': False,
+    'objective.weight': 1.0,
+    'train.num_steps': 1000,
+    'train.log_every': 100,
+    'train.eval_every': 0,
 }
 _VIEWS = ('causal', 'copy', 'blank_copy')
-
-
-def _markov(length: int) -> dict[str, Any]:
-  return {
-      'kind': 'markov',
-      'batch_size': 32,
-      'markov': {
-          'vocab_size': VOCAB, 'num_topics': TOPICS, 'length': length
-      },
-  }
-
-
 BASES: dict[str, dict[str, Any]] = {
-    'autoencoder': {
-        'model': {
-            'family': 'autoencoder',
-            'encoder': {**_MIXER, 'tie_embeddings': True},
-            'decoder': _MIXER,
-            'length': LENGTH,
-            'injection': 'repeat',
-        },
-        'task': {'kind': 'regeneration'},
-        'data': {**_markov(LENGTH), 'batch_size': 64},
-        **_TRAIN,
-        'optimizer': _adamw(4e-3),
-        'train': {**_TRAIN['train'], 'num_steps': 800},
-    },
-    'decoder': {
-        'model': _STACK,
-        'task': {'kind': 'causal'},
-        'data': _markov(CHUNKS * CHUNK_LENGTH),
-        **_TRAIN,
-    },
-    'memory': {
-        'model': {
-            'family': 'memory', 'encoder': _ENCODER,
-            # Of places in a window: blanks are told apart by nothing else.
-            'decoder': {
-                **_READER, 'positions': 'learned',
-                'max_length': CHUNKS + CHUNK_LENGTH,
-            },
-            'num_chunks': CHUNKS, 'chunk_length': CHUNK_LENGTH,
-            'layout': 'recent',
-        },
-        'task': {'kind': 'causal', 'also_measure': _VIEWS},
-        'data': _markov(CHUNKS * CHUNK_LENGTH),
-        **_TRAIN,
-    },
+    'autoencoder': variants.base(
+        'autoencoder', 'mixer', {**_TRAIN, 'train.num_steps': 800}
+    ),
+    'decoder': variants.base('memory', 'full_context', {
+        **_TRAIN, 'task': {'kind': 'causal'}
+    }),
+    'memory': variants.base('memory', 'causal', {
+        **_TRAIN, 'task': {'kind': 'causal', 'also_measure': _VIEWS}
+    }),
 }
+_STACK = BASES['decoder']['model']
+_MIXER = BASES['autoencoder']['model']['decoder']
+_ENCODER = BASES['memory']['model']['encoder']
+# It takes more to read a chunk out of one vector than to write it.
+_READER = {**_STACK, 'num_heads': 8, 'mlp_width': 512}
 
 
 class Method(NamedTuple):
   """A run, and what is asked of it afterwards.
 
   Attributes:
-    base: key of `BASES`.
-    changes: of the base, by dotted path.
-    after: method whose parameters it starts from; None begins afresh.
-    parts: which of these it takes, see `StartConfig`.
-    frozen: patterns of paths that do not change.
-    probe: whether the embeddings of its encoder are probed.
+    base: Key of `BASES`.
+    after: Method whose parameters it starts from; None begins afresh.
+    parts: Which of these it takes, see `StartConfig`.
+    frozen: Patterns of paths that do not change.
+    probe: Whether the embeddings of its encoder are probed.
+    of_bytes: Whether it reads real text; the data are filled in where there
+      are some.
   """
 
   base: str
@@ -126,6 +54,7 @@ class Method(NamedTuple):
   parts: Mapping[str, str] = {}
   frozen: tuple[str, ...] = ()
   probe: bool = False
+  of_bytes: bool = False
 
 
 def _steps(n: int) -> dict[str, Any]:
@@ -180,9 +109,12 @@ _NEEDLE = {
 }
 
 
-def _stage(task: str, n: int, after: str) -> Method:
-  """A stage of n updates on a frozen encoder, of another run or its own."""
-  goes_on = after.startswith('frozen')
+def _stage(task: str, n: int, after: str, goes_on: bool = False) -> Method:
+  """A stage of n updates on a frozen encoder.
+
+  It takes the encoder alone of the run before, or, where it goes on with an
+  earlier stage, everything.
+  """
   changes = {
       'task.kind': task,
       'optimizer.schedule.peak': 5e-3 if goes_on else 1e-2,
@@ -200,7 +132,7 @@ _ATTENTION = {
     'model.encoder': _ENCODER,
     'model.decoder': _STACK,
     'model.injection': 'unroll',
-    'optimizer': _adamw(1e-2),
+    'optimizer.schedule.peak': 1e-2,
 }
 
 _UNTRAINED = _steps(1) | {
@@ -211,7 +143,7 @@ _CAUSAL_MIXER = {
     'model': {**_MIXER, 'mixer': {
         'length': CHUNKS * CHUNK_LENGTH, 'num_heads': 4
     }},
-    'optimizer': _adamw(4e-3),
+    'optimizer.schedule.peak': 4e-3,
 }
 
 # (a) causal language models, by training, by size and by kind of mixing
@@ -280,18 +212,18 @@ _CURRICULUM = {
     **{f'frozen_ae:direct:{n}': _stage('copy', n, 'ae:8')
        for n in (BUDGETS[0] // 2, *BUDGETS)},
     **{f'frozen_ae:twice:{n}': _stage(
-        'copy', n // 2, f'frozen_ae:direct:{n // 2}'
+        'copy', n // 2, f'frozen_ae:direct:{n // 2}', goes_on=True
     ) for n in BUDGETS},
     **{f'frozen_ae:staged:{n}': _stage(
-        'copy', n // 2, f'frozen_ae:blank:{n // 2}'
+        'copy', n // 2, f'frozen_ae:blank:{n // 2}', goes_on=True
     ) for n in BUDGETS},
     'frozen_ae:combined': _stage(
-        'combined', 1000, f'frozen_ae:staged:{LAST}'
+        'combined', 1000, f'frozen_ae:staged:{LAST}', goes_on=True
     ),
     **{f'frozen_causal:blank:{n}': _stage('blank_copy', n, 'memory:causal')
        for n in (LAST // 2, LAST)},
     f'frozen_causal:staged:{LAST}': _stage(
-        'copy', LAST // 2, f'frozen_causal:blank:{LAST // 2}'
+        'copy', LAST // 2, f'frozen_causal:blank:{LAST // 2}', goes_on=True
     ),
     'no_memory:copy': Method(
         'memory',
@@ -314,14 +246,16 @@ _NEEDLES = {
     'needle:causal': Method('memory', _NEEDLE),
     'needle:combined': Method('memory', _NEEDLE | _combined(1.0)),
 }
-# Real bytes; the data are filled in where there are some.
 _BYTES = {
-    'bytes:ae': Method('autoencoder', probe=True),
-    'bytes:untrained': Method('decoder', _UNTRAINED, probe=True),
-    'bytes:causal': Method('decoder', _steps(800), probe=True),
-    'bytes:none': Method('memory', {'model.kind': 'none'}),
-    'bytes:memory': Method('memory', probe=True),
-    'bytes:combined': Method('memory', _combined(1.0), probe=True),
+    name: method._replace(of_bytes=True)
+    for name, method in {
+        'bytes:ae': Method('autoencoder', probe=True),
+        'bytes:untrained': Method('decoder', _UNTRAINED, probe=True),
+        'bytes:causal': Method('decoder', _steps(800), probe=True),
+        'bytes:none': Method('memory', {'model.kind': 'none'}),
+        'bytes:memory': Method('memory', probe=True),
+        'bytes:combined': Method('memory', _combined(1.0), probe=True),
+    }.items()
 }
 
 FAMILIES: dict[str, dict[str, Method]] = {
@@ -351,7 +285,7 @@ def methods(names: tuple[str, ...], smoke: bool = False) -> dict[str, Method]:
   """The methods of some families, by name, in order; for `smoke` a few.
 
   Raises:
-    ValueError: for an unknown family, or one without a method for `smoke`.
+    ValueError: For an unknown family, or one without a method for `smoke`.
   """
   strangers = sorted(set(names) - set(FAMILIES))
   if strangers or not names:
@@ -380,14 +314,8 @@ def seeds(number: int) -> range:
 def tree(method: Method, seed: int, text: str | None, smoke: bool):
   """The config of a run, as `variants.make_config` and JSON take it.
 
-  Args:
-    method: of the run.
-    seed: of everything: language, parameters, order.
-    text: file of real text, for methods that read bytes; None for the others.
-    smoke: a few updates of a tiny model.
-
-  Returns:
-    A nested dict.
+  The seed is of everything: language, parameters, order. `text` is the file of
+  methods that read bytes.
   """
   base = variants.change(BASES[method.base], method.changes)
   data = base['data']

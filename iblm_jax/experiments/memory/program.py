@@ -26,17 +26,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
-from etils import epath
 
 from iblm_jax import cli
-from iblm_jax.experiments._harness import processes as side_by_side
-from iblm_jax.experiments._harness import program, results, workdirs
-from iblm_jax.experiments.memory import methods as memory_methods
-from iblm_jax.experiments.memory import rows as memory_run
-from iblm_jax.experiments.memory import tables as memory_tables
+from iblm_jax.experiments._harness import jobs, program
+from iblm_jax.experiments.memory import methods as methods_lib
+from iblm_jax.experiments.memory import rows as rows_lib
+from iblm_jax.experiments.memory import tables
 from iblm_jax.reports import experiment_figures
-
-FLAGS = flags.FLAGS
 
 _CLAIM = (
     'Embeddings of causal language models hold little of their input,'
@@ -55,70 +51,59 @@ _LABELS = {
 }
 
 
-def main() -> None:
-  """Makes the runs that are left, writes results and figures."""
-  program.check_figures()
-  workdir = epath.Path(FLAGS.workdir)
+def run_experiment(options: Any) -> list[program.Results]:
+  """Makes the runs that are left."""
+  workdir, folder = options.workdir, options.workdir / 'runs'
   with cli.refusing():
-    names = tuple(FLAGS.families or memory_methods.FAMILIES)
-    if FLAGS.text is None:
-      if FLAGS.families and 'bytes' in names:
+    names = tuple(options.families or methods_lib.FAMILIES)
+    if options.text is None:
+      if options.families and 'bytes' in names:
         raise ValueError("text must be given for the family 'bytes', got None.")
       names = tuple(name for name in names if name != 'bytes')
-    methods = memory_methods.methods(names, FLAGS.smoke)
+    methods = methods_lib.methods(names, options.smoke)
     settings = {
         'families': names,
-        'seeds': FLAGS.seeds,
-        'smoke': FLAGS.smoke,
-        'text': FLAGS.text and os.path.basename(FLAGS.text),
+        'seeds': options.seeds,
+        'smoke': options.smoke,
+        'text': options.text and os.path.basename(options.text),
     }
-    workdirs.check_settings(settings, workdir)
-    folder = workdir / 'runs'
-    runs = memory_run.plan(
+    program.check_settings(settings, workdir)
+    runs = rows_lib.plan(
         methods,
-        memory_methods.seeds(FLAGS.seeds),
+        methods_lib.seeds(options.seeds),
         folder,
-        text=FLAGS.text,
-        smoke=FLAGS.smoke,
+        text=options.text,
+        smoke=options.smoke,
     )
-    memory_run.check(runs, folder)
-  workdir.mkdir(parents=True, exist_ok=True)
-  workdirs.write_json(workdir / 'settings.json', settings)
-  with program.stopwatch(workdir) as seconds:
-    rows = memory_run.make_rows(
-        runs,
-        methods,
-        folder,
-        cli.report,
-        processes=side_by_side.count(alone=FLAGS.smoke),
-    )
-    memory_tables.compare(rows)
-    tree = results.write(
-        workdir / 'results.json',
-        experiment='memory',
-        claim=_CLAIM,
-        command=program.command('memory'),
-        settings=settings,
-        rows=rows,
-        baseline=None,
-        tables=memory_tables.make_tables(rows),
-        wall_seconds=seconds(),
-    )
-    for name, figure in draw(tree).items():
-      program.save_figure(figure, workdir / f'{name}.png')
-    program.done(workdir, seconds())
+    rows_lib.check(runs, folder)
+  program.keep_settings(settings, workdir)
+  rows = jobs.make_rows(
+      runs,
+      rows_lib.make,
+      folder,
+      key=lambda run: (run.name, run.seed),
+      say=rows_lib.say,
+      noun='runs',
+      report=cli.report,
+      processes=jobs.count(alone=options.smoke),
+      depth=lambda run: rows_lib.depth(run, methods),
+  )
+  tables.compare(rows)
+  return [
+      program.Results(rows, settings, tables.make_tables(rows), draw=draw)
+  ]
 
 
 def draw(tree: Mapping[str, Any]) -> dict[str, Any]:
   """The figures that the methods of a tree of results.json allow, by name."""
   summary = tree['summary']
   there = lambda family: [
-      name for name in memory_methods.FAMILIES[family] if name in summary
+      name for name in methods_lib.FAMILIES[family] if name in summary
   ]
   figures = {}
   probed = [
       name
-      for family in memory_methods.FAMILIES
+      for family in methods_lib.FAMILIES
       for name in there(family)
       if 'probe/recovered_bits' in summary[name]
   ]
@@ -134,7 +119,7 @@ def draw(tree: Mapping[str, Any]) -> dict[str, Any]:
             for name in there(family)
             if name in probed
         ]
-        for family in memory_methods.FAMILIES
+        for family in methods_lib.FAMILIES
         if family != 'bytes' and set(there(family)) & set(probed)
     }
     if points:
@@ -159,16 +144,19 @@ def draw(tree: Mapping[str, Any]) -> dict[str, Any]:
   return figures
 
 
-def run() -> None:
-  """Entry point."""
-  program.define_flags(seeds=3)
+def _define_flags() -> None:
   flags.DEFINE_string('text', None, 'Real text, for the family bytes.')
   flags.DEFINE_list(
       'families', None,
-      f'Some of {", ".join(memory_methods.FAMILIES)}; by default all.',
+      f'Some of {", ".join(methods_lib.FAMILIES)}; by default all.',
   )
-  cli.run(main)
 
 
-if __name__ == '__main__':
-  run()
+EXPERIMENT = program.Experiment(
+    'memory', _CLAIM, run_experiment, seeds=3, define_flags=_define_flags
+)
+
+
+def run() -> None:
+  """Entry point."""
+  program.start(EXPERIMENT)

@@ -11,15 +11,20 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.data import sources
-from iblm_jax.experiments._harness import processes as side_by_side
-from iblm_jax.experiments._harness import variants, workdirs
-from iblm_jax.experiments.memory import language as memory_language
-from iblm_jax.experiments.memory import methods as memory_methods
+from iblm_jax.experiments._harness import variants
+from iblm_jax.experiments.memory import language as language_lib
+from iblm_jax.experiments.memory import methods as methods_lib
 from iblm_jax.models import families
-from iblm_jax.probing import decoder_probe as probing
-from iblm_jax.training import config, loop, options, progress, restoring
-from iblm_jax.training import curriculum as curricula
+from iblm_jax.probing import decoder_probe
+from iblm_jax.training import (
+  config,
+  curriculum,
+  loop,
+  options,
+  restoring,
+)
 
 Report = Callable[[str], None]
 
@@ -33,24 +38,20 @@ class Run(NamedTuple):
   """One run of one method.
 
   Attributes:
-    name: of the method.
-    seed: of everything.
-    method: what is trained and asked.
-    cfg: of the run.
-    donor: config of the run that it starts from; None for none.
-    probe: options of the probe.
+    method: What is trained and asked.
+    donor: Config of the run that it starts from; None for none.
   """
 
   name: str
   seed: int
-  method: memory_methods.Method
+  method: methods_lib.Method
   cfg: options.RunConfig
   donor: options.RunConfig | None
   probe: dict[str, Any]
 
 
 def plan(
-    methods: Mapping[str, memory_methods.Method],
+    methods: Mapping[str, methods_lib.Method],
     seeds: Sequence[int],
     folder: epath.Path,
     *,
@@ -59,28 +60,17 @@ def plan(
 ) -> list[Run]:
   """Every method on every seed; a run comes after what it starts from.
 
-  Args:
-    methods: by name.
-    seeds: of the runs.
-    folder: of all runs.
-    text: file for methods that read bytes; without one they are left out.
-    smoke: a few updates of tiny models.
-
-  Returns:
-    The runs, by seed, in the order of the methods.
-
   Raises:
-    ValueError: for a method that starts from one that is not there.
+    ValueError: For a method that starts from one that is not there.
   """
   runs = []
   for seed in seeds:
     made: dict[str, options.RunConfig] = {}
     for name, method in methods.items():
-      of_bytes = name.startswith('bytes:')
-      if of_bytes and text is None:
+      if method.of_bytes and text is None:
         continue
-      tree = memory_methods.tree(
-          method, seed, text if of_bytes else None, smoke
+      tree = methods_lib.tree(
+          method, seed, text if method.of_bytes else None, smoke
       )
       donor = None
       if method.after is not None:
@@ -101,7 +91,7 @@ def plan(
   return runs
 
 
-def depth(run: Run, methods: Mapping[str, memory_methods.Method]) -> int:
+def depth(run: Run, methods: Mapping[str, methods_lib.Method]) -> int:
   """How many runs must end before this one."""
   found, method = 0, run.method
   while method.after is not None:
@@ -109,49 +99,8 @@ def depth(run: Run, methods: Mapping[str, memory_methods.Method]) -> int:
   return found
 
 
-def make_rows(
-    runs: Sequence[Run],
-    methods: Mapping[str, memory_methods.Method],
-    folder: epath.Path,
-    report: Report,
-    processes: int = 1,
-) -> list[dict[str, Any]]:
-  """Makes what is left of the runs; each is kept with its row.
-
-  Args:
-    runs: of `plan`, whose folders hold them or nothing.
-    methods: all of them, by name.
-    folder: of all runs.
-    report: told what a person wants to read, a line at a time.
-    processes: runs that are made side by side, a core each.
-
-  Returns:
-    A row for each run, in their order.
-  """
-  path = lambda run: folder / variants.run_name(run.name, run.seed) / 'row.json'
-  left = [run for run in runs if not path(run).exists()]
-  if left and len(left) < len(runs):
-    report(f'{len(runs) - len(left)} of {len(runs)} runs are there')
-  started, done = time.monotonic(), 0
-  for level in sorted({depth(run, methods) for run in left}):
-    jobs = [run for run in left if depth(run, methods) == level]
-    made = side_by_side.each(
-        jobs, Maker, os.fspath(folder), min(processes, len(jobs))
-    )
-    for run, row in made:
-      done += 1
-      to_go = (time.monotonic() - started) / done * (len(left) - done)
-      report(
-          f'{done}/{len(left)} runs | {run.name}, seed {run.seed}:'
-          f' {_say(row)} | {progress.clock(to_go)} left'
-      )
-  return [
-      {'method': run.name, 'seed': run.seed} | json.loads(path(run).read_text())
-      for run in runs
-  ]
-
-
-def _say(row: Mapping[str, Any]) -> str:
+def say(row: Mapping[str, Any]) -> str:
+  """A row in a few words."""
   said = f'cross-entropy {row["cross_entropy"]:.3f} nats'
   if 'blank_copy/accuracy' in row:
     said += f', blank copy {row["blank_copy/accuracy"]:.1%}'
@@ -160,66 +109,49 @@ def _say(row: Mapping[str, Any]) -> str:
   return said
 
 
-class Maker:
-  """Trains and measures in one process.
+def make(run: Run, workdir: epath.Path, report: Report) -> dict[str, Any]:
+  """Trains where that is left to do and measures; gives the row."""
+  started = time.monotonic()
+  summary = curriculum.train_run(run.cfg, workdir, run.donor, report)
+  row: dict[str, Any] = dict(_evaluations(summary, run.cfg))
+  row['parameters'] = summary['parameters']
+  row['steps'] = summary['steps']
+  row['train_seconds'] = summary['wall_seconds']
+  if run.method.probe:
+    row |= _probe(run, workdir, report)
+  row['seconds'] = time.monotonic() - started
+  return row
 
-  Args:
-    folder: of all runs.
-  """
 
-  def __init__(self, folder: str):
-    self._folder = epath.Path(folder)
-    side_by_side.compile_once(self._folder / 'compiled')
-
-  def __call__(self, run: Run) -> dict[str, Any]:
-    """Trains where that is left to do, measures, and keeps the row."""
-    workdir = self._folder / variants.run_name(run.name, run.seed)
-    started = time.monotonic()
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / 'log.txt').open('a') as log:
-      report = lambda line: print(line, file=log, flush=True)
-      summary = curricula.train_run(run.cfg, workdir, run.donor, report)
-      row: dict[str, Any] = dict(_evaluations(summary, run.cfg))
-      row['parameters'] = summary['parameters']
-      row['steps'] = summary['steps']
-      row['train_seconds'] = summary['wall_seconds']
-      if run.method.probe:
-        row |= self._probe(run, workdir, report)
-      row['seconds'] = time.monotonic() - started
-    workdirs.write_json(workdir / 'row.json', row)
-    return row
-
-  def _probe(self, run, workdir, report) -> dict[str, float]:
-    """What an embedding holds, by the common probe."""
-    cfg, data = run.cfg, run.cfg.data
-    length = families.lengths(cfg.model).measured or memory_methods.LENGTH
-    if data.markov is not None:  # of whole documents, for every encoder
-      language = dataclasses.replace(data.markov, length=length)
-      data = dataclasses.replace(data, options=language)
-    train, heldout, *_ = sources.make_sources(data).values()
-    encoder = probing.of_model(
-        cfg.model, restoring.restore_params(cfg, workdir).params
-    )
-    # The control is of the data and a width: one for many encoders.
-    width = families.encoder(cfg.model).width
-    asked = json.dumps(
-        [config.to_dict(data), run.probe, width], sort_keys=True
-    )
-    key = hashlib.sha256(asked.encode()).hexdigest()[:16]
-    control = self._folder / f'control_{length}_{key}.json'
-    found = probing.probe(
-        encoder,
-        train,
-        heldout,
-        probing.ProbeConfig(length=length, **run.probe),
-        report,
-        json.loads(control.read_text()) if control.exists() else None,
-    )
-    if not control.exists():
-      workdirs.write_json(control, probing.control_of(found))
-    if data.markov is not None:
-      found |= _information(found, data.markov)
-    return {f'probe/{name}': value for name, value in found.items()}
+def _probe(run, workdir, report) -> dict[str, float]:
+  """What an embedding holds, by the common probe."""
+  cfg, data = run.cfg, run.cfg.data
+  length = families.lengths(cfg.model).measured or methods_lib.LENGTH
+  if data.markov is not None:  # of whole documents, for every encoder
+    language = dataclasses.replace(data.markov, length=length)
+    data = dataclasses.replace(data, options=language)
+  train, heldout, *_ = sources.make_sources(data).values()
+  encoder = decoder_probe.of_model(
+      cfg.model, restoring.restore_params(cfg, workdir).params
+  )
+  # The control is of the data and a width: one for many encoders.
+  width = families.encoder(cfg.model).width
+  asked = json.dumps([config.to_dict(data), run.probe, width], sort_keys=True)
+  key = hashlib.sha256(asked.encode()).hexdigest()[:16]
+  control = workdir.parent / f'control_{length}_{key}.json'
+  found = decoder_probe.probe(
+      encoder,
+      train,
+      heldout,
+      decoder_probe.ProbeConfig(length=length, **run.probe),
+      report,
+      json.loads(control.read_text()) if control.exists() else None,
+  )
+  if not control.exists():
+    files.write_json(control, decoder_probe.control_of(found), indent=None)
+  if data.markov is not None:
+    found |= _information(found, data.markov)
+  return {f'probe/{name}': value for name, value in found.items()}
 
 
 def _information(found, language) -> dict[str, float]:
@@ -228,7 +160,7 @@ def _information(found, language) -> dict[str, float]:
   The information of an embedding e about a text x is H(x) - H(x | e), and no
   decoder of e has a cross-entropy below H(x | e).
   """
-  bits = memory_language.text_bits(language)
+  bits = language_lib.text_bits(language)
   left = found['num_tokens'] * found['cross_entropy'] / math.log(2)
   return {'text_bits': bits, 'sure_bits': max(0.0, bits - left)}
 

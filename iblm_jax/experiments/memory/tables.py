@@ -5,8 +5,9 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from iblm_jax.experiments.memory import language as memory_language
-from iblm_jax.experiments.memory import methods as memory_methods
+from iblm_jax.experiments._harness import results
+from iblm_jax.experiments.memory import language as language_lib
+from iblm_jax.experiments.memory import methods as methods_lib
 
 _BASELINE = 'memory:causal'
 
@@ -15,9 +16,8 @@ class Beside(NamedTuple):
   """What a row says beside another one of its seed.
 
   Attributes:
-    metric: of both.
-    how: from the two numbers to what is said.
-    others: by method: beside which one.
+    how: From the two numbers to what is said.
+    others: By method: beside which one.
   """
 
   metric: str
@@ -30,15 +30,19 @@ def _percent(here: float, there: float) -> float:
 
 
 def _all_beside(other: str, *families: str) -> dict[str, str]:
-  members = [n for f in families for n in memory_methods.FAMILIES[f]]
+  members = [n for f in families for n in methods_lib.FAMILIES[f]]
   return {name: other for name in members if name != other}
 
 
 _AUTOENCODERS = ('ae', 'ae:attention')
 _COMPRESSED = {
-    name: 'combined:1' for name in memory_methods.FAMILIES['compressed']
+    name: 'combined:1' for name in methods_lib.FAMILIES['compressed']
 }
-_STAGED = {n: f'frozen_ae:staged:{n}' for n in memory_methods.BUDGETS}
+_STAGED = {n: f'frozen_ae:staged:{n}' for n in methods_lib.BUDGETS}
+# Methods whose best loss is that of no Markov chain.
+_OTHER_LANGUAGES = {
+    *methods_lib.FAMILIES['bytes'], *methods_lib.FAMILIES['needle']
+}
 _BESIDE = {
     'times_causal': Beside('probe/recovered_bits', operator.truediv, {
         **dict.fromkeys(_AUTOENCODERS, 'causal:4x'), 'bytes:ae': 'bytes:causal'
@@ -150,13 +154,11 @@ def compare(rows: list[dict[str, Any]]) -> None:
   These are `_BESIDE`, and 'excess', of the causal loss over that of the best
   prediction there is.
   """
-  best = functools.cache(memory_language.best_loss)
+  best = functools.cache(language_lib.best_loss)
   by_name = {(row['method'], row['seed']): row for row in rows}
   for row in rows:
     method, seed = row['method'], row['seed']
-    if 'causal/cross_entropy' in row and not method.startswith(
-        ('bytes:', 'needle:')
-    ):
+    if 'causal/cross_entropy' in row and method not in _OTHER_LANGUAGES:
       row['excess'] = row['causal/cross_entropy'] - best(seed)
     for name, (metric, how, others) in _BESIDE.items():
       other = by_name.get((others.get(method), seed), {})
@@ -168,14 +170,12 @@ def make_tables(rows: list[dict[str, Any]]) -> dict[str, Any]:
   """The tables of `_TABLES`, of the rows and columns that have something."""
   tables = {}
   for name, (family, columns) in _TABLES.items():
-    members = memory_methods.FAMILIES[family]
+    members = methods_lib.FAMILIES[family]
     shown = [row for row in rows if row['method'] in members]
     kept = [c for c in columns if any(c[0] in row for row in shown)]
     methods = dict.fromkeys(
         row['method'] for row in shown if any(c[0] in row for c in kept)
     )
     if kept:
-      tables[name] = {
-          'methods': list(methods), 'columns': kept, 'paired': False
-      }
+      tables[name] = results.table(list(methods), kept)
   return tables

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from iblm_jax.analysis import layer_spectra as measure_lib
+from iblm_jax.analysis import layer_spectra
 from iblm_jax.reports import figures
 
 _CENTERING = (
-    (measure_lib.RAW, 'as they are'), (measure_lib.CENTERED, 'mean subtracted')
+    (layer_spectra.RAW, 'as they are'),
+    (layer_spectra.CENTERED, 'mean subtracted'),
 )
 # Below this share of the largest, an eigenvalue is rounding.
 _FLOOR = 1e-7
@@ -19,7 +20,7 @@ _FLOOR = 1e-7
 
 @figures.styled
 def entropy_figure(
-    found: measure_lib.Arrays, name: str, width: int, sizes: tuple[int, ...]
+    found: layer_spectra.Arrays, name: str, width: int, sizes: tuple[int, ...]
 ) -> Any:
   """Entropy of every order by layer; a row of panels per window size."""
   figure, axes = figures.subplots(
@@ -29,7 +30,7 @@ def entropy_figure(
   for size, pair in zip(sizes, axes, strict=True):
     entropy_NxCxA = found[f'entropy/patch_{size}']
     for (center, words), axis in zip(_CENTERING, pair, strict=True):
-      for index, alpha in enumerate(measure_lib.ORDERS):
+      for index, alpha in enumerate(layer_spectra.ORDERS):
         axis.plot(
             entropy_NxCxA[:, center, index], color=figures.COLOURS[index],
             marker='o', markersize=4, linewidth=1.2,
@@ -52,7 +53,7 @@ def entropy_figure(
 
 @figures.styled
 def rank_figure(
-    found: measure_lib.Arrays, name: str, sizes: tuple[int, ...]
+    found: layer_spectra.Arrays, name: str, sizes: tuple[int, ...]
 ) -> Any:
   """Effective rank and the mean direction's share of the trace, by layer."""
   figure, axes = figures.subplots(1, 3, figsize=(12, 3.6))
@@ -84,22 +85,22 @@ def rank_figure(
 
 @figures.styled
 def patch_figure(
-    found: measure_lib.Arrays, name: str, width: int, sizes: tuple[int, ...]
+    found: layer_spectra.Arrays, name: str, width: int, sizes: tuple[int, ...]
 ) -> Any:
   """Entropy of order 2 against the size of the windows, a line a layer."""
-  order = measure_lib.ORDERS.index(2.0)
+  order = layer_spectra.ORDERS.index(2.0)
   stack = lambda of_size: np.stack([of_size(size) for size in sizes])
   of_centering = lambda center: stack(
       lambda size: found[f'entropy/patch_{size}'][:, center, order]
   )
   unit_SxN = stack(lambda size: found[f'entropy_normalized/patch_{size}'])
   panels = [
-      ('as they are', measure_lib.RAW, of_centering(measure_lib.RAW)),
+      ('as they are', layer_spectra.RAW, of_centering(layer_spectra.RAW)),
       (
-          'mean subtracted', measure_lib.CENTERED,
-          of_centering(measure_lib.CENTERED),
+          'mean subtracted', layer_spectra.CENTERED,
+          of_centering(layer_spectra.CENTERED),
       ),
-      ('scaled to unit norm', measure_lib.RAW, unit_SxN),
+      ('scaled to unit norm', layer_spectra.RAW, unit_SxN),
   ]
   figure, axes = figures.subplots(1, 3, figsize=(13, 4.0), sharey=True)
   layers = 0
@@ -127,7 +128,7 @@ def patch_figure(
 
 @figures.styled
 def spectra_figure(
-    found: measure_lib.Arrays, name: str, sizes: tuple[int, ...]
+    found: layer_spectra.Arrays, name: str, sizes: tuple[int, ...]
 ) -> Any:
   """Mean eigenvalues, from the largest; a line a layer."""
   figure, axes = figures.subplots(
@@ -161,7 +162,7 @@ def spectra_figure(
 
 def _most(size: int, width: int, center: int) -> float:
   """Largest entropy of a window; centred rows lose a direction."""
-  return float(np.log(min(size - (center == measure_lib.CENTERED), width)))
+  return float(np.log(min(size - (center == layer_spectra.CENTERED), width)))
 
 
 def _window(size: int, sizes: tuple[int, ...]) -> str:

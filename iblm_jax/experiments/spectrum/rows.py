@@ -2,28 +2,23 @@
 
 from typing import Any
 
-from iblm_jax.analysis import layer_spectra as measure_lib
-from iblm_jax.analysis import subject as spectrum_subject
+from iblm_jax.analysis import layer_spectra
+from iblm_jax.analysis import subject as subject_lib
+from iblm_jax.experiments._harness import results
 
 _NAMES = {
-    measure_lib.RAW: ('entropy', 'effective_rank'),
-    measure_lib.CENTERED: ('entropy_centered', 'effective_rank_centered'),
+    layer_spectra.RAW: ('entropy', 'effective_rank'),
+    layer_spectra.CENTERED: ('entropy_centered', 'effective_rank_centered'),
 }
 
 
 def make_rows(
-    subject: spectrum_subject.Subject,
-    found: measure_lib.Arrays,
+    subject: subject_lib.Subject,
+    found: layer_spectra.Arrays,
     sizes: tuple[int, ...],
     base: int,
 ) -> list[dict[str, Any]]:
   """One row per layer: method 'CHECKPOINT layer 00'.
-
-  Args:
-    subject: that was measured.
-    found: of `spectrum_measure.measure`.
-    sizes: of windows.
-    base: the size whose numbers go by the plain names.
 
   Returns:
     Rows with 'entropy/order_2', 'entropy_centered/order_2',
@@ -43,7 +38,7 @@ def make_rows(
       end = f'/patch_{size}' if len(row) > 4 else ''
       entropy_CxA = found[f'entropy/patch_{size}'][layer]
       for center, (entropy, rank) in _NAMES.items():
-        for index, alpha in enumerate(measure_lib.ORDERS):
+        for index, alpha in enumerate(layer_spectra.ORDERS):
           name = f'{entropy}/order_{alpha:g}{end}'
           row[name] = float(entropy_CxA[center, index])
         row[rank + end] = float(
@@ -58,22 +53,21 @@ def make_rows(
   return rows
 
 
-def method(subject: spectrum_subject.Subject, layer: int) -> str:
+def method(subject: subject_lib.Subject, layer: int) -> str:
   """The name of a layer's row."""
   return f'{subject.name} layer {layer:02d}'
 
 
 def make_tables(
-    subject: spectrum_subject.Subject, length: int, base: int
+    subject: subject_lib.Subject, length: int, base: int
 ) -> dict[str, Any]:
   """Tables for a page: windows as in training, and whole rows."""
   layers = range(subject.model.num_layers)
 
   def table(end):
-    return {
-        'methods': [method(subject, layer) for layer in layers],
-        'labels': {method(subject, layer): f'{layer}' for layer in layers},
-        'columns': [
+    return results.table(
+        [method(subject, layer) for layer in layers],
+        [
             [f'entropy/order_1{end}', 'S₁', 3],
             [f'entropy/order_2{end}', 'S₂', 3],
             [f'entropy/order_inf{end}', 'S_∞', 3],
@@ -84,8 +78,8 @@ def make_tables(
             [f'effective_rank{end}', 'effective rank', 2],
             [f'mean_share{end}', 'mean share', 3],
         ],
-        'paired': False,
-    }
+        labels={method(subject, layer): f'{layer}' for layer in layers},
+    )
 
   return {
       f'windows_of_{base}': table(''),
