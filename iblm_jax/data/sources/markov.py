@@ -75,8 +75,8 @@ class MarkovConfig:
 def transitions(config: MarkovConfig) -> np.ndarray:
   """Returns the exact probabilities of the next token, float64 [Z, V, V].
 
-  The entry [z, v, w] is that of w after v in topic z, a multiple of 1/256, or 1/V
-  for uniform tokens.
+  The entry [z, v, w] is that of w after v in topic z, a multiple of 1/256, or
+  1/V for uniform tokens.
 
   >>> transitions(MarkovConfig(vocab_size=8))[0].sum(axis=-1).tolist()
   [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
