@@ -59,7 +59,7 @@ class Source(Protocol):
     """Batches of an evaluation set; None for training, which has no end."""
 
   def batch(self, k: int, rows: Sequence[int] | None = None) -> Batch:
-    """Rows of global batch `k`; all of them by default."""
+    """Returns rows of global batch `k`; all of them by default."""
 
 
 def process_rows(

@@ -24,14 +24,13 @@ _ROUNDS = 6
 
 
 def mix(x: npt.ArrayLike) -> np.ndarray:
-  """One step of SplitMix64: a bijection of 64-bit words that looks random.
+  """Takes a step of SplitMix64: a bijection of words that looks random.
 
   Args:
     x: Whole numbers in 0..2**64-1, any shape.
 
   Returns:
-    uint64 array of the same shape: the number a SplitMix64 generator in state
-    `x` gives next.
+    The number that a SplitMix64 generator in state `x` gives next, uint64.
 
   Source: Steele, Lea and Flood, Fast splittable pseudorandom number generators
   (OOPSLA 2014), finaliser of section 5, David Stafford's variant 13.
@@ -52,15 +51,10 @@ def mix(x: npt.ArrayLike) -> np.ndarray:
 
 
 def fold(key: npt.ArrayLike, word: npt.ArrayLike) -> np.ndarray:
-  """Key of the draw called `word` among the draws of `key`.
+  """Returns the key of the draw called `word` among the draws of `key`.
 
-  Args:
-    key: Whole numbers in 0..2**64-1, any shape.
-    word: The same, of a shape that broadcasts with that of `key`.
-
-  Returns:
-    uint64 array of the broadcast shape. For a fixed `key` different words give
-    different results.
+  Both are whole numbers in 0..2**64-1 of shapes that broadcast; the result is
+  uint64. For a fixed `key` different words give different results.
 
   >>> int(fold(0, 0)) != int(fold(0, 1)) != int(fold(1, 0))
   True
@@ -70,15 +64,10 @@ def fold(key: npt.ArrayLike, word: npt.ArrayLike) -> np.ndarray:
 
 
 def below(key: npt.ArrayLike, n: npt.ArrayLike) -> np.ndarray:
-  """Uniform whole numbers in 0..n-1.
+  """Draws uniform whole numbers in 0..n-1, int64.
 
-  Args:
-    key: The keys of the draws, uint64, any shape.
-    n: How many values are possible, at least 1; broadcasts with `key`.
-
-  Returns:
-    int64 array of the broadcast shape. The probability of a value is off by at
-    most a factor 1 + n / 2**64.
+  The keys, uint64, and `n`, at least 1, broadcast. The probability of a value
+  is off by at most a factor 1 + n / 2**64.
 
   >>> 0 <= int(below(mix(7), 10)) < 10
   True
@@ -88,11 +77,7 @@ def below(key: npt.ArrayLike, n: npt.ArrayLike) -> np.ndarray:
 
 
 def permutation(key: npt.ArrayLike, n: int) -> np.ndarray:
-  """Random order of 0..n-1, int64 array of shape [n].
-
-  Args:
-    key: The key of the permutation, a scalar.
-    n: How many elements, at least 0.
+  """Returns a random order of 0..n-1, int64 [n], for a scalar key.
 
   >>> sorted(permutation(3, 4).tolist())
   [0, 1, 2, 3]
@@ -101,7 +86,7 @@ def permutation(key: npt.ArrayLike, n: int) -> np.ndarray:
 
 
 def shuffled(key: npt.ArrayLike, i: npt.ArrayLike, n: int) -> np.ndarray:
-  """Elements `i` of a random order of 0..n-1 that is never made as a whole.
+  """Returns elements of a random order of 0..n-1 that is never made whole.
 
   Time and memory do not grow with `n`, unlike those of `permutation`, which is
   another order.
@@ -112,8 +97,8 @@ def shuffled(key: npt.ArrayLike, i: npt.ArrayLike, n: int) -> np.ndarray:
     n: How many elements, 1..2**62.
 
   Returns:
-    int64 array of the broadcast shape. For a fixed `key`, the elements at the
-    places 0..n-1 are 0..n-1, each once.
+    int64. For a fixed `key`, the elements at the places 0..n-1 are 0..n-1, each
+    once.
 
   Raises:
     ValueError: `n` or a place is out of its range.

@@ -106,7 +106,7 @@ class StoredDocuments:
 
   @functools.cached_property
   def unigram_entropy(self) -> float:
-    """Least mean loss over all units of a model without context, in bits.
+    """The least mean loss of a model without context over all units, in bits.
 
     It predicts each token with its share of a unit, averaged over units.
     """

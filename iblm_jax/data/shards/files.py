@@ -40,7 +40,7 @@ class Shard(Protocol):
   num_tokens: int
 
   def read(self, start: int, stop: int) -> np.ndarray:
-    """Tokens start..stop-1, uint16, within 0..num_tokens."""
+    """Returns the tokens start..stop-1, uint16, within 0..num_tokens."""
 
 
 def header(num_tokens: int) -> bytes:
@@ -99,7 +99,7 @@ class BinShard:
       )
 
   def read(self, start: int, stop: int) -> np.ndarray:
-    """Tokens start..stop-1, a view."""
+    """Returns the tokens start..stop-1, a view."""
     return self._tokens[start:stop]
 
 
@@ -135,7 +135,7 @@ class ArrayRecordShard:
       self._block(num_blocks - 1)  # The one whose length can be any.
 
   def read(self, start: int, stop: int) -> np.ndarray:
-    """Tokens start..stop-1; reads the blocks that hold them."""
+    """Returns the tokens start..stop-1 from the blocks that hold them."""
     if stop <= start:
       return np.zeros(0, TOKEN)
     first, end = start // BLOCK_TOKENS, -(-stop // BLOCK_TOKENS)

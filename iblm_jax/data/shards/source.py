@@ -131,7 +131,7 @@ class ShardSource:
   Row r of batch k is row k * batch_size + r of an endless sequence of epochs,
   or of one pass in order, in which the last row of each file is filled up.
   Every target counts in the loss; the last one of a document is the
-  end-of-text token of the next. Safe to read from several threads.
+  end-of-text token of the next. Several threads may read it.
 
   Args:
     shards: The open files, at least one.
@@ -139,7 +139,7 @@ class ShardSource:
     eot_id: Token that begins a document, 0..vocab_size-1; also fills up rows.
     vocab_size: Tokens are in 0..vocab_size-1; 1..65536.
     batch_size: Rows of a global batch, at least 1.
-    seed: Of the shuffling, 0..2**63-1.
+    seed: Seed of the shuffling, 0..2**63-1.
     train: Endless and shuffled if True, else one pass in order.
     eval_rows: With `train` False, at most so many rows; None is all of them.
 

@@ -78,11 +78,11 @@ class ShardWriter:
     return self.index['progress']['chunks']
 
   def documents(self, split: str) -> int:
-    """Documents written so far."""
+    """Returns how many documents are written so far."""
     return self._total(split, 'documents')
 
   def tokens(self, split: str) -> int:
-    """Tokens written so far."""
+    """Returns how many tokens are written so far."""
     return self._total(split, 'tokens')
 
   def add(self, split: str, tokens: np.ndarray, lengths: np.ndarray) -> bool:

@@ -41,7 +41,7 @@ class MarkovConfig:
     successors: Least and most distinct successors of a token in a topic,
       1..32 and no more than there are tokens.
     length: Tokens of a row, which is one document, 1..65536.
-    seed: Of the tables and, with that of the run, of the documents,
+    seed: Seed of the tables and, with that of the run, of the documents,
       0..2**63-1.
     num_heldout: Documents of the set 'heldout', at least 1.
     uniform: Whether every token is uniform and independent of the others, as a
@@ -73,10 +73,10 @@ class MarkovConfig:
 
 
 def transitions(config: MarkovConfig) -> np.ndarray:
-  """Probabilities of the next token, float64 of shape [Z, V, V].
+  """Returns the exact probabilities of the next token, float64 [Z, V, V].
 
-  Exact: [z, v, w] is that of w after v in topic z, a multiple of 1/256, or 1/V
-  for uniform tokens.
+  The entry [z, v, w] is that of w after v in topic z, a multiple of 1/256, or
+  1/V for uniform tokens.
 
   >>> transitions(MarkovConfig(vocab_size=8))[0].sum(axis=-1).tolist()
   [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
@@ -92,7 +92,7 @@ def transitions(config: MarkovConfig) -> np.ndarray:
 
 
 def entropy_rate(config: MarkovConfig) -> float:
-  """Entropy per token of a long document, exact.
+  """Computes the exact entropy per token of a long document.
 
   Returns:
     Nats: the mean over topics of the entropy rate of the chain that begins with
@@ -120,7 +120,7 @@ def entropy_rate(config: MarkovConfig) -> float:
 def predictive_nll(
     config: MarkovConfig, tokens_BxL1: npt.ArrayLike
 ) -> np.ndarray:
-  """Loss of the best prediction of each token from those before it.
+  """Computes the loss of the best prediction of each token from its past.
 
   The topic is not known: the prediction is the mixture of all topics, each
   weighted by its probability given the tokens so far. No model has a smaller
@@ -132,7 +132,7 @@ def predictive_nll(
       such as the tokens of a batch and their last target; at least two.
 
   Returns:
-    float64 array of shape [B, L], nats: -log p(token t+1 | tokens 0..t).
+    float64 [B, L], nats: -log p(token t+1 | tokens 0..t).
 
   Raises:
     ValueError: The shape is another, a token is out of its range, or no topic
@@ -150,17 +150,17 @@ def predictive_nll(
 def document_nll(
     config: MarkovConfig, tokens_BxL: npt.ArrayLike
 ) -> np.ndarray:
-  """How surprising documents are, exactly; the mean is their entropy.
+  """Computes -log p of documents exactly; its mean is their entropy.
 
   Args:
     config: Options of the source; its length has no effect.
-    tokens_BxL: Whole documents, whole numbers of shape [B, L], L at least 1.
+    tokens_BxL: Whole documents, integers [B, L], L at least 1.
 
   Returns:
-    float64 array of shape [B], nats: -log p(document), whatever its topic.
+    float64 [B], nats: -log p(document), whatever its topic.
 
   Raises:
-    ValueError: As `predictive_nll`.
+    ValueError: See `predictive_nll`.
 
   >>> config = MarkovConfig(vocab_size=8, uniform=True)
   >>> document_nll(config, [[3, 1, 4]]).round(3).tolist()  # 3 ln 8

@@ -82,12 +82,12 @@ class MultiplicationConfig:
       )
 
   def split_digits(self, split: str) -> tuple[int, int]:
-    """Least and most digits of an operand in `split`."""
+    """Returns the least and most digits of an operand in `split`."""
     _checks.check_choice('split', split, SPLITS)
     return self.ood_digits if split == 'out_of_distribution' else self.digits
 
   def row_length(self, split: str) -> int:
-    """Tokens of a row in `split`: the longest example, rounded up."""
+    """Returns the tokens of a row: of the longest example, rounded up."""
     most = self.split_digits(split)[1]
     # bos, both operands, x, = and the product; eos is a target only.
     longest = 3 + 4 * most
@@ -97,16 +97,10 @@ class MultiplicationConfig:
 def is_held_out(
     a: np.ndarray, b: np.ndarray, holdout: float
 ) -> np.ndarray:
-  """Whether the unordered pair {a, b} is kept out of training.
+  """Returns whether the unordered pairs {a, b} are kept out of training.
 
-  Args:
-    a: Operands, whole numbers of any shape.
-    b: Operands of a shape that broadcasts with that of `a`.
-    holdout: Share of the pairs that is kept out.
-
-  Returns:
-    bool array of the broadcast shape. The same for every seed, so that runs
-    with different seeds are evaluated on the same pairs.
+  `holdout` is the share of pairs that are. The same for every seed, so that
+  runs with different seeds are evaluated on the same pairs.
 
   >>> bool(is_held_out(12, 7, 0.5)) == bool(is_held_out(7, 12, 0.5))
   True
@@ -145,14 +139,7 @@ class MultiplicationSource(generated.GeneratedSource):
     return self.config.eval_rows
 
   def operands(self, i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Operands of the examples `i`.
-
-    Args:
-      i: Numbers of the examples, int64 array of shape [n], at least 0.
-
-    Returns:
-      Two int64 arrays of shape [n].
-    """
+    """Returns the operands of the examples `i`, int64 [n]: two such arrays."""
     seed = self.seed if self.split == 'train' else 0
     key_N = hashing.fold(hashing.fold(seed, _EXAMPLE_KEYS[self.split]), i)
     pair_Nx2 = np.zeros((key_N.size, 2), np.int64)

@@ -76,7 +76,7 @@ class NeedleConfig:
 
 
 def split_names(config: NeedleConfig) -> tuple[str, ...]:
-  """'train', then one evaluation set for each chunk that can be asked for.
+  """Returns 'train', then an evaluation set for each chunk to ask for.
 
   >>> split_names(NeedleConfig())
   ('train', 'chunk_0', 'chunk_1', 'chunk_2')

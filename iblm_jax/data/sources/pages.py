@@ -32,7 +32,7 @@ class PagesConfig:
       name of a page is what comes after the last slash of its id.
     num_train: Pages of the training set, m, at least 1 and fewer than there
       are.
-    seed: Of the choice of the training set, 0..2**63-1.
+    seed: Seed of the choice of the training set, 0..2**63-1.
     length: Tokens of a row, 1..2**16.
     stride: How texts longer than a row are scored, 1..length, see
       `windows.scoring_windows`; None scores their first `length` targets only.

@@ -29,7 +29,7 @@ class ShardDocumentsConfig:
     vocab_size: Tokens are in 0..vocab_size-1.
     num_train: Documents of the training set, m, at least 1 and fewer than there
       are.
-    seed: Of the choice of the training set, 0..2**63-1.
+    seed: Seed of the choice of the training set, 0..2**63-1.
     length: Tokens of a row, 1..2**16.
     stride: New targets of each window of longer documents, 1..length; None for
       their first `length` targets only.

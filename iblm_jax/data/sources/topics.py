@@ -50,7 +50,7 @@ class TopicsConfig:
     num_train: Documents of the training set, m, 1..2**40.
     num_heldout: Documents held out, those after the training set, 0..2**40.
     length: Characters of a document, 1..4096.
-    seed: Of lexicon, topics and documents, 0..2**63-1.
+    seed: Seed of lexicon, topics and documents, 0..2**63-1.
     kind: 'topics', or 'uniform' for i.i.d. uniform characters, a control that
       nothing can be learnt from.
     shuffle_window: Characters are permuted within windows of so many, anew in
@@ -154,14 +154,10 @@ class TopicDocuments:
     return documents.read_rows(rows, length, lookup, SPACE_ID)
 
   def characters(self, numbers: npt.ArrayLike) -> np.ndarray:
-    """The characters of documents.
+    """Makes the characters of documents, tokens as uint8 [n, length].
 
-    Args:
-      numbers: Numbers of documents, those held out after those of the training
-        set, whole numbers of at least 0, shape [n].
-
-    Returns:
-      uint8 array of shape [n, length], tokens.
+    The `numbers` [n], at least 0, of those held out follow those of the
+    training set.
     """
     number_n = np.asarray(numbers, np.int64)
     found = np.zeros((number_n.size, self.max_length), np.uint8)
@@ -171,14 +167,14 @@ class TopicDocuments:
     return found
 
   def text(self, characters: np.ndarray) -> list[str]:
-    """Documents as strings, from the tokens of shape [n, length]."""
+    """Returns documents as strings, from their tokens [n, length]."""
     letters = np.where(characters == SPACE_ID, ord(' '), characters + 96)
     return [bytes(row).decode() for row in letters.astype(np.uint8)]
 
   def unigram_entropy(self) -> float:
-    """Exact entropy of a character drawn from a random place of a document.
+    """Returns the exact entropy of a character at a random place, in bits.
 
-    Bits; no model that ignores the context has a smaller expected loss.
+    No model that ignores the context has a smaller expected loss.
     """
     if self.config.kind == 'uniform':
       return math.log2(VOCAB_SIZE)
@@ -202,7 +198,7 @@ class TopicDocuments:
     return float(-(share_V * np.log2(share_V)).sum())
 
   def information(self, numbers: npt.ArrayLike) -> np.ndarray:
-    """Exact -log2 of the probability of each document, float64 of shape [n].
+    """Returns the exact -log2 of the probability of documents, float64 [n].
 
     Its mean over documents, divided by the length, estimates the entropy of the
     source in bits a character: no model has a smaller expected loss.

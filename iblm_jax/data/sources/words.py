@@ -31,7 +31,7 @@ class WordsConfig:
       repeated words are left out.
     num_train: Words of the training set, m, at least 1 and fewer than there
       are.
-    seed: Of the choice of the training set, 0..2**63-1.
+    seed: Seed of the choice of the training set, 0..2**63-1.
     length: Tokens of a row, at least the longest word and its end mark,
       1..4096.
     shuffle_window: Letters are permuted within windows of so many, anew in

@@ -60,7 +60,7 @@ Tokens = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 class Tokeniser:
-  """Tokens of chunks: each document is a bos and the tokens of its text."""
+  """Makes tokens of chunks: each document is a bos and those of its text."""
 
   def __init__(self, options: Options):
     self._options = options
@@ -201,7 +201,7 @@ def tokenise(
     For each chunk, in order, what `Tokeniser` returns.
 
   Raises:
-    ValueError: As `Tokeniser`, for the first bad chunk.
+    ValueError: The contents of a chunk are bad.
     OSError: A process was killed.
   """
   if workers == 1:

@@ -39,10 +39,10 @@ class Tokenizer(Protocol):
     """Id that fills up rows; masks say where, so it may be the one of eos."""
 
   def encode(self, text: str) -> np.ndarray:
-    """Ids of a text, int32 of shape [n], without special tokens."""
+    """Returns the ids of a text, int32 [n], without special tokens."""
 
   def decode(self, ids: npt.ArrayLike) -> str:
-    """Text of ids of shape [n]; special tokens are left out."""
+    """Returns the text of ids [n]; special tokens are left out."""
 
 
 def _checked_ids(ids: npt.ArrayLike, vocab_size: int) -> np.ndarray:
