@@ -1,5 +1,6 @@
 """The examples of the documentation run, and the pages show what runs."""
 
+import importlib
 import math
 import os
 import pathlib
@@ -8,6 +9,9 @@ import subprocess
 import sys
 
 import pytest
+
+from iblm_jax.data import kinds
+from iblm_jax.models import families
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / 'docs'
@@ -44,7 +48,10 @@ EXAMPLE = re.compile(r'^<!-- example -->\n```python\n(.*?)^```$', re.M | re.S)
         for number, _ in enumerate(EXAMPLE.findall(page.read_text()))
     ],
 )
-def test_examples_of_the_pages_run(page, number, capsys):
+def test_examples_of_the_pages_run(page, number, capsys, monkeypatch):
+  # What an example registers is known to it alone.
+  monkeypatch.setattr(kinds, '_KINDS', dict(kinds._KINDS))
+  monkeypatch.setattr(families, '_FAMILIES', dict(families._FAMILIES))
   source = EXAMPLE.findall((DOCS / page).read_text())[number]
   exec(compile(source, f'{page}, example {number}', 'exec'), {})
   printed = capsys.readouterr().out.split()
@@ -71,3 +78,41 @@ def test_excerpts_stand_in_the_programs_that_they_are_from(page):
 def test_there_are_excerpts():
   page = (DOCS / 'use_the_gate_in_your_own_loop.md').read_text()
   assert len(EXCERPT.findall(page)) == 3
+
+
+PROGRAMS = (DOCS / 'reference/programs.md').read_text()
+
+
+def test_the_page_of_programs_has_every_console_script():
+  setup = (ROOT / 'setup.py').read_text()
+  scripts = dict(re.findall(r"'(iblm-\w+) = iblm_jax\.([\w.]+):run'", setup))
+  assert len(scripts) >= 8
+  sections = re.findall(r'^## (iblm-\w+)$', PROGRAMS, re.M)
+  assert sorted(sections) == sorted(scripts)
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        *'main report certify generate probe curriculum'.split(),
+        *['cli', 'config_flag', 'data/prepare', 'experiments/_harness/program'],
+    ],
+)
+def test_the_page_of_programs_has_every_flag(path):
+  code = (ROOT / f'iblm_jax/{path}.py').read_text()
+  flags = re.findall(r"DEFINE_\w+\(\s*'(\w+)'", code)
+  assert flags
+  for flag in flags:
+    assert f'`--{flag}`' in PROGRAMS or f'`--{flag}=' in PROGRAMS, flag
+
+
+def test_names_of_a_public_package_are_there():
+  pages = (DOCS / 'reference').glob('*.md')
+  names = re.findall(
+      r'automodule:: (\S+)', '\n'.join(page.read_text() for page in pages)
+  )
+  assert len(names) > 12
+  for name in names:
+    module = importlib.import_module(name)
+    for public in getattr(module, '__all__', ()):
+      assert hasattr(module, public), (name, public)

@@ -1,6 +1,7 @@
 """Which tokens a memory helps with, and what each token adds to a text.
 
-Models are callables here, so that any of them can be asked.
+The functions take logits, or callables in place of models, so that they serve
+models of any library.
 """
 
 from collections.abc import Callable
@@ -22,29 +23,32 @@ def occlusion(
     mask_BxL: jax.Array,
     metric: str = 'l1',
 ) -> jax.Array:
-  """Difference that a memory makes to the prediction of every token.
+  """Measures how much a memory changes the prediction of every token.
 
-  Without a memory means that it is 0 and that nothing attends to it. Logits
-  are compared as they are: adding one number to all V of them changes 'l1' and
-  'cosine', though not the prediction. 'nll' sees predictions only.
+  The model without its memory has zeros in place of the memory, and nothing
+  attends to them. Logits are compared as they are: a constant that is added to
+  all V of them changes 'l1' and 'cosine', although the prediction stays the
+  same. 'nll' depends on the prediction alone.
 
   Args:
     with_BxLxV: Floating [B, L, V], logits of the model with its memory, without
-      the output of the memory's own slot.
+      the output at the memory's own position.
     without_BxLxV: Floating [B, L, V], logits of the same model without it.
-    targets_BxL: Int [B, L] in [0, V), what is predicted; for 'nll'.
-    mask_BxL: Bool [B, L], which targets count.
-    metric: 'l1', the sum over V of |difference of logits|; 'cosine', 1 - cosine
-      of the logits, as half the squared distance of the unit vectors, which
-      loses no digits where they nearly agree (a row of V zeros has distance 0
-      to another and 1/2 to anything else); 'nll', |difference of the negative
-      log-likelihoods|, nats.
+    targets_BxL: int [B, L] in [0, V), the tokens that are predicted. Only 'nll'
+      reads them.
+    mask_BxL: bool [B, L], True for targets that count.
+    metric: 'l1' is the sum over V of the absolute differences of the logits.
+      'cosine' is 1 minus the cosine of the logits, computed as half the squared
+      distance of the unit vectors, which loses no digits where they nearly
+      agree. A vector of zeros has distance 0 to another one and 1/2 to any
+      other vector. 'nll' is the absolute difference of the negative
+      log-likelihoods in nats.
 
   Returns:
     float32 [B, L] >= 0; 0 where masked out.
 
   Raises:
-    ValueError: For an unknown metric or logits of different shapes.
+    ValueError: The metric is unknown, or the logits have different shapes.
 
   Example:
     >>> with_BxLxV = jnp.array([[[1.0, 0.0], [2.0, 2.0]]])

@@ -33,17 +33,18 @@ def compression_profile(
     segment_ids: [B, L] integer, the document that a token is from.
 
   Returns:
-    Float32 scalars; all 0 without a valid window ('rms': a valid token):
-      'entropy/order_1', 'entropy/order_2', 'entropy/order_inf': S_α, nats, in
-        [0, log min(patch_size, D)].
-      'entropy_centered/order_1', '.../order_2', '.../order_inf': The same
-        after the window's mean is subtracted.
-      'entropy_normalized/order_2': S_2 of the rows scaled to unit norm, nats.
-      'mean_share': n |mean|² / Σ |row|² of a window's n rows, in [0, 1].
-      'longest_row': Share of the trace Σ |row|² of the longest row, in
-        [1 / patch_size, 1]: another way to a low entropy, centred or not.
-      'effective_rank': exp S_1, in [1, min(patch_size, D)].
-      'rms': Root mean square entry over valid tokens.
+    Float32 scalars; all 0 without a valid window ('rms': a valid token).
+
+    * 'entropy/order_1', 'entropy/order_2', 'entropy/order_inf': S_α, nats, in
+      [0, log min(patch_size, D)].
+    * 'entropy_centered/order_1', '.../order_2', '.../order_inf': The same
+      after the window's mean is subtracted.
+    * 'entropy_normalized/order_2': S_2 of the rows scaled to unit norm, nats.
+    * 'mean_share': n ‖mean‖² / Σ ‖row‖² of a window's n rows, in [0, 1].
+    * 'longest_row': Share of the trace Σ ‖row‖² of the longest row, in
+      [1 / patch_size, 1]: another way to a low entropy, centred or not.
+    * 'effective_rank': exp S_1, in [1, min(patch_size, D)].
+    * 'rms': Root mean square entry over valid tokens.
 
   Raises:
     ValueError: As of `patch_entropy`.
@@ -93,7 +94,7 @@ def mean_share(z: jax.Array, keep: jax.Array | None = None) -> jax.Array:
     keep: [..., N] bool, rows that count; None for all.
 
   Returns:
-    [...] n |mean|² / Σ |row|² of the n rows that count, in [0, 1]; 0 without
+    [...] n ‖mean‖² / Σ ‖row‖² of the n rows that count, in [0, 1]; 0 without
     one.
 
   Example:

@@ -81,7 +81,7 @@ def selectivity(a_NxD: jax.Array, b_MxD: jax.Array) -> jax.Array:
 def specialised_share(
     a_NxD: jax.Array, b_MxD: jax.Array, *, threshold: float = 0.5
 ) -> jax.Array:
-  """Returns the share of neurons whose |selectivity| exceeds a threshold.
+  """Returns the share of neurons with absolute selectivity over a threshold.
 
   Args:
     a_NxD: As of `selectivity`, like `b_MxD`.

@@ -146,15 +146,16 @@ def entropy_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
       colour = layer_colour(index, len(names))
       label = f'layer {int(name.rsplit("_", 1)[1])}'
       axis.plot(*run.series(name), color=colour, linewidth=1.2, label=label)
-    entropy = run.config['model']['entropy']
+    entropy, described = run.entropy, 'entropy'
+    if entropy is not None:
+      described = (
+          f'entropy of order {entropy.alpha:g} in windows of'
+          f' {entropy.patch_size} tokens'
+      )
     shading = '; shaded: compression phases' if run.compression() else ''
     axis.set(
         ylabel='entropy, nats',
-        title=(
-            f'{run.name} ({run.method}): entropy of order'
-            f' {entropy["alpha"]:g} in windows of {entropy["patch_size"]}'
-            f' tokens{shading}'
-        ),
+        title=f'{run.name} ({run.method}): {described}{shading}',
     )
     axis.set_ylim(bottom=0)
     axis.legend(

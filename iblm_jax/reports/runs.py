@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from iblm_jax.training import metrics
+from iblm_jax.information import EntropyConfig
+from iblm_jax.models import families
+from iblm_jax.training import config, metrics
 
 
 class Run(NamedTuple):
@@ -29,6 +31,14 @@ class Run(NamedTuple):
   def method(self) -> str:
     """'ce', 'mbe' or 'gapt'."""
     return self.config['objective']['method']
+
+  @property
+  def entropy(self) -> EntropyConfig | None:
+    """How the entropy was measured; None of an unknown family of models."""
+    try:
+      return families.entropy_of(config.from_dict(self.config).model)
+    except ValueError:  # a report needs no plugin that the training needed
+      return None
 
   def series(self, name: str) -> tuple[list[int], list[float]]:
     """Steps and values of a metric, where it was written and is finite."""
@@ -100,14 +110,14 @@ def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
   """
   rows = []
   for run in runs:
-    objective, entropy = run.config['objective'], run.config['model']['entropy']
+    objective, entropy = run.config['objective'], run.entropy
     row = {
         'run': run.name,
         'method': run.method,
         'seed': run.config['train']['seed'],
         'weight': objective['weight'],
-        'alpha': entropy['alpha'],
-        'patch_size': entropy['patch_size'],
+        'alpha': '' if entropy is None else entropy.alpha,
+        'patch_size': '' if entropy is None else entropy.patch_size,
         'steps': run.rows[-1]['step'],
         'finished': bool(run.summary),
     }
