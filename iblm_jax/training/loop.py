@@ -14,10 +14,11 @@ from etils import epath
 from iblm_jax import errors, files
 from iblm_jax.data import batches, pipeline, sources
 from iblm_jax.data.sources import own
-from iblm_jax.models import families, flops
+from iblm_jax.models import flops
 from iblm_jax.training import (
   checkpoints,
   evaluation,
+  fitting,
   options,
   progress,
   restoring,
@@ -71,7 +72,7 @@ def prepare(
     splits = sources.make_sources(cfg.data)
   else:
     splits = _own_sources(cfg, {'train': source, **(eval_sources or {})})
-  check_data(cfg, splits)
+  fitting.check_data(cfg, splits)
   if cfg.train.tensorboard:
     metrics_lib.check_tensorboard()
   source = splits.pop('train')
@@ -351,50 +352,6 @@ def _num_trained(cfg, params) -> int:
       )
       if trains
   )
-
-
-def check_data(
-    cfg: options.RunConfig, splits: dict[str, batches.Source]
-) -> None:
-  """Raises ValueError where the model does not fit the data."""
-  for name, split in splits.items():
-    vocab = cfg.model.vocab_size
-    if split.vocab_size > vocab:
-      raise ValueError(
-          'model.vocab_size must be at least that of the data,'
-          f' {split.vocab_size}, got {vocab}.'
-      )
-    if cfg.task.has_blanks and cfg.task.blank_id is None:
-      if split.vocab_size == vocab:
-        raise ValueError(
-            'model.vocab_size must be more than that of the data,'
-            f' {split.vocab_size}: its last token is the blank. Or give a'
-            ' task.blank_id that no text holds.'
-        )
-    copies = {'copy', 'blank_copy'} & set(cfg.task.views)
-    if copies and split.length % 2:
-      raise ValueError(
-          'rows of the data must be even to be copied, as task asks, got'
-          f' {split.length} tokens in {name!r}.'
-      )
-    fixed, longest, measured = families.lengths(cfg.model)
-    if fixed is not None and split.length != fixed:
-      raise ValueError(
-          f'rows of the data must have {fixed} tokens, as the model has, got'
-          f' {split.length} in {name!r}.'
-      )
-    length = measured or split.length
-    patch_size = families.entropy_of(cfg.model).patch_size
-    if families.num_layers(cfg.model) and patch_size > length:
-      raise ValueError(
-          'model.entropy.patch_size must be at most the length of a row,'
-          f' {length} in {name!r}, got {patch_size}.'
-      )
-    if longest is not None and split.length > longest:
-      raise ValueError(
-          f'model.max_length must be at least {split.length}, the length of a'
-          f' row in {name!r}, got {longest}.'
-      )
 
 
 def _check_finite(step, values, store) -> None:
