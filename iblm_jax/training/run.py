@@ -1,13 +1,11 @@
 """Trains a run in a folder, which it claims, locks and completes."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 
-from iblm_jax.data.sources import own
 from iblm_jax.training import config, lock, loop, metrics, options, restoring
 
 
@@ -96,19 +94,7 @@ def prepare(
     cfg = config.from_dict(cfg)
   workdir = epath.Path(workdir)
   config.check_workdir(cfg, workdir)
-  as_source = functools.partial(
-      own.as_source,
-      vocab_size=cfg.model.vocab_size,
-      batch_size=cfg.data.batch_size,
-  )
-  job = loop.prepare(
-      cfg,
-      source=None if source is None else as_source(source),
-      eval_sources={
-          name: as_source(one, train=False)
-          for name, one in (eval_sources or {}).items()
-      },
-  )
+  job = loop.prepare(cfg, source=source, eval_sources=eval_sources)
   return Run(job, workdir, restoring.beginning(cfg, workdir, read_run))
 
 
