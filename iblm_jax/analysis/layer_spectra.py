@@ -25,7 +25,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def patch_sizes(length: int, base: int) -> tuple[int, ...]:
-  """Powers of two up to the whole row, the row, and the one trained with.
+  """Lists the powers of two up to a row's length, that length, and `base`.
 
   >>> patch_sizes(48, 8)
   (2, 4, 8, 16, 32, 48)
@@ -40,19 +40,19 @@ def measure(
     keep_in: epath.Path,
     report: Callable[[str], None],
 ) -> Arrays:
-  """Means over all windows that a subject's batches hold.
+  """Averages spectra and entropies over all windows of a subject's batches.
 
   Args:
-    sizes: Of windows, tokens.
-    keep_in: `.npz` file of the sums so far; a later start goes on from it.
+    sizes: Numbers of tokens in a window.
+    keep_in: An `.npz` file of the sums so far; a later call goes on from it.
 
   Returns:
-    Float64 arrays, C = 2 for RAW and CENTERED, K = min(size, D):
-      'entropy/patch_S' [N, C, orders], nats; 'effective_rank/patch_S' [N, C];
-      'entropy_normalized/patch_S' [N], of order 2 of unit rows;
-      'mean_share/patch_S' [N]; 'spectrum/patch_S' [N, C, K], eigenvalues from
-      the largest; 'windows/patch_S' [], how many were averaged; 'rms' [N] and
-      'tokens' [].
+    Float64 arrays for each window size S, with C = 2 for RAW and CENTERED and
+    K = min(S, D): 'entropy/patch_S' [N, C, orders] in nats,
+    'effective_rank/patch_S' [N, C], 'entropy_normalized/patch_S' [N] (order 2,
+    rows of unit norm), 'mean_share/patch_S' [N], 'spectrum/patch_S' [N, C, K]
+    in descending order, 'windows/patch_S' [], the number of windows; and
+    'rms' [N] and 'tokens' [].
   """
   sums, done = _load(keep_in)
   if 0 < done < subject.num_batches:
@@ -111,7 +111,7 @@ def _sums_over_tokens(
 def _sums(
     hidden: jax.Array, mask: jax.Array, segment_ids: jax.Array, *, size: int
 ) -> dict[str, jax.Array]:
-  """Sums over a batch's windows of one size."""
+  """Sums over the windows of one size in a batch."""
   keep = entropy.rows_that_count(hidden[0], size, mask, segment_ids)
   # One layer after the other: together they would need several times the room.
   found = jax.lax.map(

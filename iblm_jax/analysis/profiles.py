@@ -1,7 +1,7 @@
-"""Profiles of a trained model's layers: see `information.compression_profile`.
+"""Entropy profiles of the layers of trained models.
 
-What every experiment reports beside the uncentred entropy, which an offset
-that all tokens share can lower at will.
+Every experiment reports them beside the uncentred entropy, which an offset that
+all tokens share can lower. See `information.compression_profile`.
 """
 
 import functools
@@ -30,17 +30,14 @@ _BY_LAYER = (
 
 
 def load_params(workdir: epath.PathLike) -> tuple[options.RunConfig, Any]:
-  """Config and parameters of a run, from its newest intact checkpoint.
-
-  Args:
-    workdir: Of a run of `iblm_jax.main`.
+  """Reads the config and the parameters of a run from its newest checkpoint.
 
   Returns:
-    Its options, and the parameters on one device.
+    The options of the run, and the parameters on one device.
 
   Raises:
-    ValueError: If the folder holds no run or no checkpoint.
-    CheckpointError: If there are checkpoints and none is intact.
+    ValueError: The folder holds no run or no checkpoint.
+    CheckpointError: None of the checkpoints is intact.
   """
   cfg = config.read_run(workdir)
   return cfg, restoring.restore_params(cfg, workdir).params
@@ -53,20 +50,20 @@ def layer_profiles(
     *,
     patch_sizes: Sequence[int],
 ) -> dict[int, dict[str, np.ndarray]]:
-  """Profile of the residual stream after every block, averaged over batches.
+  """Averages the profile of the residual stream after every block over batches.
 
-  All layers' streams of a batch are held at once, N B L D numbers.
+  The streams of all layers of a batch are held at once, N B L D numbers.
 
   Args:
-    batches: Of one shape [B, L]; a batch counts with its rows that are not
-      padding.
-    patch_sizes: Tokens in a window; L is the whole row.
+    batches: Batches of one shape [B, L]. Each is weighted by the number of its
+      rows that are not padding.
+    patch_sizes: Numbers of tokens in a window, each in [2, L].
 
   Returns:
-    By patch size, then by the names of `compression_profile`, float64 [N].
+    By patch size, the values of `compression_profile` by name, float64 [N].
 
   Raises:
-    ValueError: without a batch, or for a patch size outside [2, L].
+    ValueError: There is no batch, or a patch size is out of its range.
   """
   total, rows = None, 0
   for batch in batches:
@@ -102,23 +99,22 @@ def profile_row(
     max_batches: int | None = None,
     source: batches_lib.Source | None = None,
 ) -> dict[str, float]:
-  """Profile of a run's layers as flat metrics for a row of results.
+  """Measures the profile of a run's layers as metrics for a row of results.
 
   Args:
-    cfg: Of the run; windows have `model.entropy.patch_size` tokens, and the
-      middle layers are those that `objective.skip_first` and `skip_last` leave.
-    split: Evaluation set; by default 'in_distribution' for multiplication,
-      else 'validation'.
-    max_batches: The first so many of the set; None for all.
-    source: Of the set, where the caller has it already; `split` is then unused.
+    cfg: The run. Windows have `model.entropy.patch_size` tokens, and the middle
+      layers are those that `objective.skip_first` and `skip_last` leave.
+    split: The evaluation set; None for the first one.
+    max_batches: Number of batches to read; None for all.
+    source: The evaluation set, if the caller has it, in place of `split`.
 
   Returns:
-    Every name of `compression_profile`, mean over the middle layers; and
+    Every value of `compression_profile` as a mean over the middle layers, and
     'entropy/order_2/layer_00', 'entropy_centered/order_2/layer_00',
-    'mean_share/layer_00', ... for every layer.
+    'mean_share/layer_00' and so on of every layer.
 
   Raises:
-    ValueError: If there is no such set.
+    ValueError: There is no such set.
   """
   model = families.the_decoder(cfg.model, 'a profile')
   size = model.entropy.patch_size
@@ -141,10 +137,10 @@ def profile_row(
 def eval_source(
     data: sources.DataConfig, split: str | None = None
 ) -> batches_lib.Source:
-  """An evaluation set of a run, by default its first.
+  """Makes an evaluation set of a run, by default the first.
 
   Raises:
-    ValueError: If there is no such set, or its files cannot be used.
+    ValueError: There is no such set, or its files cannot be used.
   """
   names = sources.split_names(data)[1:]
   if not names:
@@ -158,7 +154,7 @@ def eval_source(
 def eval_batches(
     source: batches_lib.Source, max_batches: int | None = None
 ) -> Iterable[batches_lib.Batch]:
-  """The first batches of an evaluation set; None for all of them."""
+  """Returns the first batches of an evaluation set, or all of them for None."""
   count = source.num_eval_batches
   assert count is not None  # an evaluation set has an end
   return map(source.batch, itertools.islice(range(count), max_batches))
@@ -167,11 +163,7 @@ def eval_batches(
 def streams(
     params: Any, batch: batches_lib.Batch, cfg: decoder.DecoderConfig
 ) -> jax.Array:
-  """Residual streams after every block, float32 [N, B, L, D].
-
-  Args:
-    batch: What the model reads of it: tokens, mask, segment_ids, positions.
-  """
+  """Computes the residual streams after every block, float32 [N, B, L, D]."""
   read = ('tokens', 'mask', 'segment_ids', 'positions')
   return _streams(params, {name: batch[name] for name in read}, cfg=cfg)
 

@@ -10,7 +10,7 @@ from iblm_jax.information import checks
 
 
 class RetrievalSums(NamedTuple):
-  """Sums over the counted queries; add them up, divide at the end."""
+  """Sums over the counted queries, to be added up and divided at the end."""
 
   nll: jax.Array  # float32 scalar, nats, summed over counted queries
   correct: jax.Array  # float32 scalar, queries whose positive ranks first
@@ -27,25 +27,26 @@ def infonce(
 ) -> RetrievalSums:
   """Finds the key of each query among all keys by cosine similarity.
 
-  nll = -log(exp(s_+ / τ) / Σ_k exp(s_k / τ)), s_k the cosine of query and key,
-  the sum over all counted keys with the positive among them. Chance is ln K
-  nats and 1 of K queries correct. Float32 throughout.
+  With s_k the cosine of query and key k, and s_+ that of the query and its own
+  key, nll = -log(exp(s_+ / τ) / Σ_k exp(s_k / τ)). The sum is over all counted
+  keys. By chance the nll is ln K nats, and 1 of K queries is correct. All is
+  computed in float32.
 
   Args:
     query_QxD: Floating [Q, D]. A vector of zeros has cosine 0 with any other.
     key_KxD: Floating [K, D].
-    positive_Q: Int [Q], the number of each query's key.
+    positive_Q: Int [Q], the index of each query's key.
     temperature: τ > 0; static.
-    mask_K: Bool [K], which keys count; None: all. Queries whose key is masked
-      out, or whose number is not in [0, K), are not counted.
+    mask_K: Bool [K], True for keys that count; None for all. Queries whose key
+      is masked out, or whose index is not in [0, K), are not counted.
 
   Returns:
-    `RetrievalSums`; without counted queries zeros. Of equal cosines the first
-    key ranks first. Gradients are finite at zero vectors (0 there).
+    `RetrievalSums`, which are zeros without a counted query. Of keys with equal
+    cosines the first ranks first. The gradient at zero vectors is 0.
 
   Raises:
-    ValueError: For a temperature out of range, or shapes or dtypes other than
-      those above.
+    ValueError: The temperature is out of its range, or a shape or dtype differs
+      from those above.
 
   Example:
     >>> sums = infonce(jnp.eye(3), 2 * jnp.eye(3), jnp.arange(3))
@@ -99,24 +100,25 @@ def draw_queries(
 ) -> tuple[jax.Array, jax.Array]:
   """Cuts a random query out of each row.
 
-  What is drawn depends on the valid tokens of a row and their order, not on
-  where its padding lies.
+  The query depends on the valid tokens of a row and their order, and not on the
+  positions of its padding.
 
   Args:
     tokens_BxL: Int [B, L].
-    mask_BxL: Bool [B, L], which tokens are valid: any pattern.
-    width: Tokens of a query, at least 1; static.
-    bag: Whether to draw `width` tokens with replacement from the valid ones,
-      instead of that many in a row; static.
+    mask_BxL: Bool [B, L], True for valid tokens, in any pattern.
+    width: Number of tokens of a query, at least 1; static.
+    bag: Whether to draw `width` valid tokens with replacement, instead of an
+      n-gram of that many; static.
 
   Returns:
-    Tokens [B, width], of the dtype of `tokens_BxL`, and their mask
-    bool [B, width]. An n-gram begins at any of the places where it fits with
-    equal probability; a row with fewer valid tokens gives them all, then zeros
-    with mask False. A bag is full unless its row is empty.
+    Tokens [B, width], of the dtype of `tokens_BxL`, and their mask, bool
+    [B, width]. An n-gram begins at each position where it fits with equal
+    probability. A row with fewer valid tokens gives all of them, followed by
+    zeros with mask False. A bag is full unless its row is empty.
 
   Raises:
-    ValueError: For a width below 1, or arrays not of one shape [B, L], L >= 1.
+    ValueError: The width is below 1, or the arrays do not have one shape [B, L]
+      with L >= 1.
 
   Example:
     >>> tokens_BxL = jnp.array([[0, 5, 6, 0, 7]])
@@ -155,13 +157,13 @@ def draw_queries(
 
 
 def unit_vectors(x_NxD: jax.Array) -> jax.Array:
-  """Vectors of length 1 in the same directions; zeros stay zeros.
+  """Scales vectors to length 1; zeros stay zeros.
 
   Args:
-    x_NxD: Floating [..., D], any scale: squares neither overflow nor vanish.
+    x_NxD: Floating [..., D] of any scale; squares neither overflow nor vanish.
 
   Returns:
-    float32 [..., D]; the gradient at zeros is 0.
+    float32 [..., D], with gradient 0 at zeros.
 
   Example:
     >>> print(unit_vectors(jnp.array([[3e-30, 4e-30], [0.0, 0.0]])))

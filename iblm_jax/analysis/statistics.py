@@ -12,20 +12,20 @@ _UPPER = 0.975
 
 
 def mean_ci(values: Iterable[float]) -> tuple[float, tuple[float, float]]:
-  """Mean and 95 % confidence interval of the mean (Student's t).
+  """Computes a mean and its 95 % confidence interval (Student's t).
 
-  Exact for independent normal values; a few seeds of anything else are close
-  to it as long as they are not badly skewed.
+  The interval is exact for independent normal values. For a few seeds of other
+  values it is close, as long as they are not badly skewed.
 
   Args:
     values: n finite numbers, n >= 1.
 
   Returns:
-    (mean, (low, high)); the interval is (nan, nan) for n = 1, which says
+    (mean, (low, high)). The interval is (nan, nan) for n = 1, which says
     nothing about the spread.
 
   Raises:
-    ValueError: If there is no value, or one is not finite.
+    ValueError: There is no value, or one is not finite.
 
   >>> mean, (low, high) = mean_ci([1.0, 2.0, 3.0])
   >>> f'{mean:.1f} [{low:.3f}, {high:.3f}]'
@@ -43,17 +43,17 @@ def mean_ci(values: Iterable[float]) -> tuple[float, tuple[float, float]]:
 def pairs(
     rows: Sequence[Mapping[str, Any]], metric: str, method: str, baseline: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Values of two methods on the seeds that both have.
+  """Collects the values of two methods on the seeds that both have.
 
   Args:
-    rows: Each with 'method', 'seed' and metrics, in any order.
-    metric: To compare; rows where it is missing, None or NaN do not count.
+    rows: Rows with 'method', 'seed' and metrics, in any order. A row counts if
+      its metric is neither missing nor None nor NaN.
 
   Returns:
     Two float64 arrays of shape [n], n >= 1, in the order of the seeds.
 
   Raises:
-    ValueError: If no seed has both, or a method has two rows of a seed.
+    ValueError: No seed has both methods, or a method has two rows of a seed.
   """
   method_values = _by_seed(rows, metric, method)
   baseline_values = _by_seed(rows, metric, baseline)
@@ -73,10 +73,7 @@ def pairs(
 def paired(
     rows: Sequence[Mapping[str, Any]], metric: str, method: str, baseline: str
 ) -> list[float]:
-  """Differences method - baseline on the same seeds, see `pairs`.
-
-  Returns:
-    One difference per seed that both have, in the order of the seeds.
+  """Computes the differences method - baseline on the same seeds, see `pairs`.
 
   >>> rows = [
   ...     {'method': 'ce', 'seed': 0, 'loss': 2.0},
@@ -94,15 +91,16 @@ def paired(
 def relative_ci(
     rows: Sequence[Mapping[str, Any]], metric: str, method: str, baseline: str
 ) -> tuple[float, tuple[float, float]]:
-  """Change of the mean in percent of the baseline's, with its 95 % interval.
+  """Computes the change of a mean in percent, with its 95 % interval.
 
-  100 (mean(method) - mean(baseline)) / |mean(baseline)| on the same seeds, see
-  `pairs`. The interval is Student's for the linearised ratio (delta method),
-  which holds while the baseline's mean is far from zero against its own spread.
+  It is 100 (mean(method) - mean(baseline)) / abs(mean(baseline)) on the same
+  seeds, see `pairs`. The interval is Student's for the linearised ratio (delta
+  method), which holds while the mean of the baseline is far from zero compared
+  with its spread.
 
   Returns:
-    (percent, (low, high)). The interval is (nan, nan) for one seed and where
-    the baseline's own interval holds zero; all is nan where its mean is zero.
+    (percent, (low, high)). The interval is (nan, nan) for one seed, or if the
+    interval of the baseline contains zero. All is nan if its mean is zero.
   """
   values_N, baseline_N = pairs(rows, metric, method, baseline)
   mean, (low, high) = mean_ci(baseline_N)
@@ -117,7 +115,7 @@ def relative_ci(
 
 
 def _interval(centre: float, x_N: np.ndarray) -> tuple[float, float]:
-  """95 % around a centre whose standard error is that of the mean of x."""
+  """The 95 % interval around a centre, from the standard error of x's mean."""
   if x_N.size == 1:
     return math.nan, math.nan
   error = x_N.std(ddof=1) / math.sqrt(x_N.size)

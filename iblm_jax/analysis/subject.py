@@ -1,4 +1,4 @@
-"""What the spectrum program looks at: a model and rows of tokens for it."""
+"""The model and the rows of tokens that a spectrum is measured on."""
 
 import dataclasses
 import hashlib
@@ -25,16 +25,16 @@ _MOST_HELD = 2**25
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """A model and what it reads.
+  """A model and the batches that it reads.
 
   Attributes:
-    name: Of the checkpoint.
-    seed: Of its training; 0 where it is not known.
-    model: Its config.
-    params: On the host or one device.
-    read: k -> batch; the last rows may be padding.
-    num_batches: How many there are to read.
-    length: L, tokens of a row.
+    name: Name of the checkpoint.
+    seed: Seed of the training; 0 where it is not known.
+    model: Config of the model.
+    params: Parameters, on the host or on one device.
+    read: Returns batch k, whose last rows may be padding.
+    num_batches: Number of batches.
+    length: Number of tokens of a row, L.
     settings: What the numbers depend on, for the results file.
   """
 
@@ -51,20 +51,21 @@ class Subject:
 def make(
     checkpoint: str, *, text: str | None, tokenizer: str | None, tokens: int
 ) -> Subject:
-  """Reads a checkpoint and opens its text.
+  """Reads a checkpoint and opens the text for it.
 
   Args:
-    checkpoint: Folder of a run of ours; or a GPT-2 `model.safetensors` or its
+    checkpoint: The folder of a run, or a GPT-2 `model.safetensors` or its
       folder.
-    text: File or folder as of `TextConfig.paths`; None for the first evaluation
-      set of a run's own data.
-    tokenizer: As of `tokenizers.load_tokenizer`; None for the run's own, or a
-      `tokenizer.json` beside the GPT-2.
-    tokens: To read, rounded up to whole batches; fewer where there are fewer.
+    text: A file or folder as in `TextConfig.paths`; None for the first
+      evaluation set of the run.
+    tokenizer: As in `tokenizers.load_tokenizer`; None for that of the run, or
+      for a `tokenizer.json` beside the GPT-2 weights.
+    tokens: Number of tokens to read, rounded up to whole batches. A text may
+      have fewer.
 
   Raises:
-    ValueError: For a file that is missing or is something else.
-    CheckpointError: If none of a run's checkpoints is intact.
+    ValueError: A file is missing or of another kind.
+    CheckpointError: None of the checkpoints of a run is intact.
   """
   path = epath.Path(checkpoint)
   if not path.exists():
@@ -81,7 +82,7 @@ def make(
 
 
 def make_smoke() -> Subject:
-  """A tiny untrained decoder on multiplication; needs no file."""
+  """Makes a tiny untrained decoder on multiplication, without a file."""
   # Rotations, for matrices up to 16 x 16, would take seconds to compile.
   model = decoder.DecoderConfig(
       vocab_size=15,

@@ -19,10 +19,15 @@ def annotate(
     axis: Any,
     marks: Sequence[tuple[str, tuple[float, float], Any]],
 ) -> None:
-  """Writes beside points, each time where it covers the least.
+  """Writes texts beside points, each at the position where it covers the least.
 
-  Texts keep off each other, off the legend and inside the axis, then off the
-  lines. The layout of the figure is fixed from here on.
+  Texts avoid each other, the legend and the border of the axis, and then the
+  lines. The layout of the figure is fixed afterwards.
+
+  Args:
+    figure: A matplotlib figure.
+    axis: An axis of the figure, with a legend, on which all else is drawn.
+    marks: The text, the point (x, y) and the colour of every text.
   """
   figure.draw_without_rendering()  # lays everything out, so places are known
   figure.set_layout_engine('none')  # ... and stay: a text must not move them
@@ -51,7 +56,7 @@ def annotate(
 
 
 def _ink(axis) -> np.ndarray:
-  """Points along all lines of an axis, pixels, [N, 2]."""
+  """Points along all lines of an axis in pixels, [N, 2]."""
   paths = [
       line.get_xydata() for line in axis.lines if line.get_linestyle() != 'None'
   ]

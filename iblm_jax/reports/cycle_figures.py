@@ -13,18 +13,18 @@ from iblm_jax.reports import figures
 def cycle_figure(
     series: Mapping[str, Any], flips: Sequence[int] = ()
 ) -> Any:
-  """The cosine of two gradients over training, by layer, and their norms.
+  """Draws the cosine of two gradients over training, by layer, and their norms.
 
   Args:
-    series: 'step' (T numbers) and series of T values beside it: 'cosine', of
-      the whole gradients; 'control', the same where there is nothing to align
-      (split halves of a batch); 'layers' and 'norms', mappings from a label to
-      a series. All but 'step' and 'cosine' can be missing.
-    flips: Steps at which the cosine changes its sign; short marks.
+    series: 'step', T numbers, and series of T values: 'cosine' is of the whole
+      gradients, 'control' of the gradients of one loss on two halves of a
+      batch; 'layers' and 'norms' map labels to series. Only 'step' and 'cosine'
+      are required.
+    flips: Steps at which the cosine changes its sign, drawn as short marks.
 
   Returns:
-    A matplotlib figure: the cosine, shaded where it is positive; layer by step
-    in colour; both norms on a log axis.
+    A matplotlib figure with the cosine, shaded where it is positive, the cosine
+    of every layer as a colour, and both norms on a logarithmic axis.
   """
   layers, norms = series.get('layers') or {}, series.get('norms') or {}
   heights = [2.6]
@@ -63,11 +63,15 @@ def surrogate_figure(
     nulls: Mapping[str, Sequence[float]],
     label: str = 'sign changes',
 ) -> Any:
-  """A count against what series without a cycle give, a panel per null model.
+  """Draws a count beside those of null models, with a panel for each model.
+
+  Args:
+    observed: The count in the observed series.
+    nulls: The counts in the draws of each null model.
 
   Returns:
-    A matplotlib figure. Each title says which share of the draws (the real
-    series counted among them) is at most, and at least, what was observed.
+    A matplotlib figure. The title of a panel says which share of the draws, the
+    observed series included, is at most and at least the observed count.
   """
   figure, axes = figures.subplots(
       1, len(nulls), figsize=(1.0 + 4.2 * len(nulls), 3.4), sharex=True
@@ -141,7 +145,7 @@ def _draw_layers(figure, axis, steps, layers) -> None:
 
 
 def _legend_above(axis) -> None:
-  """A legend in the line of the title, at the right: it covers no data."""
+  """Draws a legend beside the title, where it covers no data."""
   axis.legend(
       loc='lower right', bbox_to_anchor=(1.0, 1.0), ncols=4, fontsize=8,
       borderpad=0,
@@ -149,7 +153,7 @@ def _legend_above(axis) -> None:
 
 
 def _edges(steps: np.ndarray) -> np.ndarray:
-  """Bounds of the cells around T points, [T + 1]."""
+  """Borders of the cells around T points, [T + 1]."""
   if steps.size == 1:
     return np.asarray([steps[0] - 0.5, steps[0] + 0.5])
   middle = (steps[1:] + steps[:-1]) / 2

@@ -20,12 +20,16 @@ def interval_figure(
     methods: Sequence[str],
     labels: Mapping[str, str] = _NO_LABELS,
 ) -> Any:
-  """Mean, 95 % interval and single seeds of metrics, a panel each.
+  """Draws mean, 95 % interval and single seeds, with a panel for each metric.
 
   Args:
-    metrics: At least one; up to three panels side by side.
-    labels: What the figure calls a metric or a method; without an entry it is
-      called by its name.
+    results: The content of results.json.
+    metrics: At least one metric; up to three panels are side by side.
+    labels: Names of metrics and methods in the figure. Without one, a metric or
+      a method has its own name.
+
+  Returns:
+    A matplotlib figure.
   """
   columns = 2 if len(metrics) == 4 else min(len(metrics), 3)
   rows = math.ceil(len(metrics) / columns)
@@ -72,16 +76,17 @@ def pareto_figure(
     labels: Mapping[str, str] = _NO_LABELS,
     joined: bool = True,
 ) -> Any:
-  """Two metrics against each other, for families of methods with a knob.
+  """Draws two metrics of families of methods that have a parameter.
 
   Args:
-    points: By family, along its knob: 'knob' (its value, None for a method
-      without one) and the two metrics, each a number or an entry of a summary
-      ('mean', 'ci95').
+    points: The points of each family along its parameter, each with 'knob' (the
+      value of the parameter, or None) and both metrics, which are numbers or
+      entries of a summary ('mean', 'ci95').
 
   Returns:
-    A matplotlib figure: a colour per family, its points marked with the knob;
-    the metric across on a logarithmic scale where it spans a factor of 30.
+    A matplotlib figure with a colour for each family and the parameter beside
+    each point. The horizontal axis is logarithmic if the metric spans a factor
+    of 30.
   """
   figure, axes = figures.subplots(1, 1, figsize=(7.5, 5.2))
   axis = axes[0, 0]
@@ -117,10 +122,13 @@ def layers_figure(
     methods: Sequence[str],
     labels: Mapping[str, str] = _NO_LABELS,
 ) -> Any:
-  """Mean and 95 % interval of a metric by layer, a line per method.
+  """Draws mean and 95 % interval of a metric by layer, with a line per method.
+
+  Returns:
+    A matplotlib figure.
 
   Raises:
-    ValueError: If no method has such metrics.
+    ValueError: No method has such metrics.
   """
   figure, axes = figures.subplots(1, 1, figsize=(7.5, 4.0))
   axis, start, drawn = axes[0, 0], f'{prefix}/layer_', False
@@ -154,11 +162,14 @@ def curves_figure(
     ylabel: str = 'cross-entropy, nats per token',
     labels: Mapping[str, str] = _NO_LABELS,
 ) -> Any:
-  """A metric over training: mean over seeds and its 95 % interval as a band.
+  """Draws a metric over training, the mean over seeds with its 95 % interval.
 
   Args:
-    curves: By method, steps (T) and values [seeds, T]; NaN where a seed has no
-      value, which then does not count.
+    curves: By method, the steps [T] and the values [seeds, T]. A seed without a
+      value at a step has NaN there and does not count.
+
+  Returns:
+    A matplotlib figure.
   """
   figure, axes = figures.subplots(1, 1, figsize=(8.0, 4.4))
   axis = axes[0, 0]
@@ -191,7 +202,7 @@ def _finite(values) -> list[float]:
 
 
 def _mean_error(entry: Any) -> tuple[float, np.ndarray | None]:
-  """A mean and how far its interval goes down and up, [2, 1]; None without."""
+  """The mean and the lengths of its interval, [2, 1], or None without one."""
   if not isinstance(entry, Mapping):
     return float(entry), None
   mean, (low, high) = entry['mean'], entry['ci95']
@@ -201,7 +212,7 @@ def _mean_error(entry: Any) -> tuple[float, np.ndarray | None]:
 
 
 def _errors(entries) -> tuple[list[float], np.ndarray]:
-  """Means and how far their intervals go, [2, N]; NaN where there is none."""
+  """Means and the lengths of their intervals, [2, N], NaN for none."""
   pairs = [_mean_error(entry) for entry in entries]
   missing = np.full((2, 1), np.nan)
   errors = [missing if error is None else error for _, error in pairs]

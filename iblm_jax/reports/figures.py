@@ -33,7 +33,7 @@ _STYLE = {
 
 
 def check_matplotlib() -> None:
-  """Raises ValueError where matplotlib is not installed."""
+  """Raises ValueError if matplotlib is not installed."""
   if importlib.util.find_spec('matplotlib') is None:
     raise ValueError(
         'figures need the package matplotlib: pip install "iblm-jax[plot]".'
@@ -41,11 +41,7 @@ def check_matplotlib() -> None:
 
 
 def styled(draw: Callable[_P, _T]) -> Callable[_P, _T]:
-  """Draws without a display, in the style above; leaves no global trace.
-
-  Returns:
-    The same function, which then draws in this style.
-  """
+  """Makes a function that draws use the style above, and no display."""
 
   @functools.wraps(draw)
   def draw_styled(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -60,7 +56,7 @@ def styled(draw: Callable[_P, _T]) -> Callable[_P, _T]:
 def subplots(
     rows: int, columns: int, figsize: tuple[float, float], **kwargs
 ) -> tuple[Any, Any]:
-  """A figure and its axes, without a display."""
+  """Makes a figure and an array of axes, without a display."""
   from matplotlib import figure
 
   # Not pyplot: it would hold on to every figure and to a display.
@@ -70,14 +66,12 @@ def subplots(
 
 @styled
 def loss_figure(runs: Sequence[runs_lib.Run]) -> Any:
-  """Cross-entropy in training and on each evaluation set, and the phases.
-
-  Args:
-    runs: To compare; one colour each in all panels.
+  """Draws the cross-entropy of runs in training and evaluation, and the phases.
 
   Returns:
-    A matplotlib figure: the training panel, below it a strip per gated run
-    that is filled where it compressed, then a panel per evaluation set.
+    A matplotlib figure with the cross-entropy in training, below it a strip for
+    each gated run that is filled where the run compressed, and then a panel for
+    each evaluation set. A run has the same colour in all panels.
   """
   gated = [run for run in runs if run.compression()]
   sets = sorted({name for run in runs for name in run.eval_sets()})
@@ -124,10 +118,11 @@ def loss_figure(runs: Sequence[runs_lib.Run]) -> Any:
 
 @styled
 def entropy_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
-  """Entropy of every layer over training, a panel per run, phases shaded.
+  """Draws the entropy of every layer over training, with a panel for each run.
 
   Returns:
-    A matplotlib figure; None if no run has measured the entropy.
+    A matplotlib figure in which compression phases are shaded, or None if no
+    run has measured the entropy.
   """
   measured = [run for run in runs if run.names('train/mbe/layer_')]
   if not measured:
@@ -168,10 +163,11 @@ def entropy_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
 
 @styled
 def profile_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
-  """Entropy of every layer at the last evaluation, and exact match over time.
+  """Draws the last entropy of every layer, and the accuracy over training.
 
   Returns:
-    A matplotlib figure with a row per evaluation set; None without any.
+    A matplotlib figure with a row for each evaluation set, or None if there is
+    none.
   """
   sets = sorted({name for run in runs for name in run.eval_sets()})
   if not sets:
@@ -208,17 +204,17 @@ def profile_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
 
 
 def coloured(things: Sequence[_T]) -> list[tuple[_T, str]]:
-  """Things with a colour each."""
+  """Pairs things with colours."""
   return list(zip(things, itertools.cycle(COLOURS), strict=False))
 
 
 def floats(values: Any) -> np.ndarray:
-  """Numbers as float64, None as NaN."""
+  """Makes an array of float64 with NaN in place of None."""
   return np.asarray(values, np.float64)
 
 
 def layer_colour(index: int, count: int) -> Any:
-  """Colour of a layer: dark at the input, light at the output."""
+  """Returns a layer's colour, dark at the input and light at the output."""
   from matplotlib import colormaps
 
   return colormaps['viridis'](0.92 * index / max(count - 1, 1))

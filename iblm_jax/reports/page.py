@@ -24,10 +24,11 @@ def make_page(
     rows: Sequence[Mapping[str, Any]],
     figures: Sequence[tuple[str, str, bytes]],
 ) -> str:
-  """A self-contained page.
+  """Makes a self-contained HTML page of figures and a table.
 
   Args:
-    rows: Of the table, all with the same keys; shown with runs as columns.
+    rows: Rows of the table, all with the same keys. Each becomes a column.
+    figures: Heading, text and PNG of each figure.
   """
   parts = [
       '<!doctype html><html lang="en"><meta charset="utf-8">',

@@ -1,4 +1,4 @@
-"""Runs as they lie on disk, read for comparison."""
+"""Reads the folders of runs for comparison."""
 
 import csv
 import io
@@ -14,12 +14,13 @@ from iblm_jax.training import config, metrics
 
 
 class Run(NamedTuple):
-  """One run.
+  """A run as its folder holds it.
 
   Attributes:
-    name: Short, unique among the runs compared.
-    config: Tree of config.json.
-    summary: Of summary.json; empty while the run goes on.
+    name: A short name, unique among the runs that are compared.
+    config: The content of config.json.
+    rows: The lines of metrics.jsonl, in order.
+    summary: The content of summary.json, empty for an unfinished run.
   """
 
   name: str
@@ -29,7 +30,7 @@ class Run(NamedTuple):
 
   @property
   def method(self) -> str:
-    """'ce', 'mbe' or 'gapt'."""
+    """The method of the objective: 'ce', 'mbe', 'gapt' or 'dual'."""
     return self.config['objective']['method']
 
   @property
@@ -41,7 +42,7 @@ class Run(NamedTuple):
       return None
 
   def series(self, name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a metric, where it was written and is finite."""
+    """Returns the steps and values of a metric where it is finite."""
     pairs = [
         (row['step'], row[name])
         for row in self.rows
@@ -50,17 +51,18 @@ class Run(NamedTuple):
     return [step for step, _ in pairs], [value for _, value in pairs]
 
   def names(self, prefix: str) -> list[str]:
-    """Names of the metrics that begin with a prefix, sorted."""
+    """Returns the sorted names of the metrics that begin with a prefix."""
     return sorted({n for row in self.rows for n in row if n.startswith(prefix)})
 
   def eval_sets(self) -> list[str]:
-    """Names of the evaluation sets."""
+    """Returns the names of the evaluation sets."""
     return sorted({name.split('/')[1] for name in self.names('eval/')})
 
   def compression(self) -> list[tuple[int, int, float]]:
-    """Intervals (first step, last step, share of them in compression).
+    """Returns intervals of steps and the share of each in compression.
 
-    Exact however rarely the run wrote metrics: the gate counts its steps.
+    The shares are exact however rarely the run wrote metrics, because the gate
+    counts its steps.
     """
     steps, counts = self.series('gapt/compression_steps')
     intervals, before, counted = [], 0, 0
@@ -72,13 +74,10 @@ class Run(NamedTuple):
 
 
 def read_runs(workdirs: Sequence[epath.PathLike]) -> list[Run]:
-  """Reads runs and gives them short names.
-
-  Returns:
-    The runs, in the same order.
+  """Reads the folders of runs, in their order, and gives the runs short names.
 
   Raises:
-    ValueError: If a folder holds no run or no metrics yet, naming it.
+    ValueError: A folder holds no run or no metrics yet; the message names it.
   """
   if not workdirs:
     raise ValueError('at least one run is needed.')
@@ -103,10 +102,10 @@ def _read(path: epath.Path, name: str) -> Run:
 
 
 def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
-  """One row per run: options that matter, last metrics, phases.
+  """Makes a row for each run of options, last metrics and phases.
 
   Returns:
-    Rows with the same keys; an empty string where a run has no such value.
+    Rows with the same keys. A run without a value has an empty string.
   """
   rows = []
   for run in runs:
@@ -141,7 +140,7 @@ def table(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def to_csv(rows: Sequence[dict[str, Any]]) -> str:
-  """A table as comma-separated text with a header line."""
+  """Writes a table as comma-separated text with a header line."""
   file = io.StringIO()
   writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
   writer.writeheader()

@@ -32,14 +32,14 @@ def rewrite(page: str, load: Callable[[str], Mapping[str, Any]]) -> str:
 
   Args:
     page: Markdown. `<!-- table: FILE NAME -->` on a line of its own begins a
-      table, `<!-- value: FILE PATH DIGITS -->` a value within a line; both end
-      at `<!-- end -->`, and what lies between is replaced. PATH is as `lookup`
-      takes it; DIGITS, of numbers, are after the point, with a sign if it
-      begins with '+'.
+      table, and `<!-- value: FILE PATH DIGITS -->` a value within a line. Both
+      end at `<!-- end -->`, and what is between is replaced. PATH is that
+      of `lookup`, and DIGITS are those of `make_value`.
+    load: Reads the results of a file that the page names.
 
   Raises:
-    ValueError: If a block is not closed or not understood, or names what its
-      file does not hold.
+    ValueError: A block is not closed or not understood, or its file has no such
+      table or value.
   """
   found = {
       match.start()
@@ -67,16 +67,16 @@ def rewrite(page: str, load: Callable[[str], Mapping[str, Any]]) -> str:
 
 
 def make_table(results: Mapping[str, Any], name: str) -> str:
-  """A table of results as Markdown.
+  """Makes a Markdown table of results.
 
   Returns:
-    Lines: methods down, metrics across, cells 'mean [low, high]' with the 95 %
-    interval, and the number of seeds. A paired table holds differences to the
-    baseline on the same seeds (in percent if it is relative), signed, and no
-    row of the baseline.
+    Lines with a row for each method, a column for each metric, cells like
+    'mean [low, high]' with the 95 % interval, and the number of seeds. A paired
+    table has no row of the baseline. It holds signed differences to the
+    baseline on the same seeds, in percent if the table is relative.
 
   Raises:
-    ValueError: If there is no such table.
+    ValueError: There is no such table.
   """
   if name not in results['tables']:
     raise ValueError(
@@ -111,13 +111,13 @@ def make_table(results: Mapping[str, Any], name: str) -> str:
 
 
 def lookup(results: Mapping[str, Any], path: str) -> Any:
-  """What lies at a path in a tree.
+  """Finds the value at a path in a tree.
 
   Args:
-    path: Keys and places in lists, joined by '.'; keys may hold '.' themselves.
+    path: Keys and indices of lists, joined by '.'. Keys may contain a '.'.
 
   Raises:
-    ValueError: If there is nothing at the path, or more than one thing.
+    ValueError: There is no value at the path, or more than one.
 
   >>> tree = {'summary': {'mbe_0.1': {'loss': {'ci95': [1.5, 2.5]}}}}
   >>> lookup(tree, 'summary.mbe_0.1.loss.ci95.1')
@@ -130,14 +130,14 @@ def lookup(results: Mapping[str, Any], path: str) -> Any:
 
 
 def make_value(value: Any, digits: str | None = None) -> str:
-  """A number, an interval or a text within a sentence.
+  """Formats a number, an interval or a text for a sentence.
 
   Args:
-    digits: After the point, such as '3', or '+3' for an explicit sign; None for
-      whole numbers and texts.
+    digits: Number of digits after the point, such as '3', or '+3' for an
+      explicit sign; None for whole numbers and texts.
 
   Raises:
-    ValueError: If the value is of another kind, or the digits do not suit it.
+    ValueError: The value is of another type, or the digits do not fit it.
 
   >>> make_value({'mean': 0.5, 'ci95': [0.25, 0.75]}, '+2')
   '+0.50 [+0.25, +0.75]'
@@ -168,7 +168,7 @@ def _all_at(tree: Any, parts: list[str]):
 
 
 def _cell(entry: Mapping[str, Any] | None, digits: int, *, signed: bool) -> str:
-  """'mean [low, high]', or what there is of it."""
+  """Formats 'mean [low, high]', or the part of it that is known."""
   if entry is None or entry['mean'] is None:
     return _MISSING
   mean = _number(entry['mean'], digits, signed=signed)
