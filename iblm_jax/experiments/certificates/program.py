@@ -265,3 +265,7 @@ EXPERIMENT = program.Experiment(
 def run() -> None:
   """Entry point."""
   program.start(EXPERIMENT)
+
+
+if __name__ == '__main__':
+  run()
