@@ -33,7 +33,9 @@ def refusing():
     raise BadUsage(str(error).strip()) from error
 
 
-def run(main: Callable[..., None], positional: str = '') -> None:
+def run(
+    main: Callable[..., None], positional: str = '', module: str | None = None
+) -> None:
   """Parses flags, runs `main` and turns its errors into exit statuses.
 
   Args:
@@ -41,6 +43,8 @@ def run(main: Callable[..., None], positional: str = '') -> None:
       when it is called.
     positional: How a usage message names the positional arguments; empty if the
       program takes none.
+    module: Name of the module whose docstring --help shows; by default that of
+      `main`.
   """
   flags.DEFINE_list(
       'plugin',
@@ -68,6 +72,7 @@ def run(main: Callable[..., None], positional: str = '') -> None:
     except errors.Preempted as error:
       _leave(str(error), _PREEMPTED)
 
+  _describe(module or main.__module__)
   app.run(guarded, flags_parser=_parse)
 
 
@@ -79,6 +84,15 @@ def refuse(message: str) -> NoReturn:
 def report(line: str) -> None:
   """Prints a line at once for the person who watches."""
   print(line, flush=True)
+
+
+def _describe(module):
+  """Lets --help tell what a program does and takes, a script's as well."""
+  sys.modules['__main__'].__doc__ = sys.modules[module].__doc__
+  for name, defined in list(flags.FLAGS.flags_by_module_dict().items()):
+    if name.startswith(f'{__package__}.'):
+      for flag in defined:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _parse(argv):

@@ -197,6 +197,25 @@ def test_plugins_come_first(tmp_path):
   assert done.stdout.startswith('first\nsecond\n--config.model')
 
 
+@pytest.mark.parametrize(
+    'name, text, names',
+    [
+        ('main', 'Trains a language model.', 'config workdir list help_config'),
+        ('certify', 'Certifies how a model', 'config verify data'),
+        ('generate', 'Samples from a checkpoint.', 'prompt top_k'),
+        ('report', 'Compares runs.', 'out'),
+        ('data.prepare', 'Tokenises text', 'tokenizer holdout'),
+        ('experiments.cycle', 'Does training cycle', 'seeds smoke text'),
+        ('experiments.spectrum', 'What do the layers', 'checkpoint smoke'),
+    ],
+)
+def test_help_says_what_a_script_does_and_takes(name, text, names):
+  done = run(name, '--help', status=1)  # absl's
+  assert text in done.stdout
+  flags = re.findall(r'^  --(?:\[no\])?(\w+):', done.stdout, re.M)
+  assert {*names.split(), 'plugin'} <= set(flags)
+
+
 @pytest.mark.parametrize('name', ['main', 'generate', 'probe', 'certify'])
 def test_a_plugin_that_is_not_there(tmp_path, name):
   done = run(name, '--plugin=no_such_plugin', status=2)

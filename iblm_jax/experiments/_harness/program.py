@@ -71,7 +71,10 @@ def start(experiment: Experiment) -> None:
     flags.DEFINE_bool('smoke', False, experiment.smoke)
   experiment.define_flags()
   flags.mark_flag_as_required('workdir')
-  cli.run(lambda: conduct(experiment, **flags.FLAGS.flag_values_dict()))
+  cli.run(
+      lambda: conduct(experiment, **flags.FLAGS.flag_values_dict()),
+      module=experiment.run.__module__,
+  )
 
 
 def conduct(
