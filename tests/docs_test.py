@@ -75,6 +75,15 @@ def test_excerpts_stand_in_the_programs_that_they_are_from(page):
     assert excerpt in (ROOT / path).read_text(), (path, excerpt)
 
 
+def test_all_code_of_the_pages_is_run_or_checked():
+  for page in DOCS.glob('*.md'):
+    text = page.read_text()
+    program = page.with_suffix('.py')
+    tested = EXAMPLE.findall(text) + EXCERPT.findall(text)
+    count = len(tested) + program.exists()
+    assert len(re.findall('^```python$', text, re.M)) == count, page.name
+
+
 def test_there_are_excerpts():
   page = (DOCS / 'use_the_gate_in_your_own_loop.md').read_text()
   assert len(EXCERPT.findall(page)) == 3
