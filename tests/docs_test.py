@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from iblm_jax import config_files, experiment
 from iblm_jax.data import kinds
 from iblm_jax.models import families
 
@@ -125,3 +126,47 @@ def test_names_of_a_public_package_are_there():
     module = importlib.import_module(name)
     for public in getattr(module, '__all__', ()):
       assert hasattr(module, public), (name, public)
+
+
+TEXTS = [
+    ROOT / 'README.md', ROOT / 'CONTRIBUTING.md',
+    *(path for path in DOCS.rglob('*.md') if '_build' not in path.parts),
+]
+
+
+@pytest.mark.parametrize('path', TEXTS, ids=lambda path: path.name)
+def test_files_that_a_page_names_are_there(path):
+  text = path.read_text()
+  links = re.findall(r'\]\(([^)#:]+)(?:#[^)]*)?\)', text)
+  assert not [x for x in links if not (path.parent / x).exists()]
+  named = re.findall(r'`((?:\w+/)+\w+\.(?:py|sh|sbatch))\b', text)
+  for name in named:
+    if 'my_' not in name:
+      assert any((ROOT / top / name).exists() for top in ('', 'iblm_jax')), name
+
+
+@pytest.mark.parametrize('path', TEXTS, ids=lambda path: path.name)
+def test_configs_and_experiments_that_a_page_names_are_there(path):
+  text = path.read_text()
+  named = re.findall(
+      r'--config=(?:configs/)?([a-z_0-9]+)\b(?!/)(?:\.py)?(?::(\w+))?', text
+  )
+  for name, variant in named:
+    if not name.startswith('my_'):
+      variants = config_files.module(name).VARIANTS
+      assert variant in ('', *variants), (name, variant)
+  names = re.findall(
+      r'(?:iblm-experiment |-m iblm_jax\.experiments\.)([a-z]+) --', text
+  )
+  assert {*names} <= {*experiment.summaries()}
+
+
+def test_every_public_package_has_a_page():
+  packages = {
+      path.parent.name
+      for path in ROOT.glob('iblm_jax/[a-z]*/__init__.py')
+      if '__all__' in path.read_text()
+  }
+  assert len(packages) >= 12
+  index = (DOCS / 'reference/index.md').read_text().split()
+  assert packages <= {*index}
