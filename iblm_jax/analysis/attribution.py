@@ -87,20 +87,20 @@ def occlusion(
 def scale_scores(score_BxL: jax.Array, mask_BxL: jax.Array) -> jax.Array:
   """Scales the scores of every row to [0, 1], for display.
 
-  (score - min) / (max - min) over the counted tokens of the row. One plot of
-  the public code divides by the maximum instead of the range, so that its
-  largest score is below 1 wherever the smallest is above 0.
+  The result is (score - min) / (max - min) over the counted tokens of a row.
+  One plot of the public code divides by the maximum instead of the range, so
+  that its largest score is below 1 if the smallest is above 0.
 
   Args:
     score_BxL: Floating [B, L].
-    mask_BxL: Bool [B, L], which tokens count.
+    mask_BxL: bool [B, L], True for tokens that count.
 
   Returns:
     float32 [B, L] in [0, 1]; 0 where masked out, and in rows whose counted
     scores are all the same.
 
   Raises:
-    ValueError: For arrays that do not have one shape [B, L].
+    ValueError: The arrays do not have one shape [B, L].
 
   Example:
     >>> print(scale_scores(jnp.array([[2.0, 3.0, 4.0, -9.0]]),
@@ -129,40 +129,41 @@ def shift_entropy(
     *,
     pad_id: int = 0,
 ) -> jax.Array:
-  """What each token adds to the code length of the text that ends with it.
+  """Measures what each token adds to the code length of the text up to it.
 
-  Let S_k be the summed nll of a row moved k places to the right: its last k
-  tokens fall off, k places of padding come in at the left. The token at
-  position p (from 0) is the last one of S_k for k = L - 1 - p and fell off in
-  the next, and its score is
+  Let S_k be the summed nll of a row that is moved k positions to the right, so
+  that its last k tokens are dropped and k positions of padding are added at the
+  left. The token at position p (from 0) is the last one of S_k for
+  k = L - 1 - p, and is dropped in the next sum. Its score is
 
       H_p = S_(L-1-p) - S_(L-p),    S_k = 0 where no valid token is left.
 
   So the scores of a row that is padded at the left or not at all add up to S_0.
   For a causal model that does not read absolute positions, H_p is the nll of
-  that token. A model that sees the whole text in a memory has no such nll: H_p
-  is how much more the text costs with the token than without, the memory made
-  anew, and can be negative.
+  that token. A model that sees the whole text in a memory has no such nll. For
+  it H_p is how much more the text costs with the token than without, each with
+  a new memory, and can be negative.
 
-  L forward passes, one after the other, and memory for one. The public code
-  runs two for each k, and counts padding among the targets.
+  It takes L forward passes, one after the other, and the memory of one. The
+  public code runs two for each k, and counts padding among the targets.
 
   Args:
-    nll_of: From tokens int [B, L] and their mask bool [B, L] to the summed nll
-      of the valid tokens, floating [B], nats. Traced once, under `jax.lax.map`.
-    tokens_BxL: Int [B, L].
-    mask_BxL: Bool [B, L], which tokens are valid: any pattern. Rows padded at
-      the left and at the right get the same scores if `nll_of` does not look at
+    nll_of: Maps tokens, int [B, L], and their mask, bool [B, L], to the summed
+      nll of the valid tokens, floating [B] in nats. It is traced once, under
+      `jax.lax.map`.
+    tokens_BxL: int [B, L].
+    mask_BxL: bool [B, L], True for valid tokens, in any pattern. Rows padded at
+      the left and at the right get the same scores if `nll_of` does not read
       masked tokens.
-    pad_id: Token put where the row moved away; its mask is False.
+    pad_id: The token of the padding that is added; its mask is False.
 
   Returns:
-    float32 [B, L], nats; 0 where masked out. Differences of sums: beyond 8192
-    nats a row, float32 has steps of 0.001.
+    float32 [B, L], nats; 0 where masked out. They are differences of sums, and
+    float32 has steps of 0.001 beyond 8192 nats a row.
 
   Raises:
-    ValueError: For arrays that do not have one shape [B, L], or an `nll_of`
-      that returns another shape than [B].
+    ValueError: The arrays do not have one shape [B, L], or `nll_of` returns
+      another shape than [B].
 
   Example:
     >>> tokens_BxL = jnp.array([[3, 1, 2]])
@@ -201,24 +202,25 @@ def shift_entropy(
 def gradient_times_input(
     nll_of_memory: Callable[[jax.Array], jax.Array], memory_BxD: jax.Array
 ) -> jax.Array:
-  """First-order estimate of what a memory does to the nll of every token.
+  """Estimates to first order how a memory changes the nll of every token.
 
-  Σ_d m_d ∂nll_t / ∂m_d, which is the derivative of nll_t along m. One forward
-  pass with tangents gives it for all tokens; the public code runs a backward
-  pass for each. Removing the memory changes nll_t by about minus the score.
+  The score of token t is Σ_d m_d ∂nll_t / ∂m_d, the derivative of nll_t along
+  m. One forward pass with tangents gives it for all tokens, where the public
+  code runs a backward pass for each. Removing the memory changes nll_t by about
+  minus the score.
 
   Args:
-    nll_of_memory: From memories [B, D] to nll [B, L], nats, each row from its
+    nll_of_memory: Maps memories [B, D] to nll [B, L] in nats, each row from its
       own memory alone. It needs forward-mode derivatives by the memory, which
       functions with a `jax.custom_vjp`, such as fused attention, do not have.
-    memory_BxD: Floating [B, D]; further axes, such as slots, are summed over as
-      well.
+    memory_BxD: Floating [B, D]. The sum is also over further axes, such as
+      slots.
 
   Returns:
     float32 [B, L], nats; negative where the memory lowers the nll.
 
   Raises:
-    ValueError: For memories that are not floating.
+    ValueError: The memories are not floating.
 
   Example:
     >>> nll_of_memory = lambda m_BxD: m_BxD**2 @ jnp.array([[1.0], [10.0]])

@@ -20,9 +20,10 @@ class Curve(NamedTuple):
 
 
 def logistic_grid(reach: float, step: float) -> tuple[float, ...]:
-  """Grid 1/(1+e^-u) for u = -reach, -reach+step, ..., reach.
+  """Makes the grid 1/(1+e^-u) for u = -reach, -reach+step, ..., reach.
 
-  Geometric towards 0, where the best t is sqrt(2𝓛/(m Var x)), and towards 1.
+  It is geometric towards 0, where the best t is sqrt(2𝓛/(m Var x)), and
+  towards 1.
   Between neighbours the best t is missed by a factor of at most e^(step/2),
   which costs a factor of cosh(step/2) in the excess.
 

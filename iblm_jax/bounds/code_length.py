@@ -18,7 +18,7 @@ _FLOAT16_BITS = 16
 
 
 def elias_gamma_bits(n: int) -> int:
-  """Length of the Elias gamma code of an integer n >= 1: 2 floor(log2 n) + 1.
+  """Counts the bits of the Elias gamma code of n >= 1, 2 floor(log2 n) + 1.
 
   Example:
     >>> [elias_gamma_bits(n) for n in (1, 2, 1000, 150_000)]
@@ -28,9 +28,10 @@ def elias_gamma_bits(n: int) -> int:
 
 
 def elias_delta_bits(n: int) -> int:
-  """Length of the Elias delta code of an integer n >= 1.
+  """Counts the bits of the Elias delta code of an integer n >= 1.
 
-  The gamma code of the number of binary digits, then the digits but the first.
+  It is the gamma code of the number of binary digits, then the digits but the
+  first.
 
   Example:
     >>> [elias_delta_bits(n) for n in (1, 2, 1000, 150_000)]
@@ -43,7 +44,7 @@ def elias_delta_bits(n: int) -> int:
 def prefix_bits(
     C: int, header: Literal['gamma', 'delta'] = 'gamma'
 ) -> int:
-  """Length of a string of C >= 1 bits with its length, in an Elias code, first.
+  """Counts the bits of a string of C >= 1 bits after an Elias code of C.
 
   No such string begins another, and 2^-length summed over all strings is
   exactly 1, for both headers: the mass of a prior. Which header is used must be
@@ -61,7 +62,7 @@ def prefix_bits(
 
 
 def ideal_bits(symbols: np.ndarray, L: int, scheme: Scheme = 'table') -> float:
-  """-log2 of the probability that a scheme gives to the symbols.
+  """Computes -log2 of the probability that a scheme gives to the symbols.
 
   With counts c_j, j < L, that sum to d:
 

@@ -49,7 +49,7 @@ def occam_logwealth_finite(
     *,
     n_alpha: int = 1,
 ) -> Bound:
-  """The log-wealth bound on the mean over a finite population.
+  """Computes the log-wealth bound on the mean over a finite population.
 
   Args:
     losses: [m] losses of the units that were drawn, in the order in which they
@@ -106,8 +106,9 @@ def occam_serfling(
     *,
     n_alpha: int = 1,
 ) -> Bound:
-  """R <= R̂ + Δ sqrt((1 - (m-1)/N) (K ln 2 + ln(n_alpha/δ)) / (2m)).
+  """Computes Serfling's bound on the mean over a finite population.
 
+  R <= R̂ + Δ sqrt((1 - (m-1)/N) (K ln 2 + ln(n_alpha/δ)) / (2m)), which is
   Hoeffding's bound with the factor that Serfling (1974, Annals of Statistics
   2(1), corollary 1.1) found for draws without replacement.
 
@@ -137,10 +138,10 @@ def occam_serfling(
 def counting_bound(
     risk: float, m: int, population: int, largest: float
 ) -> float:
-  """R <= (m/N) R̂ + (1 - m/N) largest: no draw can make it fail.
+  """Bounds the mean over a finite population without a code, by counting.
 
-  What a certificate on a list says before it looks at the code: the m units
-  that were seen have the mean R̂, all others lose at most `largest`.
+  R <= (m/N) R̂ + (1 - m/N) largest, which no draw can make fail: the m units
+  that were seen have the mean R̂, and all others lose at most `largest`.
 
   Args:
     risk: Mean loss over the m units that were drawn (R̂).
@@ -160,10 +161,10 @@ def counting_bound(
 
 
 def unseen_risk(bound: float, risk: float, m: int, population: int) -> float:
-  """(N R - m R̂) / (N - m): what a bound on all says of the units not drawn.
+  """Turns a bound on the mean over all units into one over those not drawn.
 
-  It holds whenever the bound on the mean over all units does, at no further
-  price.
+  It is (N R - m R̂) / (N - m), and holds whenever the bound on the mean over all
+  units does, at no further price.
 
   Args:
     bound: A bound on the mean over all N units.

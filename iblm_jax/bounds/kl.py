@@ -12,7 +12,7 @@ from iblm_jax.bounds.bound import Bound, code_penalty
 
 
 def kl_inverse(q: float, c: float) -> float:
-  """Largest p with kl(q, p) = q ln(q/p) + (1-q) ln((1-q)/(1-p)) <= c.
+  """Finds the largest p with kl(q, p) = q ln(q/p) + (1-q) ln((1-q)/(1-p)) <= c.
 
   Args:
     q: Observed mean, in [0, 1].
@@ -44,8 +44,9 @@ def kl_inverse(q: float, c: float) -> float:
 def occam_kl(
     risk01: float, K_bits: float, m: int, delta: float, *, n_alpha: int = 1
 ) -> Bound:
-  """R <= kl_inverse(R̂, (K ln 2 + ln(n_alpha/δ)) / m), for all models at once.
+  """Bounds a risk in [0, 1] by the inverse of the binary kl divergence.
 
+  R <= kl_inverse(R̂, (K ln 2 + ln(n_alpha/δ)) / m) for all models at once.
   It is never above `occam_hoeffding`, and far below where the risk is near 0
   or 1.
 
@@ -75,7 +76,7 @@ def catoni(
     *,
     n_alpha: int = 1,
 ) -> Bound:
-  """Catoni's bound (1 - exp(-(γ/m) R̂ - 𝓛/m)) / (1 - exp(-γ/m)).
+  """Computes Catoni's bound (1 - exp(-(γ/m) R̂ - 𝓛/m)) / (1 - exp(-γ/m)).
 
   𝓛 = K ln 2 + ln(n_alpha/δ). Its minimum over γ is the kl-inverse bound, which
   holds by itself, so for a single model (as opposed to a posterior) the best γ

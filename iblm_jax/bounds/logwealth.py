@@ -49,7 +49,7 @@ def occam_logwealth(
     *,
     n_alpha: int = 1,
 ) -> Bound:
-  """The log-wealth bound from the losses of all m units.
+  """Computes the log-wealth bound from the losses of all m units.
 
   Args:
     losses: [m] losses, each in [lo, lo + width]; any real dtype. They are read
@@ -107,7 +107,7 @@ def occam_logwealth_subsample(
     n_alpha: int = 1,
     n_runs: int = 1,
 ) -> Bound:
-  """The log-wealth bound from n of the m units.
+  """Computes the log-wealth bound from the losses of n of the m units.
 
   For each t, the mean over all m units of y = -ln(1 - t x) is bounded from the
   n draws by the same inequality with a second grid, and put into the first.

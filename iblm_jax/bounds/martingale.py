@@ -28,10 +28,11 @@ def azuma_tokens(
     *,
     n_alpha: int = 1,
 ) -> Bound:
-  """R <= R̂ + Δ̂ sqrt(𝓛/(2m)) for m dependent tokens (Azuma-Hoeffding).
+  """Bounds the risk of dependent tokens (Azuma-Hoeffding).
 
-  𝓛 = K ln 2 + ln(n_alpha/δ). Losses of token i lie in an interval of width Δ_i,
-  and Δ̂² is the mean of Δ_i². Where the widths were fixed before the data, give
+  R <= R̂ + Δ̂ sqrt(𝓛/(2m)) for m tokens, with 𝓛 = K ln 2 + ln(n_alpha/δ). The
+  losses of token i lie in an interval of width Δ_i, and Δ̂² is the mean of Δ_i².
+  Where the widths were fixed before the data, give
   the number Δ̂. Where they are predicted from the prefix (an α for each token),
   Δ̂ is random and the formula alone is wrong: the model could stop betting when
   it is ahead. Then give all m widths; Δ̂ is replaced by (g + Δ̂²/g)/2 with the
@@ -85,7 +86,7 @@ def empirical_freedman(
     predictions: float | np.ndarray | None = None,
     n_alpha: int = 1,
 ) -> Bound:
-  """Bound through the variation of the losses around what was predicted.
+  """Bounds the risk through the variation of losses around predictions.
 
   With A_i = (Y_i - loss_i)/Δ, v(x) = x - ln(1+x), and for a grid of S values
   𝓛 = K ln 2 + ln(S n_alpha/δ):

@@ -25,7 +25,9 @@ def occam_hoeffding(
     *,
     n_alpha: int = 1,
 ) -> Bound:
-  """R <= R̂ + Δ sqrt((K ln 2 + ln(n_alpha/δ)) / (2m)), for all models at once.
+  """Bounds the risk of a coded model (Hoeffding, Occam).
+
+  R <= R̂ + Δ sqrt((K ln 2 + ln(n_alpha/δ)) / (2m)) for all models at once.
 
   Args:
     risk: Mean loss over all m units (R̂).
@@ -84,7 +86,7 @@ def occam_subsample(
     n_alpha: int,
     n_runs: int = 1,
 ) -> Bound:
-  """The subsampled bound with every union paid for.
+  """Computes the subsampled bound, with every union paid for.
 
   R <= R̂_n + Δ sqrt((K ln 2 + ln(n_alpha/δ1)) / (2m))
            + Δ sqrt(ln(n_alpha n_runs/δ2) / (2n)).

@@ -198,7 +198,7 @@ def probe(
 
 
 def control_of(found: Mapping[str, float]) -> dict[str, float]:
-  """The part of a result that serves other encoders of the same data."""
+  """Takes the part of a result that serves other encoders of the same data."""
   return {
       name: found[f'constant/{name}'] for name in ('cross_entropy', 'accuracy')
   }

@@ -43,7 +43,7 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
-  """The options as JSON types; `from_dict` of it gives equal options."""
+  """Turns options into JSON types, of which `from_dict` makes equal options."""
   return json.loads(json.dumps(_tree(cfg)))
 
 
@@ -74,7 +74,7 @@ def _tree(value: Any) -> Any:
 
 
 def read_run(workdir: epath.PathLike) -> RunConfig:
-  """The config of the run in a folder.
+  """Reads the config of the run in a folder.
 
   Args:
     workdir: of a run of `iblm_jax.main`.
@@ -146,7 +146,7 @@ def differences(
 
 
 def build(cls: type, tree: Any, path: str) -> Any:
-  """An options dataclass from JSON values; ValueError names path and value."""
+  """Builds options of a class from JSON; ValueError names path and value."""
   _check_group(tree, path)
   hints = _hints(cls)
   for name in tree:
