@@ -27,11 +27,15 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
     tree: A nested mapping with the fields of `RunConfig`; a field left out
       takes its default. A `start` whose workdir is None is none.
 
-  Returns:
-    The options.
-
   Raises:
-    ValueError: for a bad field, with its path, value and what is allowed.
+    ValueError: A field is bad; the message has its path, its value and what is
+      allowed.
+
+  >>> tree = {'model': {'vocab_size': 15}, 'data': {'batch_size': 8},
+  ...         'optimizer': {'schedule': {'peak': 0.01}}}
+  >>> cfg = from_dict(tree)
+  >>> cfg.data.batch_size, from_dict(to_dict(cfg)) == cfg
+  (8, True)
   """
   if isinstance(tree, ml_collections.ConfigDict):
     tree = tree.to_dict()
@@ -76,14 +80,8 @@ def _tree(value: Any) -> Any:
 def read_run(workdir: epath.PathLike) -> RunConfig:
   """Reads the config of the run in a folder.
 
-  Args:
-    workdir: of a run of `iblm_jax.main`.
-
-  Returns:
-    Its options.
-
   Raises:
-    ValueError: if the folder holds no run, or its config is not readable.
+    ValueError: The folder holds no run, or its config cannot be read.
   """
   path = epath.Path(workdir) / 'config.json'
   if not path.exists():
@@ -95,14 +93,11 @@ def read_run(workdir: epath.PathLike) -> RunConfig:
 
 
 def check_workdir(cfg: RunConfig, workdir: epath.PathLike) -> None:
-  """Makes sure that a workdir holds this run or none.
-
-  Args:
-    cfg: the run.
-    workdir: may be missing.
+  """Makes sure that a workdir, which may be missing, holds this run or none.
 
   Raises:
-    ValueError: if it holds a run with another config, naming what differs.
+    ValueError: It holds a run with another config; the message names what
+      differs.
   """
   workdir = epath.Path(workdir)
   if not (workdir / 'config.json').exists():
