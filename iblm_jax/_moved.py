@@ -52,7 +52,7 @@ MOVED = {
     'experiments.spectrum_measure': 'analysis.layer_spectra',
     'experiments.spectrum_rows': 'experiments.spectrum.rows',
     'experiments.spectrum_subject': 'analysis.subject',
-    'experiments.statistics': 'analysis.statistics',
+    'experiments.statistics': 'reports.statistics',
     'experiments.variants': 'experiments._harness.variants',
     'experiments.verification': 'certification.verification',
     'experiments.workdirs': 'experiments._harness.program',

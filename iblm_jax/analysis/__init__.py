@@ -21,7 +21,6 @@ from iblm_jax.analysis.series import (
     surrogate_test,
     surrogates,
 )
-from iblm_jax.analysis.statistics import mean_ci, paired
 
 __all__ = [
     'DominantPeriod',
@@ -33,9 +32,7 @@ __all__ = [
     'gradient_times_input',
     'infonce',
     'layer_profiles',
-    'mean_ci',
     'occlusion',
-    'paired',
     'reliability',
     'scale_scores',
     'shift_entropy',

@@ -20,6 +20,7 @@ from iblm_jax.reports.figures import (
 )
 from iblm_jax.reports.page import make_page
 from iblm_jax.reports.runs import Run, read_runs, table, to_csv
+from iblm_jax.reports.statistics import mean_ci, paired
 from iblm_jax.reports.tables import lookup, make_table, make_value, rewrite
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     'make_page',
     'make_table',
     'make_value',
+    'mean_ci',
+    'paired',
     'pareto_figure',
     'profile_figure',
     'read_runs',

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from iblm_jax.analysis import statistics
-from iblm_jax.reports import annotations, figures
+from iblm_jax.reports import annotations, figures, statistics
 
 _MARKERS = 'osD^vPX*'
 _NO_LABELS: Mapping[str, str] = {}

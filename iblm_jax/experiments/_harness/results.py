@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from iblm_jax import files
-from iblm_jax.analysis import statistics
+from iblm_jax.reports import statistics
 from iblm_jax.training import summary
 
 _DIGITS = 6

@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from iblm_jax.analysis import statistics
 from iblm_jax.experiments.conflict import rows as rows_lib
-from iblm_jax.reports import figures
+from iblm_jax.reports import figures, statistics
 
 _PANELS = (
     ('forgetting', 'Forgetting', 'rise of the loss on the other group'),

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from iblm_jax.analysis import statistics
+from iblm_jax.reports import statistics
 
 # Two-sided 95 % points of Student's t, from a printed table.
 T_TABLE = {1: 12.706, 2: 4.303, 4: 2.776, 9: 2.262, 29: 2.045}
