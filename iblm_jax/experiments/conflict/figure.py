@@ -1,11 +1,11 @@
 """The figure of the experiment on conflicting tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from iblm_jax.experiments.conflict import rows as rows_lib
+from iblm_jax.experiments.conflict import settings
 from iblm_jax.reports import figures, statistics
 
 _PANELS = (
@@ -16,12 +16,8 @@ _PANELS = (
 
 
 @figures.styled
-def draw(tree: Mapping[str, Any]) -> Any:
+def draw(tree: Mapping[str, Any], methods: Sequence[str]) -> Any:
   """Means with intervals above, differences on the same seeds below."""
-  methods = [
-      name for name in tree['summary']
-      if not name.startswith(rows_lib.PRETRAINED)
-  ]
   height = 1.6 + 0.28 * len(methods)
   figure, axes = figures.subplots(2, 3, figsize=(12, 2 * height + 0.5))
   for column, (metric, title, label) in enumerate(_PANELS):
@@ -41,7 +37,7 @@ def _means(axis, tree, methods, metric) -> None:
     entry = tree['summary'][method].get(metric)
     if entry is not None:
       _interval(axis, y, entry['mean'], entry['ci95'])
-  before = tree['summary'][rows_lib.PRETRAINED].get(metric)
+  before = tree['summary'][settings.PRETRAINED].get(metric)
   if before is not None:
     axis.axvline(before['mean'], color='0.5', linestyle='--', linewidth=1)
     axis.annotate(

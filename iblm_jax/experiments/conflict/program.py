@@ -13,10 +13,9 @@ from absl import flags
 
 from iblm_jax import cli
 from iblm_jax.experiments._harness import jobs, program
-from iblm_jax.experiments.conflict import figure as figure_lib
+from iblm_jax.experiments.conflict import figure, tables
 from iblm_jax.experiments.conflict import rows as rows_lib
 from iblm_jax.experiments.conflict import settings as settings_lib
-from iblm_jax.experiments.conflict import tables
 
 _CLAIM = (
     'GAPT reduces the interference of conflicting tasks: separation +97 %'
@@ -49,8 +48,10 @@ def run_experiment(options: Any) -> list[program.Results]:
           rows,
           settings.to_json(),
           tables.make(settings),
-          baseline='base',
-          draw=lambda tree: {'conflict': figure_lib.draw(tree)},
+          baseline=settings_lib.BASELINE,
+          draw=lambda tree: {
+              'conflict': figure.draw(tree, list(settings.methods))
+          },
           seconds=seconds,
       )
   ]

@@ -17,8 +17,6 @@ from iblm_jax.experiments.conflict import settings as settings_lib
 from iblm_jax.experiments.conflict import tasks as tasks_lib
 from iblm_jax.optim import inspection
 
-PRETRAINED = 'pretrained'  # method of the rows before fine-tuning
-
 
 class Experiment:
   """Settings with their compiled functions."""
@@ -44,10 +42,13 @@ class Experiment:
     self._trainers = {}
     points = settings.sizes['train_points']
     self._orders = {}
-    for name, mix in (('pretrain', True), ('finetune', False)):
-      self._orders[name] = training.blocks(
+    for stage, updates, mix in (
+        ('pretrain', settings.pretrain_updates, True),
+        ('finetune', settings.finetune_updates, False),
+    ):
+      self._orders[stage] = training.blocks(
           tasks_lib.batch_order(
-              getattr(settings, f'{name}_updates'),
+              updates,
               settings.micro_batches,
               settings.batch_size,
               points,
@@ -72,13 +73,13 @@ class Experiment:
         lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), tasks.train
     )
     rows, before = [], {}
+    labels = self._settings.pretrained_rows()
     for name, method in self._settings.pretraining.items():
       state = self._train(self._init(params), points, 'pretrain', method)
       measured = _by_seed(self._measure(state.params, tasks))
       before[name] = state.params, measured
-      label = PRETRAINED if name == 'base' else f'{PRETRAINED}_{name}'
       for seed, values in zip(seeds, measured, strict=True):
-        rows.append({'method': label, 'seed': seed, **values})
+        rows.append({'method': labels[name], 'seed': seed, **values})
     for name, method in self._settings.methods.items():
       start, old = before[method.pretrained_by]
       state = self._train(self._init(start), points, 'finetune', method)

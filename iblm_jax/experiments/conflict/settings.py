@@ -10,6 +10,8 @@ from iblm_jax.models import decoder as decoder_lib
 from iblm_jax.objectives import iblm
 from iblm_jax.optim import gate as gate_lib
 
+BASELINE = 'base'
+PRETRAINED = 'pretrained'  # method of the rows before fine-tuning
 MODELS = ('mlp', 'transformer')
 PROTOCOLS = ('spec', 'public')
 Method = training.Method
@@ -57,6 +59,13 @@ class Settings:
     if self.decoder is None:
       return models.network_model(**self.sizes)
     return models.transformer_model(self.decoder, **self.sizes)
+
+  def pretrained_rows(self) -> dict[str, str]:
+    """The method of the rows before fine-tuning, by way of pre-training."""
+    return {
+        name: PRETRAINED if name == BASELINE else f'{PRETRAINED}_{name}'
+        for name in self.pretraining
+    }
 
   def to_json(self) -> dict[str, Any]:
     """A JSON tree of all options."""

@@ -3,7 +3,6 @@
 from typing import Any
 
 from iblm_jax.experiments._harness import results
-from iblm_jax.experiments.conflict import rows as rows_lib
 from iblm_jax.experiments.conflict import settings as settings_lib
 
 _LOSSES = {'mlp': 'L1', 'transformer': 'CE'}
@@ -16,11 +15,7 @@ def make(settings: settings_lib.Settings) -> dict[str, Any]:
   'phases' entropies and phases.
   """
   loss = _LOSSES[settings.model]
-  before = [
-      rows_lib.PRETRAINED if name == 'base'
-      else f'{rows_lib.PRETRAINED}_{name}'
-      for name in settings.pretraining
-  ]
+  before = list(settings.pretrained_rows().values())
   methods = list(settings.methods)
   neurons = (
       [['specialised', 'specialised neurons', 3],
@@ -36,7 +31,7 @@ def make(settings: settings_lib.Settings) -> dict[str, Any]:
           *neurons,
       ]),
       'relative': results.table(
-          [name for name in methods if name != 'base'],
+          [name for name in methods if name != settings_lib.BASELINE],
           [
               ['forgetting', 'forgetting, %', 1],
               ['loss_trained', f'{loss}, trained group, %', 1],
