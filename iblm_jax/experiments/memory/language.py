@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from iblm_jax.data.sources import markov
-from iblm_jax.experiments.memory import methods as methods_lib
+from iblm_jax.experiments.memory import methods
 
 
 def best_loss(seed: int) -> float:
   """Nats a held-out token of memory models, of the best prediction there is."""
-  base = methods_lib.BASES['memory']['data']['markov']
+  base = methods.BASES['memory']['data']['markov']
   chosen: dict[str, Any] = {**base, 'seed': seed}
   options = markov.MarkovConfig(**chosen)
   return float(markov.predictive_nll(options, _heldout(options)).mean())

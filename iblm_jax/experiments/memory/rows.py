@@ -13,8 +13,9 @@ from etils import epath
 
 from iblm_jax import files
 from iblm_jax.data import sources
+from iblm_jax.data.sources import needle as needles
 from iblm_jax.experiments._harness import variants
-from iblm_jax.experiments.memory import language as language_lib
+from iblm_jax.experiments.memory import language as languages
 from iblm_jax.experiments.memory import methods as methods_lib
 from iblm_jax.models import families
 from iblm_jax.probing import decoder_probe
@@ -160,7 +161,7 @@ def _information(found, language) -> dict[str, float]:
   The information of an embedding e about a text x is H(x) - H(x | e), and no
   decoder of e has a cross-entropy below H(x | e).
   """
-  bits = language_lib.text_bits(language)
+  bits = languages.text_bits(language)
   left = found['num_tokens'] * found['cross_entropy'] / math.log(2)
   return {'text_bits': bits, 'sure_bits': max(0.0, bits - left)}
 
@@ -172,6 +173,8 @@ def _evaluations(summary, cfg) -> dict[str, float]:
   """
   phases = summary.get('phases', {})
   found: dict[str, float] = {f'phases/{k}': v for k, v in phases.items()}
+  needle = cfg.data.needle
+  chunks = () if needle is None else needles.split_names(needle)
   for split, values in summary['eval'].items():
     kept = {k: v for k, v in values.items() if 'layer_' not in k}
     if 'cross_entropy' not in found:
@@ -181,7 +184,7 @@ def _evaluations(summary, cfg) -> dict[str, float]:
           f'{first}/{name}': kept[name]
           for name in ('cross_entropy', 'accuracy')
       }
-    if split.startswith('chunk_'):
+    if split in chunks:
       found[f'{split}/accuracy'] = kept['accuracy']
   return found
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from iblm_jax.experiments._harness import results
-from iblm_jax.experiments.memory import language as language_lib
-from iblm_jax.experiments.memory import methods as methods_lib
+from iblm_jax.experiments.memory import language, methods
 
 _BASELINE = 'memory:causal'
 
@@ -30,18 +29,18 @@ def _percent(here: float, there: float) -> float:
 
 
 def _all_beside(other: str, *families: str) -> dict[str, str]:
-  members = [n for f in families for n in methods_lib.FAMILIES[f]]
+  members = [n for f in families for n in methods.FAMILIES[f]]
   return {name: other for name in members if name != other}
 
 
 _AUTOENCODERS = ('ae', 'ae:attention')
 _COMPRESSED = {
-    name: 'combined:1' for name in methods_lib.FAMILIES['compressed']
+    name: 'combined:1' for name in methods.FAMILIES['compressed']
 }
-_STAGED = {n: f'frozen_ae:staged:{n}' for n in methods_lib.BUDGETS}
+_STAGED = {n: f'frozen_ae:staged:{n}' for n in methods.BUDGETS}
 # Methods whose best loss is that of no Markov chain.
 _OTHER_LANGUAGES = {
-    *methods_lib.FAMILIES['bytes'], *methods_lib.FAMILIES['needle']
+    *methods.FAMILIES['bytes'], *methods.FAMILIES['needle']
 }
 _BESIDE = {
     'times_causal': Beside('probe/recovered_bits', operator.truediv, {
@@ -154,7 +153,7 @@ def compare(rows: list[dict[str, Any]]) -> None:
   These are `_BESIDE`, and 'excess', of the causal loss over that of the best
   prediction there is.
   """
-  best = functools.cache(language_lib.best_loss)
+  best = functools.cache(language.best_loss)
   by_name = {(row['method'], row['seed']): row for row in rows}
   for row in rows:
     method, seed = row['method'], row['seed']
@@ -170,12 +169,12 @@ def make_tables(rows: list[dict[str, Any]]) -> dict[str, Any]:
   """The tables of `_TABLES`, of the rows and columns that have something."""
   tables = {}
   for name, (family, columns) in _TABLES.items():
-    members = methods_lib.FAMILIES[family]
+    members = methods.FAMILIES[family]
     shown = [row for row in rows if row['method'] in members]
     kept = [c for c in columns if any(c[0] in row for row in shown)]
-    methods = dict.fromkeys(
+    named = dict.fromkeys(
         row['method'] for row in shown if any(c[0] in row for c in kept)
     )
     if kept:
-      tables[name] = results.table(list(methods), kept)
+      tables[name] = results.table(list(named), kept)
   return tables
