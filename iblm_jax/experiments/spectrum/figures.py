@@ -90,18 +90,16 @@ def patch_figure(
   """Entropy of order 2 against the size of the windows, a line a layer."""
   order = layer_spectra.ORDERS.index(2.0)
   stack = lambda of_size: np.stack([of_size(size) for size in sizes])
-  of_centering = lambda center: stack(
-      lambda size: found[f'entropy/patch_{size}'][:, center, order]
-  )
-  unit_SxN = stack(lambda size: found[f'entropy_normalized/patch_{size}'])
   panels = [
-      ('as they are', layer_spectra.RAW, of_centering(layer_spectra.RAW)),
-      (
-          'mean subtracted', layer_spectra.CENTERED,
-          of_centering(layer_spectra.CENTERED),
-      ),
-      ('scaled to unit norm', layer_spectra.RAW, unit_SxN),
+      (words, center, stack(
+          lambda size, center=center: (
+              found[f'entropy/patch_{size}'][:, center, order]
+          )
+      ))
+      for center, words in _CENTERING
   ]
+  unit_SxN = stack(lambda size: found[f'entropy_normalized/patch_{size}'])
+  panels.append(('scaled to unit norm', layer_spectra.RAW, unit_SxN))
   figure, axes = figures.subplots(1, 3, figsize=(13, 4.0), sharey=True)
   layers = 0
   for (words, center, entropy_SxN), axis in zip(panels, axes[0], strict=True):

@@ -21,8 +21,8 @@ def make_rows(
   """One row per layer: method 'CHECKPOINT layer 00'.
 
   Returns:
-    Rows with 'entropy/order_2', 'entropy_centered/order_2',
-    (and so for the other orders), 'entropy_normalized/order_2',
+    Rows with 'entropy/order_2' and 'entropy_centered/order_2' (and so for the
+    other orders), 'entropy_normalized/order_2',
     'effective_rank', 'effective_rank_centered' and 'mean_share' of windows of
     `base` tokens; the same with '/patch_S' for every size S; and 'rms'.
   """
@@ -34,20 +34,19 @@ def make_rows(
         'checkpoint': subject.name,
         'layer': layer,
     }
-    for size in (base, *sizes):
-      end = f'/patch_{size}' if len(row) > 4 else ''
+    for size, end in [(base, ''), *((s, f'/patch_{s}') for s in sizes)]:
       entropy_CxA = found[f'entropy/patch_{size}'][layer]
       for center, (entropy, rank) in _NAMES.items():
         for index, alpha in enumerate(layer_spectra.ORDERS):
           name = f'{entropy}/order_{alpha:g}{end}'
           row[name] = float(entropy_CxA[center, index])
-        row[rank + end] = float(
-            found[f'effective_rank/patch_{size}'][layer, center]
-        )
-      row[f'entropy_normalized/order_2{end}'] = float(
-          found[f'entropy_normalized/patch_{size}'][layer]
-      )
-      row[f'mean_share{end}'] = float(found[f'mean_share/patch_{size}'][layer])
+        rank_C = found[f'effective_rank/patch_{size}'][layer]
+        row[rank + end] = float(rank_C[center])
+      for name, key in (
+          ('entropy_normalized/order_2', 'entropy_normalized'),
+          ('mean_share', 'mean_share'),
+      ):
+        row[name + end] = float(found[f'{key}/patch_{size}'][layer])
     row['rms'] = float(found['rms'][layer])
     rows.append(row)
   return rows
@@ -62,11 +61,14 @@ def make_tables(
     subject: subject_lib.Subject, length: int, base: int
 ) -> dict[str, Any]:
   """Tables for a page: windows as in training, and whole rows."""
-  layers = range(subject.model.num_layers)
+  labels = {
+      method(subject, layer): f'{layer}'
+      for layer in range(subject.model.num_layers)
+  }
 
   def table(end):
     return results.table(
-        [method(subject, layer) for layer in layers],
+        list(labels),
         [
             [f'entropy/order_1{end}', 'S₁', 3],
             [f'entropy/order_2{end}', 'S₂', 3],
@@ -78,7 +80,7 @@ def make_tables(
             [f'effective_rank{end}', 'effective rank', 2],
             [f'mean_share{end}', 'mean share', 3],
         ],
-        labels={method(subject, layer): f'{layer}' for layer in layers},
+        labels=labels,
     )
 
   return {
