@@ -97,46 +97,43 @@ def run_experiment(options: Any) -> list[program.Results]:
 def draw(tree: Mapping[str, Any]) -> dict[str, Any]:
   """The figures that the methods of a tree of results.json allow, by name."""
   summary = tree['summary']
-  there = lambda family: [
-      name for name in methods_lib.FAMILIES[family] if name in summary
-  ]
+
+  def having(family: str, *metrics: str) -> list[str]:
+    return [
+        name
+        for name in methods_lib.FAMILIES[family]
+        if any(metric in summary.get(name, {}) for metric in metrics)
+    ]
+
   figures = {}
-  probed = [
-      name
+  axes = ('probe/mbe', 'probe/recovered_bits')
+  probed = {
+      family: names
       for family in methods_lib.FAMILIES
-      for name in there(family)
-      if 'probe/recovered_bits' in summary[name]
-  ]
+      if (names := having(family, 'probe/recovered_bits'))
+  }
   if probed:
     figures['information'] = experiment_figures.interval_figure(
-        tree, ['probe/recovered_bits', 'probe/accuracy', 'probe/mbe'], probed,
-        _LABELS,
+        tree, ['probe/recovered_bits', 'probe/accuracy', 'probe/mbe'],
+        sum(probed.values(), []), _LABELS,
     )
-    axes = ('probe/mbe', 'probe/recovered_bits')
-    points = {
-        family: [
-            {'knob': name} | {metric: summary[name][metric] for metric in axes}
-            for name in there(family)
-            if name in probed
-        ]
-        for family in methods_lib.FAMILIES
-        if family != 'bytes' and set(there(family)) & set(probed)
-    }
-    if points:
-      figures['entropy'] = experiment_figures.pareto_figure(
-          points, *axes, _LABELS, joined=False
-      )
+  points = {
+      family: [
+          {'knob': name} | {metric: summary[name][metric] for metric in axes}
+          for name in names
+      ]
+      for family, names in probed.items()
+      if family != 'bytes'
+  }
+  if points:
+    figures['entropy'] = experiment_figures.pareto_figure(
+        points, *axes, _LABELS, joined=False
+    )
   copies = ['copy/accuracy', 'blank_copy/accuracy', 'causal/cross_entropy']
   for name, families in (
       ('objectives', ('memory', 'compressed')), ('curriculum', ('curriculum',))
   ):
-    shown = [
-        method
-        for family in families
-        for method in there(family)
-        if 'blank_copy/accuracy' in summary[method]
-        or 'copy/accuracy' in summary[method]
-    ]
+    shown = [m for family in families for m in having(family, *copies[:2])]
     if shown:
       figures[name] = experiment_figures.interval_figure(
           tree, copies, shown, _LABELS
