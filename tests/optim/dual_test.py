@@ -400,6 +400,6 @@ def test_the_program_on_the_page_runs(capsys):
   (program,) = re.findall(r'^```python\n(.*?)^```', section, re.M | re.S)
   exec(compile(program, str(PAGE), 'exec'), {'__name__': 'page'})
   (line,) = capsys.readouterr().out.splitlines()
-  loss, size, weight = map(float, re.findall(r'=(\S+)', line))
+  loss, size, weight = map(float, line.split())
   # Least |x|²/2 with |x - 1|²/4 <= 1/8 in the plane: x = (1/2, 1/2).
   assert (loss, size, weight) == pytest.approx((0.125, 0.25, 0.5), abs=1e-3)
