@@ -67,6 +67,9 @@ def run(
       main(*([arguments] if positional else []))
     except BadUsage as error:
       _leave(str(error), _BAD_USAGE)
+    except BrokenPipeError:  # who reads the lines has seen enough, like `head`
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      sys.exit(1)
     except (errors.RunFailed, FloatingPointError, OSError) as error:
       _leave(str(error), 1)
     except errors.Preempted as error:

@@ -3,6 +3,8 @@
 import json
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 from programs import ROOT, run
@@ -245,3 +247,15 @@ def test_one_version():
   if (ROOT / 'setup.py').exists():
     assert '_VERSION' in (ROOT / 'setup.py').read_text()
   assert re.fullmatch(r'\d+\.\d+\.\d+', iblm_jax.__version__)
+
+
+def test_nobody_reads_the_lines():
+  script = (
+      f'{sys.executable} -m iblm_jax.main --list | true;'
+      ' echo ${PIPESTATUS[0]}'
+  )
+  done = subprocess.run(
+      ['bash', '-c', script], cwd=ROOT, capture_output=True, text=True,
+      check=False,
+  )
+  assert (done.stdout, done.stderr) == ('1\n', '')
