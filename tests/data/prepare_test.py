@@ -399,6 +399,7 @@ def test_tokenizer_file_is_kept_beside_the_shards(tmp_path):
   made = tokenizers.Tokenizer(
       tokenizers.models.WordLevel(vocabulary, unk_token='[UNK]')
   )
+  made.add_special_tokens(['<|endoftext|>'])
   made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
   made.save(str(tmp_path / 'own.json'))
   source = write_json(tmp_path / 'a.jsonl', ['a b', 'b c b', 'a a'])

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -17,6 +18,8 @@ _EOS_NAMES = (
     '</s>', '<eos>', '<|end_of_text|>', '[EOS]', '<|endoftext|>', '[SEP]',
 )
 _PAD_NAMES = ('<pad>', '[PAD]', '<|pad|>', '<|padding|>')
+# A letter of Old Persian: few vocabularies have it, and no normaliser drops it.
+_RARE = '\U000103a0'
 
 
 class Tokenizer(Protocol):
@@ -140,35 +143,116 @@ def _reading(path: str) -> Iterator[None]:
 
 
 class _HubTokenizer:
-  """A `tokenizer.json` of the `tokenizers` package."""
+  """A `tokenizer.json` of the `tokenizers` package, without its saved state."""
 
   def __init__(self, path: str, package: Any):
+    self._path = path
     with _reading(path):
       self._tokenizer = package.Tokenizer.from_file(path)
+    # Whoever saved the file may have left these on: they cut documents, fill
+    # them up, and give a text other ids each time.
+    self._tokenizer.no_truncation()
+    self._tokenizer.no_padding()
+    self._model = self._tokenizer.model
+    if getattr(self._model, 'dropout', None):
+      self._model.dropout = None
+    # The letters of a special token within a text are text.
+    self._tokenizer.encode_special_tokens = True
     vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
     # Ids may have gaps, so this can exceed the number of entries.
     self.vocab_size = max(vocabulary.values(), default=-1) + 1
+    added = self._tokenizer.get_added_tokens_decoder()
+    special = {t.content: i for i, t in added.items() if t.special}
 
     def find(names, what):
       for name in names:
-        if name in vocabulary:
-          return vocabulary[name]
+        if name in special:
+          return special[name]
       raise ValueError(
-          f'tokenizer {path!r} must hold {what} token, one of {names}.'
+          f'tokenizer {path!r} must hold {what} token, one of {names}, among'
+          f' its special tokens, which are {sorted(special)!r:.200}.'
       )
 
     self.bos_id = find(_BOS_NAMES, 'a begin-of-document')
     self.eos_id = find(_EOS_NAMES, 'an end-of-document')
-    has_pad = any(name in vocabulary for name in _PAD_NAMES)
+    has_pad = any(name in special for name in _PAD_NAMES)
     self.pad_id = find(_PAD_NAMES, 'a padding') if has_pad else self.eos_id
+    # Models may find special tokens in a text even so: a whole word, a piece.
+    unknown = self._pieces(_RARE) or ()
+    self._special = {
+        i: content for content, i in special.items() if i not in unknown
+    }
+    # A model of byte pairs without an unknown token leaves characters out.
+    self._may_lose = (
+        isinstance(self._model, package.models.BPE)
+        and self._model.unk_token is None
+        and not self._knows_all_bytes(package, vocabulary)
+    )
+    # What is none of the pieces that the model is given.
+    others = [re.escape(t.content) for t in added.values() if not t.special]
+    self._others = re.compile('|'.join(others) or r'(?!)')
 
   def encode(self, text: str) -> np.ndarray:
-    ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+    if self._may_lose:
+      self._check_known(text)
+    try:
+      ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+    except Exception as e:  # The package has no other type for it.
+      self._check_known(text)
+      raise ValueError(
+          f'tokenizer {self._path!r} cannot encode {text!r:.80}: {e}.'
+      ) from e
+    if not self._special.keys().isdisjoint(ids):
+      ids = [known for i in ids for known in self._as_text(i)]
     return np.asarray(ids, np.int32)
 
   def decode(self, ids: npt.ArrayLike) -> str:
     array = _checked_ids(ids, self.vocab_size)
     return self._tokenizer.decode(array.tolist(), skip_special_tokens=True)
+
+  def _as_text(self, i: int) -> list[int]:
+    """The id, or those of the characters of a special token."""
+    if i not in self._special:
+      return [i]
+    found = [self._known(character) for character in self._special[i]]
+    return [i for ids in found for i in ids]
+
+  def _known(self, piece: str) -> list[int]:
+    ids = self._pieces(piece)
+    if ids is None:
+      raise ValueError(
+          f'tokenizer {self._path!r} has neither a token for all of'
+          f' {piece!r:.80} nor an unknown token, which the text needs.'
+      )
+    return ids
+
+  def _pieces(self, piece: str) -> list[int] | None:
+    """What the model makes of a piece of text; None if a part gets lost."""
+    try:
+      tokens = self._model.tokenize(piece)
+    except Exception:  # The package has no other type for it.
+      return None
+    # Offsets count the bytes of what was kept.
+    whole = tokens and tokens[-1].offsets[1] >= len(piece.encode())
+    return [token.id for token in tokens] if whole else None
+
+  def _check_known(self, text: str) -> None:
+    """Raises ValueError if the model cannot represent a piece of the text."""
+    normalizer = self._tokenizer.normalizer
+    cut = self._tokenizer.pre_tokenizer
+    for part in self._others.split(text):
+      part = normalizer.normalize_str(part) if normalizer else part
+      pieces = {p for p, _ in cut.pre_tokenize_str(part)} if cut else {part}
+      for piece in sorted(pieces - {''}):
+        self._known(piece)
+
+  def _knows_all_bytes(self, package: Any, vocabulary: dict[str, int]) -> bool:
+    """Whether any text is made of bytes that all have a token."""
+    if self._model.byte_fallback:
+      return all(f'<0x{byte:02X}>' in vocabulary for byte in range(256))
+    letters = package.pre_tokenizers.ByteLevel.alphabet()
+    found = self._tokenizer.encode(_RARE, add_special_tokens=False).ids
+    return len(found) > 0 and vocabulary.keys() >= set(letters)
 
 
 class _PieceTokenizer:
@@ -205,12 +289,15 @@ def load_tokenizer(spec: str) -> Tokenizer:
   Args:
     spec: 'bytes', 'digits', the path of a `tokenizer.json` (package
       `tokenizers`) or of a SentencePiece `.model`; files need the extra
-      `iblm-jax[hf]`. The special tokens of a `tokenizer.json` are found by
-      their usual names; without one for padding, eos is used for it.
+      `iblm-jax[hf]`. Begin, end and padding of a `tokenizer.json` are those of
+      its special tokens with the usual names; without one for padding, eos is
+      used for it. Its saved truncation, padding and dropout are switched off,
+      and special tokens that a text spells out stay text.
 
   Raises:
     ValueError: `spec` is none of these, the file is missing or damaged or
-      lacks bos or eos, or the package that reads it is not installed.
+      lacks bos or eos, or the package that reads it is not installed. Encoding
+      raises it for a text that the vocabulary cannot represent.
 
   >>> load_tokenizer('bytes').vocab_size
   259
