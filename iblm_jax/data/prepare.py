@@ -163,6 +163,7 @@ def main(sources: list[str]) -> None:
             documents=FLAGS.documents,
             text_field=FLAGS.text_field,
             holdout=FLAGS.holdout,
+            gz_ratio=FLAGS.gz_ratio,
         ),
         format=FLAGS.format,
         shard_tokens=FLAGS.shard_tokens,
@@ -189,6 +190,11 @@ def run() -> None:
       'documents', 'file', list(text.DOCUMENTS), 'Documents of a .txt.'
   )
   flags.DEFINE_string('text_field', 'text', 'Field of a record with its text.')
+  flags.DEFINE_integer(
+      'gz_ratio',
+      text.GZ_RATIO,
+      'Most bytes that a byte of a .gz may unpack to; 2000 is any number.',
+  )
   flags.mark_flag_as_required('out')
   cli.run(main, 'SOURCE ...')
 

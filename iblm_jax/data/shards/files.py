@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
+from iblm_jax.data.text import folders
+
 MAGIC = 20240520
 VERSION = 1
 HEADER_BYTES = 1024
@@ -166,8 +168,10 @@ def open_shard(path: str) -> Shard:
   """Opens a file of `find_shards` and checks what can be checked at once.
 
   Raises:
-    ValueError: The file is none of the formats, is damaged or was cut off.
+    ValueError: The file is none of the formats, is damaged or was cut off, or
+      is a pipe or a device.
   """
+  folders.check_is_file(path)
   if path.endswith('.array_record'):
     return ArrayRecordShard(path)
   return BinShard(path)
@@ -191,7 +195,7 @@ def find_shards(name: str, patterns: Iterable[str]) -> list[str]:
   Args:
     name: What the patterns are called in errors.
     patterns: Paths, in which the last parts may have wildcards (`*`, `?`,
-      `[...]`).
+      `[...]`), which stand for no hidden file.
 
   Raises:
     ValueError: A pattern matches no file, a file is no shard or is named
@@ -215,6 +219,7 @@ def find_shards(name: str, patterns: Iterable[str]) -> list[str]:
       raise ValueError(
           f'{name}: {file!r} must be a file that ends in one of {SUFFIXES}.'
       )
+    folders.check_is_file(file)
   found.sort()
   for one, other in zip(found, found[1:], strict=False):
     if one == other:
@@ -229,4 +234,15 @@ def _glob(pattern: str) -> list[epath.Path]:
     return []
   first = wild.index(True)
   folder = epath.Path(*parts[:first]) if first else epath.Path('.')
-  return list(folder.glob('/'.join(parts[first:]))) if folder.exists() else []
+  if not folder.exists():
+    return []
+  # As a shell does, so that sidecars of a Mac are no shards.
+  return [
+      match for match in folder.glob('/'.join(parts[first:]))
+      if not any(
+          folders.is_hidden(found) and not wanted.startswith('.')
+          for found, wanted in zip(
+              match.parts[-len(parts[first:]):], parts[first:], strict=True
+          )
+      )
+  ]

@@ -18,6 +18,7 @@ from etils import epath
 from iblm_jax import fields
 from iblm_jax.data import _checks, kinds, stored
 from iblm_jax.data.text import files as text
+from iblm_jax.data.text import folders
 
 VOCAB_SIZE = 257
 END_ID = 256
@@ -67,7 +68,7 @@ def load_pages(config: PagesConfig) -> stored.StoredDocuments:
     ValueError: The file is missing or damaged, has a line that is no object
       with both fields, or holds too few pages.
   """
-  (path,) = text.find_files((config.path,))
+  path = folders.find_file(config.path)
   # A dictionary for each page keeps the order and one of each text.
   pages: dict[str, dict[bytes, None]] = {}
   for name, data in _read_texts(path):

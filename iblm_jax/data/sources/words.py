@@ -15,6 +15,7 @@ import numpy as np
 from iblm_jax import fields
 from iblm_jax.data import _checks, kinds, stored
 from iblm_jax.data.text import files as text
+from iblm_jax.data.text import folders
 
 VOCAB_SIZE = 27
 END_ID = 0
@@ -62,7 +63,7 @@ def load_words(config: WordsConfig) -> stored.StoredDocuments:
     ValueError: The file is missing or damaged, has a line with another
       character or a word that is too long, or holds too few words.
   """
-  (path,) = text.find_files((config.path,))
+  path = folders.find_file(config.path)
   data = b''.join(chunk.data for chunk in text.read_chunks(path, 'line'))
   words = list(dict.fromkeys(data.replace(b'\r\n', b'\n').split(b'\n')))
   words = [word for word in words if word]

@@ -8,12 +8,12 @@ from iblm_jax.data.text.files import (
     chunk_documents,
     content_hash,
     file_hash,
-    find_files,
     json_lines,
     read_chunks,
     read_documents,
     split_documents,
 )
+from iblm_jax.data.text.folders import find_files
 from iblm_jax.data.text.packing import PackedText, pack_text, pack_tokens
 from iblm_jax.data.text.tokenizers import Tokenizer, load_tokenizer
 

@@ -5,7 +5,9 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, cast
@@ -13,6 +15,7 @@ from typing import Any, BinaryIO, cast
 from etils import epath
 
 from iblm_jax import fields
+from iblm_jax.data.text import folders
 
 # With fewer documents the tail of each is held out instead of whole ones.
 MIN_DOCUMENTS_TO_SPLIT = 20
@@ -20,7 +23,10 @@ MIN_DOCUMENTS_TO_SPLIT = 20
 # What a document of a `.txt` can be.
 DOCUMENTS = ('file', 'line', 'paragraph')
 
-_SUFFIXES = ('.txt', '.jsonl', '.txt.gz', '.jsonl.gz')
+# What a gzip of text does not reach: 5 to 20 are usual, 1,032 is the most.
+GZ_RATIO = 100
+# So much may come out of a file that is as small as can be.
+_LEAST_UNPACKED = 2**26
 _CHUNK_BYTES = 2**20
 _BLANK_LINES = re.compile(r'\n(?:[ \t\r]*\n)+')
 
@@ -31,7 +37,8 @@ class TextConfig:
 
   Attributes:
     paths: Files that end in `.txt`, `.jsonl`, or either with `.gz`; of a folder
-      all such files are read, sorted, with those in subfolders.
+      all such files are read, sorted, with those in subfolders, but no hidden
+      ones.
     documents: What a document of a `.txt` is: the 'file', a 'line' or a
       'paragraph' (up to a blank line). Blank ones are left out.
     text_field: Field of a JSON line that holds the text.
@@ -41,6 +48,8 @@ class TextConfig:
     seq_len: Tokens of a row, L, 1..2**24.
     eval_rows: Rows of the validation pass, evenly spread over the held-out
       documents; None is all of them.
+    gz_ratio: Most bytes that each byte of a `.gz` may unpack to once 64 MiB are
+      unpacked, 1..2000; gzip can reach 1,032.
 
   Raises:
     ValueError: An option is out of its range.
@@ -56,6 +65,7 @@ class TextConfig:
   tokenizer: str = 'bytes'
   seq_len: int = fields.field(256, low=1, high=2**24)
   eval_rows: int | None = fields.field(None, low=1)
+  gz_ratio: int = fields.field(GZ_RATIO, low=1, high=2000)
 
   def __post_init__(self):
     # A lone path and the lists of config files are welcome too.
@@ -72,61 +82,33 @@ class TextConfig:
       raise ValueError("text_field must be the name of a field, got ''.")
 
 
-def find_files(paths: tuple[str, ...]) -> list[epath.Path]:
-  """Returns the files that `paths` name; those of a folder sorted by name.
-
-  Raises:
-    ValueError: A path is missing, a file has another suffix, or a folder holds
-      no file with the right one.
-  """
-  files = []
-  for name in paths:
-    path = epath.Path(name)
-    if path.is_dir():
-      if not (found := _files_below(path)):
-        raise ValueError(
-            f'folder {name!r} must hold a file that ends in one of {_SUFFIXES}.'
-        )
-      files += found
-    elif not path.exists():
-      raise ValueError(f'file {name!r} does not exist.')
-    elif not name.endswith(_SUFFIXES):
-      raise ValueError(f'file {name!r} must end in one of {_SUFFIXES}.')
-    else:
-      files.append(path)
-  return files
-
-
-def _files_below(folder: epath.Path) -> list[epath.Path]:
-  """Files with a right suffix in a folder and its subfolders, sorted."""
-  files = []
-  # Not rglob, which epath refuses because of its cost on remote storage.
-  for path in sorted(folder.iterdir(), key=lambda path: path.name):
-    if path.is_dir():
-      files += _files_below(path)
-    elif path.name.endswith(_SUFFIXES):
-      files.append(path)
-  return files
-
-
 def read_documents(config: TextConfig) -> list[str]:
   """Returns all documents of a corpus, in the order of the files.
 
   None of them is blank. A byte order mark is left out; line ends stay as they
-  are within a document.
+  are within a document. A warning says how many files of a folder hold none.
 
   Raises:
-    ValueError: A file is missing, holds no document, is no UTF-8 text, is a
-      damaged gzip, or has a line that is no JSON object with the text field.
-      The message names the file and the place.
+    ValueError: A path is missing or holds no document, or a file is no UTF-8
+      text, is a damaged gzip, unpacks to too much, or has a line that is no
+      JSON object with the text field. The message names the file and the place.
   """
   documents = []
-  for path in find_files(config.paths):
-    found = []
-    for chunk in read_chunks(path, config.documents):
-      found += chunk_documents(chunk, config.documents, config.text_field)
+  for name in config.paths:
+    found, empty = [], 0
+    for path in folders.find_files((name,)):
+      before = len(found)
+      for chunk in read_chunks(path, config.documents, config.gz_ratio):
+        found += chunk_documents(chunk, config.documents, config.text_field)
+      empty += len(found) == before
+    what = 'folder' if epath.Path(name).is_dir() else 'file'
     if not found:
-      raise ValueError(f'file {str(path)!r} holds no document.')
+      raise ValueError(f'{what} {name!r} holds no document.')
+    if empty:
+      warnings.warn(
+          f'{what} {name!r}: {empty} files without a document left out.',
+          stacklevel=2,
+      )
     documents += found
   return documents
 
@@ -141,14 +123,19 @@ class Chunk:
   line: int = 1  # Number of the first line.
 
 
-def read_chunks(path: epath.Path, documents: str) -> Iterator[Chunk]:
+def read_chunks(
+    path: epath.Path, documents: str, gz_ratio: int = GZ_RATIO
+) -> Iterator[Chunk]:
   """Reads a file of `find_files` piece by piece, cut between documents.
+
+  The other arguments are those of `TextConfig`.
 
   Yields:
     Pieces of about a megabyte, more where a document is longer.
 
   Raises:
-    ValueError: The file is a damaged gzip or cannot be read.
+    ValueError: The file is a damaged gzip, unpacks to too much or cannot be
+      read.
   """
   offset, line = 0, 1
   try:
@@ -156,8 +143,7 @@ def read_chunks(path: epath.Path, documents: str) -> Iterator[Chunk]:
       stream = cast(BinaryIO, file)
       if path.name.endswith('.gz'):
         # Buffered once more: the lines of a GzipFile come at Python's speed.
-        unpacked = gzip.GzipFile(fileobj=stream)
-        stream = io.BufferedReader(cast(io.RawIOBase, unpacked))
+        stream = io.BufferedReader(_Unpacked(path, stream, gz_ratio), 2**17)
       while data := _read_piece(stream, path.name, documents):
         yield Chunk(str(path), data, offset, line)
         offset += len(data)
@@ -166,6 +152,30 @@ def read_chunks(path: epath.Path, documents: str) -> Iterator[Chunk]:
     raise ValueError(f'file {str(path)!r} is a damaged gzip: {e}.') from e
   except OSError as e:
     raise ValueError(f'file {str(path)!r} cannot be read: {e}.') from e
+
+
+class _Unpacked(io.RawIOBase):
+  """What comes out of a gzip, until that is more than text could be."""
+
+  def __init__(self, path: epath.Path, stream: BinaryIO, ratio: int):
+    self._path, self._ratio = os.fspath(path), ratio
+    self._unpacked = gzip.GzipFile(fileobj=stream)
+    size = path.stat().length
+    self._left = max(_LEAST_UNPACKED, ratio * size)
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: Any) -> int:
+    count = self._unpacked.readinto(buffer)
+    self._left -= count
+    if self._left < 0:
+      raise ValueError(
+          f'file {self._path!r} must unpack to at most gz_ratio ='
+          f' {self._ratio} times its size, got more: set gz_ratio to 2000 if it'
+          ' is meant.'
+      )
+    return count
 
 
 def _read_piece(stream: BinaryIO, name: str, documents: str) -> bytes:

@@ -17,7 +17,7 @@ from etils import epath
 
 from iblm_jax import fields
 from iblm_jax.data.text import files as text_lib
-from iblm_jax.data.text import tokenizers
+from iblm_jax.data.text import folders, tokenizers
 
 SPLITS = ('train', 'validation')
 
@@ -36,12 +36,14 @@ class Options:
     documents: See `text.TextConfig`.
     text_field: See `text.TextConfig`; also the one of data sets.
     holdout: Share of the documents for validation, 0 to 0.9.
+    gz_ratio: See `text.TextConfig`.
   """
 
   tokenizer: str = 'bytes'
   documents: str = fields.field('file', choices=text_lib.DOCUMENTS)
   text_field: str = 'text'
   holdout: float = fields.field(0.01, low=0.0, high=0.9)
+  gz_ratio: int = fields.field(text_lib.GZ_RATIO, low=1, high=2000)
 
   def __post_init__(self):
     fields.check(self)
@@ -118,7 +120,7 @@ def describe(sources: Iterable[str]) -> list[dict[str, Any]]:
     else:
       found += [
           {'name': os.fspath(path), 'bytes': path.stat().length}
-          for path in text_lib.find_files((source,))
+          for path in folders.find_files((source,))
       ]
   return found
 
@@ -137,7 +139,9 @@ def read(
     if name.startswith(_HUB):
       yield from _read_data_set(name, options.text_field)
     else:
-      yield from text_lib.read_chunks(epath.Path(name), options.documents)
+      yield from text_lib.read_chunks(
+          epath.Path(name), options.documents, options.gz_ratio
+      )
 
 
 def _datasets_package(source: str) -> Any:
