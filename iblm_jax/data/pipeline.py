@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from iblm_jax import errors
 from iblm_jax.data import _checks, batches
 
 if TYPE_CHECKING:
@@ -23,7 +24,10 @@ class _Batches:
     return sys.maxsize if num_batches is None else num_batches
 
   def __getitem__(self, index: int) -> batches.Batch:
-    return self._source.batch(index, self._rows)
+    try:
+      return self._source.batch(index, self._rows)
+    except ValueError as e:
+      raise errors.BadData(str(e)) from e
 
 
 def make_iterator(
@@ -52,7 +56,8 @@ def make_iterator(
 
   Returns:
     A grain iterator of `batches.Batch`. It ends after the last batch of an
-    evaluation set, and never in training.
+    evaluation set, and never in training. It raises `errors.BadData` for a
+    batch that cannot be read.
 
   Raises:
     ValueError: An argument is out of its range.

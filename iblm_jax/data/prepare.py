@@ -57,7 +57,8 @@ def prepare(
 
   Raises:
     ValueError: An argument is out of its range, a source or the tokenizer
-      cannot be used, or the folder holds something else.
+      cannot be used, or the folder holds something else. Of sources whose
+      contents are refused nothing is left in the folder.
     OSError: A file cannot be written, a data set ended early or a process was
       killed; the same call goes on from there.
   """
@@ -103,20 +104,46 @@ def prepare(
     chunks = itertools.islice(
         tokenising.read(found, options), writer.chunks, None
     )
-    with contextlib.closing(
-        tokenising.tokenise(chunks, options, workers)
-    ) as tokens_of_chunks:
-      _write(writer, tokens_of_chunks, report)
-    if not any(map(writer.documents, tokenising.SPLITS)):
-      raise ValueError(f'sources {list(sources)} hold no document.')
+    try:
+      with contextlib.closing(
+          tokenising.tokenise(chunks, options, workers)
+      ) as tokens_of_chunks:
+        _write(writer, tokens_of_chunks, report)
+      if not any(map(writer.documents, tokenising.SPLITS)):
+        raise ValueError(f'sources {list(sources)} hold no document.')
+    except ValueError:
+      # Sources that are refused get corrected, and then are other sources.
+      writer.discard()
+      raise
     writer.finish()
     for split in tokenising.SPLITS:
       report(
           f'{split}: {writer.documents(split):,} documents,'
           f' {writer.tokens(split):,} tokens'
       )
+    _report_empty(writer, options.holdout, report)
   finally:
     writer.close()
+
+
+def _report_empty(
+    writer: shard_writer.ShardWriter,
+    holdout: float,
+    report: Callable[[str], None],
+) -> None:
+  """Says of which split there is no file, which a run would miss."""
+  train, validation = map(writer.documents, tokenising.SPLITS)
+  if not train:
+    report(
+        f'no train file: {holdout=} keeps all {validation} documents for'
+        ' validation; give a smaller one, and another folder.'
+    )
+  if holdout and not validation:
+    report(
+        f'no validation file: {holdout=} keeps none of the {train} documents;'
+        ' give a larger one, and another folder, or no validation files to a'
+        ' run.'
+    )
 
 
 def _write(

@@ -553,3 +553,110 @@ def test_workers_do_without_jax():
       cwd=ROOT, capture_output=True, text=True, check=True,
   )
   assert done.stdout == '[]\n'
+
+
+@pytest.mark.parametrize(
+    'format,workers', [('bin', 1), ('array_record', 1), ('bin', 2)]
+)
+def test_corrected_source_is_taken_by_the_same_command(
+    tmp_path, format, workers
+):
+  documents = some_documents(200)
+  options = dict(format=format, workers=workers, shard_tokens=700)
+  source = write_json(tmp_path / 'a.jsonl', documents)
+  run(source, tmp_path / 'whole', **options)
+  good = pathlib.Path(source).read_bytes()
+  out = tmp_path / 'out'
+  endings = (b'\n{"text":', b'\n{"text": 3}', b'\n\xff')
+  for bad in endings[: 3 if workers == 1 else 1]:
+    pathlib.Path(source).write_bytes(good + bad)
+    for _ in range(2):  # The same again, which is refused in the same way.
+      with pytest.raises(ValueError, match='line 201|a.jsonl'):
+        run(source, out, **options)
+      assert list(out.iterdir()) == []
+  pathlib.Path(source).write_bytes(good)
+  run(source, out, **options)
+  assert files_of(out) == files_of(tmp_path / 'whole')
+
+
+@pytest.mark.parametrize('step', range(6))
+def test_killed_while_it_discards(tmp_path, monkeypatch, step):
+  source = write_json(tmp_path / 'a.jsonl', some_documents(100))
+  run(source, tmp_path / 'whole', shard_tokens=2000)
+  good = pathlib.Path(source).read_bytes()
+  pathlib.Path(source).write_bytes(good + b'\n{')
+  out = tmp_path / 'out'
+  with monkeypatch.context() as patch:
+    patch.setattr(shard_writer.ShardWriter, 'discard', lambda self: None)
+    with pytest.raises(ValueError, match='line 101'):
+      run(source, out, shard_tokens=700)
+  assert len(list(out.iterdir())) > 4
+  discard = shard_writer.ShardWriter.discard
+
+  def killed(writer):
+    with killed_at(monkeypatch, 'remove', step):
+      discard(writer)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(shard_writer.ShardWriter, 'discard', killed)
+    with pytest.raises(KilledError):
+      run(source, out, shard_tokens=700)
+  assert (out / 'index.json').exists()
+  pathlib.Path(source).write_bytes(good)
+  # Other settings too: files of before must not be left among the new ones.
+  run(source, out, shard_tokens=2000)
+  assert files_of(out) == files_of(tmp_path / 'whole')
+
+
+def test_files_of_others_are_not_discarded(tmp_path):
+  source = write_json(tmp_path / 'a.jsonl', ['a'])
+  out = tmp_path / 'out'
+  with unfinished(out, source):
+    (out / 'notes.txt').write_text('mine')
+    (out / 'train_x.bin').write_text('mine')
+  with pytest.raises(ValueError, match='is not JSON'):
+    run(source, out)
+  assert sorted(files_of(out)) == ['notes.txt', 'train_x.bin']
+
+
+@contextlib.contextmanager
+def unfinished(out, source):
+  """An unfinished folder with files of somebody else, and a bad source."""
+  pathlib.Path(source).write_text('{"text":')
+  writer = shard_writer.ShardWriter(
+      str(out),
+      {
+          'format': 'bin', 'tokenizer': 'bytes', 'tokenizer_sha256': None,
+          'vocab_size': 259, 'eot_id': 256, 'documents': 'file',
+          'text_field': 'text', 'holdout': 0.2, 'shard_tokens': 100_000_000,
+          'sources': tokenising.describe([source]),
+      },
+  )
+  yield
+  writer.close()
+
+
+@pytest.mark.parametrize('index', ['[]', 'null', '3', '[' * 100_000])
+def test_index_that_is_none_is_refused(tmp_path, index):
+  source = write_json(tmp_path / 'a.jsonl', ['a'])
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out' / 'index.json').write_text(index)
+  with pytest.raises(ValueError, match='is no index of shards') as e:
+    run(source, tmp_path / 'out')
+  assert '\n' not in str(e.value)
+
+
+def test_says_that_a_split_is_empty(tmp_path):
+  source = write_json(tmp_path / 'a.jsonl', ['some text', 'and more'])
+  lines = []
+  run(source, tmp_path / 'few', holdout=0.01, report=lines.append)
+  assert 'no validation file: holdout=0.01 keeps none of the 2' in lines[-1]
+  held = next(
+      d for d in map(str, range(99)) if tokenising.is_held_out(d, 0.5)
+  )
+  both = write_json(tmp_path / 'b.jsonl', [held] * 2)
+  run(both, tmp_path / 'all', holdout=0.5, report=lines.append)
+  assert 'keeps all 2 documents for validation' in lines[-1]
+  lines.clear()
+  run(source, tmp_path / 'none', holdout=0.0, report=lines.append)
+  assert len(lines) == 2

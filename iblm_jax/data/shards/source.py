@@ -10,6 +10,7 @@ order nor the tokens are ever held in memory.
 import dataclasses
 import functools
 import json
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,6 +79,10 @@ def _paths(name: str, value: Any) -> tuple[str, ...]:
 def open_shards(config: ShardsConfig) -> dict[str, list[shard_files.Shard]]:
   """Opens the files of 'train' and 'validation', in the order of their names.
 
+  Files too short for a row (`seq_len` + 1 tokens for training, 2 else) are left
+  out where others are not, as the last one of a corpus may be; a warning says
+  so.
+
   Raises:
     ValueError: A pattern matches nothing, a file is damaged or in both splits.
   """
@@ -91,9 +96,30 @@ def open_shards(config: ShardsConfig) -> dict[str, list[shard_files.Shard]]:
         f'validation must have no file of train, got {shared[0]!r} in both.'
     )
   return {
-      name: [shard_files.open_shard(path) for path in paths]
+      name: _long_enough(
+          name,
+          [shard_files.open_shard(path) for path in paths],
+          config.seq_len + 1 if name == 'train' else 2,
+      )
       for name, paths in files.items()
   }
+
+
+def _long_enough(
+    name: str, shards: list[shard_files.Shard], least: int
+) -> list[shard_files.Shard]:
+  """Those that hold a row; all of them if none does."""
+  kept = [shard for shard in shards if shard.num_tokens >= least]
+  if not kept or len(kept) == len(shards):
+    return shards
+  short = [shard for shard in shards if shard.num_tokens < least]
+  warnings.warn(
+      f'{name}: {len(short)} of {len(shards)} files have fewer than the {least}'
+      f' tokens of a row and are left out, such as {short[0].path!r} with'
+      f' {short[0].num_tokens}.',
+      stacklevel=3,
+  )
+  return kept
 
 
 def make_tokenizer(config: ShardsConfig) -> tokenizers.Tokenizer:
@@ -221,10 +247,12 @@ class ShardSource:
         sequence[row, :count] = self.shards[shard].read(begin, begin + count)
       sequence[row, count:] = self._eot_id
     if sequence.max() >= self.vocab_size:
-      row = int(sequence.max(axis=1).argmax())
+      row, place = np.unravel_index(sequence.argmax(), sequence.shape)
+      shard, begin, _ = places[int(row)]
       raise ValueError(
-          f'shard {self.shards[places[row][0]].path!r} must hold tokens between'
-          f' 0 and {self.vocab_size - 1}, got {sequence[row].max()}.'
+          f'shard {self.shards[shard].path!r} must hold tokens between 0 and'
+          f' {self.vocab_size - 1}, got {sequence[row, place]} at token'
+          f' {begin + int(place)}.'
       )
     return self._render(sequence, count_b)
 

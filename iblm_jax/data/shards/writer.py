@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,6 +22,11 @@ from iblm_jax import files
 from iblm_jax.data.shards import files as shard_files
 
 _INDEX = shard_files.INDEX
+# Files of a folder that this program writes, beside the index.
+_OURS = re.compile(
+    r'(train|validation)_\d{6}\.(bin|array_record(\.tmp)?|partial)'
+    r'|tokenizer\.(json|model)'
+)
 
 
 @dataclasses.dataclass
@@ -137,6 +143,25 @@ class ShardWriter:
     self.index['finished'] = True
     self._write_index()
 
+  def discard(self) -> None:
+    """Removes all that was written: what it was made of was refused.
+
+    The index goes last and says so, for the next program if this one is killed.
+    Files of other names are left alone.
+    """
+    for part in self._parts.values():
+      part.file.close()
+    self._parts = {}
+    self.index = {'discarded': True, 'shards': []}
+    self._write_index()
+    self._remove_ours()
+
+  def _remove_ours(self) -> None:
+    for name in sorted(os.listdir(self._folder)):
+      if _OURS.fullmatch(name):
+        os.remove(self._path(name))
+    os.remove(self._path(_INDEX))
+
   def close(self) -> None:
     """Lets go of the folder."""
     for part in self._parts.values():
@@ -161,6 +186,8 @@ class ShardWriter:
 
   def _read_index(self, settings: dict[str, Any]) -> dict[str, Any]:
     path = self._path(_INDEX)
+    if os.path.exists(path) and self._load(path).get('discarded'):
+      self._remove_ours()
     if not os.path.exists(path):
       others = sorted(
           name for name in os.listdir(self._folder)
@@ -179,12 +206,11 @@ class ShardWriter:
       }
       self._write_index()
       return self.index
+    index = self._load(path)
     try:
-      with open(path, encoding='utf-8') as file:
-        index = json.load(file)
       found = {name: index[name] for name in settings}
       _ = index['shards'], index['finished'] or index['progress']['partial']
-    except (ValueError, KeyError, TypeError) as e:
+    except (KeyError, TypeError) as e:
       raise ValueError(f'file {path!r} is no index of shards: {e!r}.') from e
     differing = [name for name in settings if found[name] != settings[name]]
     if differing:
@@ -193,6 +219,18 @@ class ShardWriter:
           f'folder {self._folder!r} holds shards of other settings, {name}='
           f'{found[name]!r:.200}, got {settings[name]!r:.200}: nothing was'
           ' written.'
+      )
+    return index
+
+  def _load(self, path: str) -> dict[str, Any]:
+    try:
+      with open(path, encoding='utf-8') as file:
+        index = json.load(file)
+    except (ValueError, RecursionError) as e:
+      raise ValueError(f'file {path!r} is no index of shards: {e!r}.') from e
+    if not isinstance(index, dict):
+      raise ValueError(
+          f'file {path!r} is no index of shards: got {index!r:.80}.'
       )
     return index
 

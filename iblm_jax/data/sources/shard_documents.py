@@ -80,7 +80,8 @@ def load_documents(config: ShardDocumentsConfig) -> stored.StoredDocuments:
       if piece.max() >= config.vocab_size:
         raise ValueError(
             f'shard {shard.path!r} must hold tokens below vocab_size ='
-            f' {config.vocab_size}, got {piece.max()}.'
+            f' {config.vocab_size}, got {piece.max()} at token'
+            f' {start + int(piece.argmax())}.'
         )
       starts.append(total + start + np.flatnonzero(piece == config.eot_id))
     name = shard.path.rsplit('/', 1)[-1]

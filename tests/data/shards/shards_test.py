@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from array_record.python import array_record_module
 
+from iblm_jax import errors
 from iblm_jax.data import batches, hashing, pipeline, sources
 from iblm_jax.data.shards import files as shard_files
 from iblm_jax.data.shards import source as shards
+from iblm_jax.data.sources import shard_documents
 
 EOT, VOCAB = 50256, 50257
 
@@ -529,3 +531,53 @@ def test_tokenizer_comes_from_the_index(tmp_path):
   (tmp_path / 'own.json').write_text('{}')
   with pytest.raises(ValueError, match=f'{tmp_path}/own.json.* be read'):
     sources.make_tokenizer(config)
+
+
+def test_short_files_among_others_are_left_out(tmp_path):
+  """As the last one that `prepare` writes may be."""
+  for name, n in (
+      ('a', 100), ('b', 8), ('c', 1), ('d', 0), ('u', 1), ('v', 30), ('w', 0)
+  ):
+    write_bin(tmp_path / f'{name}.bin', random_tokens(n))
+  config = options_of(
+      train=f'{tmp_path}/[a-d].bin', validation=f'{tmp_path}/[uvw].bin',
+      seq_len=8,
+  )
+  with pytest.warns(UserWarning, match='files have fewer than the') as warned:
+    made = sources.make_sources(config)
+  assert [str(w.message).split(' or ')[0][:34] for w in warned] == [
+      'train: 3 of 4 files have fewer tha', 'validation: 2 of 3 files have fewe'
+  ]
+  first = str(warned[0].message)
+  assert 'b.bin' in first and first.endswith('with 8.')
+  alone = sources.make_sources(
+      options_of(
+          train=f'{tmp_path}/a.bin', validation=f'{tmp_path}/v.bin', seq_len=8
+      )
+  )
+  for split in made:
+    np.testing.assert_equal(made[split].batch(1), alone[split].batch(1))
+  # Where no file is long enough there is nothing to train on.
+  with pytest.raises(ValueError, match='at least 9 tokens'):
+    sources.make_sources(options_of(train=f'{tmp_path}/[bcd].bin', seq_len=8))
+
+
+@pytest.mark.parametrize('prefetch', [0, 4])
+def test_bad_token_in_the_middle_is_one_line(tmp_path, prefetch):
+  tokens = [3] * 5000
+  tokens[2500] = VOCAB + 9
+  path = write_bin(tmp_path / 'a.bin', tokens)
+  source = make([path], batch_size=4, train=False)
+  wanted = f"shard '{path}' must hold .* got 50266 at token 2500"
+  iterator = pipeline.make_iterator(source, prefetch=prefetch)
+  with pytest.raises(errors.BadData, match=wanted) as e:
+    for _ in iterator:
+      pass
+  assert '\n' not in str(e.value)
+  iterator.close()
+  config = sources.DataConfig(
+      kind='shard_documents',
+      options=shard_documents.ShardDocumentsConfig((path,), EOT, VOCAB, 2),
+  )
+  with pytest.raises(ValueError, match='got 50266 at token 2500'):
+    sources.make_documents(config)
