@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -63,6 +64,7 @@ def run(
     if not flags.FLAGS['verbosity'].present:
       # Programs report through `report`; the libraries' log is for --verbosity.
       logging.set_verbosity(logging.ERROR)
+    warnings.showwarning = _show_warning
     try:
       main(*([arguments] if positional else []))
     except BadUsage as error:
@@ -126,7 +128,20 @@ def _import_plugins(argv):
       _leave(f'--plugin: cannot import {name!r}: {error}', _BAD_USAGE)
 
 
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+  """What the library says of the input is one line; others name their place."""
+  if category is UserWarning:
+    text = f'{_program()}: {message}\n'
+  else:
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+  print(text, end='', file=file or sys.stderr, flush=True)
+
+
+def _program() -> str:
+  return sys.argv[0].rsplit('/', 1)[-1]
+
+
 def _leave(message: str, status: int) -> NoReturn:
   logging.flush()
-  print(f'{sys.argv[0].rsplit("/", 1)[-1]}: {message}', file=sys.stderr)
+  print(f'{_program()}: {message}', file=sys.stderr)
   sys.exit(status)

@@ -2,11 +2,13 @@
 
   python -m iblm_jax.generate --workdir=RUN --prompt=...
 
-For a run on multiplication, the prompt is a question such as 12x34=. Prompt and
-sampled tokens together must fit into what the model can read.
+For a run on multiplication, the prompt is a question such as 12x34=. The text
+ends where the model ends the document. Of a prompt that leaves no room in what
+the model can read, the last part is continued.
 """
 
-import math
+import warnings
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from absl import flags
 
 from iblm_jax import cli, config
 from iblm_jax.data import kinds, sources
+from iblm_jax.data.text import tokenizers
 from iblm_jax.models import families
 from iblm_jax.models.generation import full_forward
 from iblm_jax.objectives import tasks
@@ -58,6 +61,73 @@ def tokens_of_text(cfg: options.RunConfig, vocab_size: int) -> np.ndarray:
   return allowed_V
 
 
+def document_mark(
+    cfg: options.RunConfig, tokenizer: tokenizers.Tokenizer
+) -> int:
+  """Finds the token that begins a document in the data of a run."""
+  # Shards have one mark, which their config names.
+  return getattr(cfg.data.options, 'eot_id', tokenizer.bos_id)
+
+
+def continuation(
+    tokenizer: tokenizers.Tokenizer,
+    prompt_ids: Sequence[int],
+    sampled_ids: Sequence[int],
+) -> str:
+  """Decodes what follows a prompt, up to the end of its document.
+
+  Tokenizers drop or add spaces at the beginning of a text, so that the tokens
+  are decoded behind those of the prompt.
+
+  Args:
+    tokenizer: Of the run.
+    prompt_ids: Tokens of the prompt.
+    sampled_ids: Tokens after it, without a mark.
+
+  Returns:
+    The text.
+
+  Example:
+    >>> continuation(tokenizers.ByteTokenizer(), [97, 32], [98, 99])
+    'bc'
+  """
+  prompt = tokenizer.decode(np.asarray(prompt_ids, np.int32))
+  both = np.asarray([*prompt_ids, *sampled_ids], np.int32)
+  whole = tokenizer.decode(both)
+  if whole.startswith(prompt):
+    return whole[len(prompt) :]
+  return tokenizer.decode(np.asarray(sampled_ids, np.int32))
+
+
+def _fitted(
+    cfg: options.RunConfig, prompt_T: np.ndarray
+) -> tuple[np.ndarray, int]:
+  """What is read of a prompt, and how many tokens to add."""
+  longest = families.lengths(cfg.model).longest
+  num_tokens = FLAGS.max_tokens
+  if longest is not None and prompt_T.size >= longest > (num_tokens or 1):
+    # A quarter of the room is enough to see how it goes on.
+    num_tokens = num_tokens or max(1, min(_MAX_TOKENS, longest // 4))
+    kept = longest - num_tokens
+    warnings.warn(
+        f'the prompt has {prompt_T.size} tokens with its mark, the model reads'
+        f' {longest}: the last {kept} of them are continued.',
+        stacklevel=2,
+    )
+    return prompt_T[-kept:], num_tokens
+  trained = sources.row_length(cfg.data)
+  if longest is None and prompt_T.size > trained:
+    warnings.warn(
+        f'the prompt has {prompt_T.size} tokens with its mark, more than the'
+        f' {trained} of a row that the model was trained on.',
+        stacklevel=2,
+    )
+  if num_tokens is None:
+    room = _MAX_TOKENS if longest is None else longest - prompt_T.size
+    num_tokens = max(1, min(_MAX_TOKENS, room))
+  return prompt_T, num_tokens
+
+
 def main() -> None:
   """Restores the newest intact checkpoint and continues the prompt."""
   with cli.refusing():
@@ -70,13 +140,15 @@ def main() -> None:
       )
     samples = sampler(cfg.model)
     tokenizer = sources.make_tokenizer(cfg.data)
-    prompt_T = np.concatenate(
-        [[tokenizer.bos_id], tokenizer.encode(FLAGS.prompt)]
-    ).astype(np.int32)
-    num_tokens = FLAGS.max_tokens
-    if num_tokens is None:
-      longest = families.lengths(cfg.model).longest or math.inf
-      num_tokens = max(1, min(_MAX_TOKENS, longest - prompt_T.size))
+    mark = document_mark(cfg, tokenizer)
+    prompt_ids = tokenizer.encode(FLAGS.prompt)
+    prompt_T = np.concatenate([[mark], prompt_ids]).astype(np.int32)
+    if prompt_T.max() >= cfg.model.vocab_size:
+      raise ValueError(
+          f'prompt must have tokens below the {cfg.model.vocab_size} of the'
+          f' model, got {prompt_T.max()} from its tokenizer.'
+      )
+    prompt_T, num_tokens = _fitted(cfg, prompt_T)
     samples.check_sampling(
         cfg.model,
         prompt_T.size,
@@ -101,9 +173,11 @@ def main() -> None:
       allowed_V=tokens_of_text(cfg, tokenizer.vocab_size),
   )
   tokens = np.asarray(sampled_1xT)[0].tolist()
-  if tokenizer.eos_id in tokens:
-    tokens = tokens[: tokens.index(tokenizer.eos_id)]
-  cli.report(FLAGS.prompt + tokenizer.decode(tokens))
+  ends = {tokenizer.eos_id, mark}
+  end = next((i for i, token in enumerate(tokens) if token in ends), None)
+  cli.report(
+      FLAGS.prompt + continuation(tokenizer, prompt_ids.tolist(), tokens[:end])
+  )
 
 
 def run() -> None:

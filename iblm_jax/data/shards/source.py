@@ -122,6 +122,23 @@ def _long_enough(
   return kept
 
 
+def check_index(config: ShardsConfig) -> None:
+  """Raises ValueError where an index names another mark between documents."""
+  for name in ('train', 'validation'):
+    for path in shard_files.find_shards(name, getattr(config, name))[:1]:
+      index = epath.Path(path).parent / shard_files.INDEX
+      try:
+        found = json.loads(index.read_text()) if index.exists() else {}
+        eot_id = found.get('eot_id')
+      except (ValueError, AttributeError, RecursionError):
+        continue  # It counts only for who needs the tokenizer.
+      if isinstance(eot_id, int) and eot_id != config.eot_id:
+        raise ValueError(
+            f'eot_id must be {eot_id}, which begins the documents of {path!r}'
+            f' as {str(index)!r} says, got {config.eot_id}.'
+        )
+
+
 def make_tokenizer(config: ShardsConfig) -> tokenizers.Tokenizer:
   """Loads the tokenizer that the index beside the first training file names.
 
@@ -140,7 +157,7 @@ def make_tokenizer(config: ShardsConfig) -> tokenizers.Tokenizer:
     )
   try:
     name = json.loads(path.read_text())['tokenizer']
-  except (ValueError, KeyError, TypeError) as e:
+  except (ValueError, KeyError, TypeError, RecursionError) as e:
     raise ValueError(
         f'file {str(path)!r} must be a JSON object with a field'
         f" 'tokenizer': {e!r}."

@@ -18,8 +18,10 @@ def make_sources(
   """Opens the files and returns the rows of each split.
 
   Raises:
-    ValueError: A file is missing or damaged, or too short for a row.
+    ValueError: A file is missing or damaged, none is as long as a row, or the
+      index beside the files says something else than the options.
   """
+  source.check_index(options)
   shards = source.open_shards(options)
   return {
       split: source.ShardSource(

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 from iblm_jax.models import decoder
 from iblm_jax.models.generation import kv_cache
 
+# At temperatures below it, logits count from the largest.
+_TINY = 1e-6
+
 Cache = kv_cache.Cache
 init_cache = kv_cache.init_cache
 
@@ -194,15 +197,25 @@ def sample_steps(
     allowed_V: As there.
   """
 
+  # It and its reciprocal, by which compilers multiply, are normal in float32.
+  scale = min(max(temperature, 1e-37), 1e37)
+
   def pick(logits_BxV, key):
     if allowed_V is not None:
       logits_BxV = jnp.where(allowed_V[None], logits_BxV, -jnp.inf)
     if temperature == 0:
       return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
     if top_k is not None:
-      kth_Bx1 = jax.lax.top_k(logits_BxV, top_k)[0][:, -1:]
-      logits_BxV = jnp.where(logits_BxV < kth_Bx1, -jnp.inf, logits_BxV)
-    picked_B = jax.random.categorical(key, logits_BxV / temperature)
+      # By place, since more than k may be as likely as the k-th.
+      kept_BxK = jax.lax.top_k(logits_BxV, top_k)[1]
+      row_Bx1 = jnp.arange(logits_BxV.shape[0])[:, None]
+      kept_BxV = jnp.zeros(logits_BxV.shape, bool)
+      kept_BxV = kept_BxV.at[row_Bx1, kept_BxK].set(True)
+      logits_BxV = jnp.where(kept_BxV, logits_BxV, -jnp.inf)
+    if temperature < _TINY:
+      # No quotient may overflow.
+      logits_BxV -= logits_BxV.max(axis=-1, keepdims=True)
+    picked_B = jax.random.categorical(key, logits_BxV / scale)
     return picked_B.astype(jnp.int32)
 
   def advance(carry, key):
