@@ -34,6 +34,8 @@ def run() -> None:
   """Starts the experiment that the first argument names."""
   known = summaries()
   name = sys.argv[1] if len(sys.argv) > 1 else ''
+  if name[:1] == '-' and name not in ('--help', '-h', '--list'):
+    cli.refuse(f'the name of an experiment goes first, got {name!r}.')
   if not name or name[0] == '-':
     width = max(map(len, known))
     for name, text in known.items():

@@ -177,4 +177,5 @@ def test_is_compiled_and_its_fields_listed(lab):
 def test_without_the_file_one_line_says_what_is_missing(lab, trained):
   done = run('generate', '--workdir=run', folder=lab, status=2)
   (line,) = done.stderr.strip().splitlines()
-  assert "family must be one of ('decoder'" in line and "'pairs'" in line
+  assert "model.family 'pairs' must be one of ('decoder'" in line
+  assert line.endswith('name it with --plugin=MODULE.')

@@ -31,6 +31,11 @@ def verify(
     ValueError: A file is damaged or the data cannot be read.
   """
   held = comparison.open_checked(folder)
+  if 'config' not in held.tree.get('model', {}):
+    raise ValueError(
+        f'{folder} is about a vector, not about a run: check it with'
+        ' iblm_jax.certification.verify(FOLDER, nll_bits, documents).'
+    )
   try:
     model = held.tree['model']
     cfg = pipeline.from_dict(

@@ -147,7 +147,7 @@ def register(family: Family) -> Family:
 
   Raises:
     ValueError: The name or the class of configs belongs to another family, or
-      the class is no dataclass.
+      the class is no frozen dataclass.
 
   Example:
     >>> register(registered()['decoder']).name
@@ -162,8 +162,9 @@ def register(family: Family) -> Family:
           f'family {family.name!r} with configs {cls.__name__} collides with'
           f' family {other.name!r} with configs {other.config.__name__}.'
       )
-  if not dataclasses.is_dataclass(cls):
-    raise ValueError(f'config must be a dataclass, got {cls!r}.')
+  params = getattr(cls, '__dataclass_params__', None)
+  if params is None or not params.frozen:  # jit needs its hash
+    raise ValueError(f'config must be a frozen dataclass, got {cls!r}.')
   _FAMILIES[family.name] = family
   return family
 
@@ -260,6 +261,10 @@ def apply(
       segment_ids=segment_ids,
       positions=positions,
       collect=collect,
+  )
+  outputs.check(
+      found, collect, tokens_BxL, cfg.vocab_size, num_layers(cfg),
+      f'apply of family {family(cfg).name!r}',
   )
   return outputs.of_hidden(
       found, collect, entropy_of(cfg), mask=mask, segment_ids=segment_ids

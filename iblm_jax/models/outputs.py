@@ -1,6 +1,6 @@
 """What every model family returns from `apply`."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +119,43 @@ def of_hidden(
         found.hidden,
     )
   return Outputs(found.logits_BxLxV, *kept)
+
+
+def check(
+    found: Any,
+    collect: str | None,
+    tokens_BxL: jax.Array,
+    vocab_size: int,
+    num_layers: int,
+    name: str,
+) -> None:
+  """Makes sure that a family's `apply` returned what it was asked for.
+
+  Raises:
+    ValueError: It returned another type or other shapes, or no states of layers
+      whose entropy is asked for. The message begins with `name`.
+  """
+  if not isinstance(found, Outputs):
+    raise ValueError(
+        f'{name} must return models.Outputs, got {type(found).__name__}.'
+    )
+  wanted = (*tokens_BxL.shape, vocab_size)
+  logits = found.logits_BxLxV
+  if logits.shape != wanted or not jnp.issubdtype(logits.dtype, jnp.floating):
+    raise ValueError(
+        f'{name} must return floating logits of shape [B, L, V] = {wanted}, got'
+        f' {logits.dtype} of shape {logits.shape}.'
+    )
+  if not num_layers or collect is None or found.entropy is not None:
+    return
+  # Stacks inside a model may have other lengths than the row.
+  shape = None if found.hidden is None else jnp.shape(found.hidden)
+  if shape is None or len(shape) != 4 or shape[0] != num_layers:
+    raise ValueError(
+        f'{name} must return the states of its num_layers={num_layers} layers,'
+        f' hidden of shape [N, B, L, D], where they are asked for, got {shape}.'
+        ' A config without num_layers has none to measure.'
+    )
 
 
 def check_collect(collect: str | None) -> None:

@@ -41,3 +41,7 @@ def __getattr__(name: str) -> Any:
   if name not in _LATER:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   return getattr(importlib.import_module(f'{__name__}.{_LATER[name]}'), name)
+
+
+def __dir__() -> list[str]:
+  return [*globals(), *_LATER]

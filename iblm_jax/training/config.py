@@ -15,6 +15,8 @@ import ml_collections
 from etils import epath
 
 from iblm_jax import files, tagged
+from iblm_jax.data import kinds
+from iblm_jax.models import families
 from iblm_jax.training import options
 
 RunConfig = options.RunConfig
@@ -87,9 +89,26 @@ def read_run(workdir: epath.PathLike) -> RunConfig:
   if not path.exists():
     raise ValueError(f'{workdir} holds no run: there is no {path}.')
   try:
-    return from_dict(json.loads(path.read_text()))
+    tree = json.loads(path.read_text())
+    _check_registered(tree, path)
+    return from_dict(tree)
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise ValueError(f'{path} is not readable JSON: {error}') from error
+
+
+def _check_registered(tree: Any, path: epath.Path) -> None:
+  """Says what to type where a family or a kind of a run is somebody's own."""
+  for group, tag, known in (
+      ('model', 'family', families.registered()),
+      ('data', 'kind', kinds.names()),
+  ):
+    options_ = tree.get(group) if isinstance(tree, dict) else None
+    name = options_.get(tag) if isinstance(options_, dict) else None
+    if isinstance(name, str) and name not in known:
+      raise ValueError(
+          f'{path}: {group}.{tag} {name!r} must be one of {tuple(known)}, or'
+          ' registered by a module of yours: name it with --plugin=MODULE.'
+      )
 
 
 def check_workdir(cfg: RunConfig, workdir: epath.PathLike) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 from etils import epath
 
 from iblm_jax.training import config, lock, loop, metrics, options, restoring
@@ -91,8 +92,20 @@ def prepare(
     ValueError: See `train`.
   """
   if not isinstance(cfg, options.RunConfig):
+    if not isinstance(cfg, Mapping | ml_collections.ConfigDict):
+      raise ValueError(
+          'cfg must be a RunConfig, a mapping or a ConfigDict, got'
+          f' {cfg!r:.80}. iblm_jax.config_files.load(NAME) gives one by name.'
+      )
     cfg = config.from_dict(cfg)
+  if not isinstance(eval_sources, Mapping | None):
+    raise ValueError(
+        'eval_sources must map names to sources, got a'
+        f' {type(eval_sources).__name__}.'
+    )
   workdir = epath.Path(workdir)
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(f'workdir must be a folder, but {workdir} is a file.')
   config.check_workdir(cfg, workdir)
   job = loop.prepare(cfg, source=source, eval_sources=eval_sources)
   return Run(job, workdir, restoring.beginning(cfg, workdir, read_run))

@@ -6,7 +6,9 @@ import types
 
 
 class StopOnSignal:
-  """Turns SIGTERM into a flag for as long as a `with` block lasts.
+  """Turns SIGTERM and Ctrl-C into a flag while a `with` block lasts.
+
+  A second Ctrl-C interrupts at once.
 
   For a single process. Under `jax.distributed` the signal is JAX's: it agrees
   with the other processes on a step at which all of them stop, and orbax tells.
@@ -16,23 +18,26 @@ class StopOnSignal:
     """Args: enabled: False leaves the signal alone."""
     self._enabled = enabled
     self._requested = threading.Event()
-    self._previous = None
+    self._previous = {}
 
   @property
   def requested(self) -> bool:
-    """Whether a SIGTERM has come."""
+    """Whether a signal has come."""
     return self._requested.is_set()
 
   def __enter__(self) -> 'StopOnSignal':
     main_thread = threading.current_thread() is threading.main_thread()
     if self._enabled and main_thread:
-      self._previous = signal.signal(signal.SIGTERM, self._handle)
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._previous[number] = signal.signal(number, self._handle)
     return self
 
   def __exit__(self, *exc) -> None:
-    if self._previous is not None:
-      signal.signal(signal.SIGTERM, self._previous)
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
 
   def _handle(self, number: int, frame: types.FrameType | None) -> None:
-    del number, frame
+    del frame
     self._requested.set()
+    if number == signal.SIGINT:
+      signal.signal(number, self._previous[number])

@@ -10,6 +10,8 @@ import numpy as np
 
 from iblm_jax.data import _checks, batches, kinds
 
+# No evaluation set is as long; `repeat` of grain says such numbers.
+_ENDLESS = 2**48
 # Batches of a stream that stay in memory for threads that are late.
 _KEPT = 256
 
@@ -71,8 +73,8 @@ def as_source(
   size, read = None, _reader(obj)
   if not train:
     size = _length(obj)
-    if size is None:
-      _refuse(obj, 'an evaluation set needs a length')
+    if size is None or size >= _ENDLESS:
+      _refuse(obj, 'an evaluation set needs a length, and so an end')
   first = read(0)
   vocab_size = getattr(obj, 'vocab_size', vocab_size)
   if vocab_size is None:
@@ -83,6 +85,11 @@ def as_source(
       raise ValueError('batch_size must be given for an object of rows.')
     row, per_batch = read, batch_size
     read = lambda k, rows: _stack(row, k * per_batch + np.asarray(rows))
+    if size is not None and size < per_batch:
+      raise ValueError(
+          f'an evaluation set must fill a batch of {per_batch} rows, got'
+          f' {size}.'
+      )
     size = None if size is None else size // per_batch
   else:
     batch_size = batch_size or len(_tokens(first, 0))
@@ -95,7 +102,11 @@ def as_source(
       vocab_size,
       size,
   )
-  source.batch(0)
+  if not source.batch(0)['loss_mask'].any():
+    raise ValueError(
+        'batch 0 must have a target that counts: rows of one token have no'
+        ' next one.'
+    )
   return source
 
 
@@ -250,6 +261,8 @@ def _reader(obj: Any) -> Callable[[int], Any]:
   grain = sys.modules.get('grain')  # Whoever has a dataset has imported it.
   if grain is not None and isinstance(obj, grain.IterDataset):
     return _Stream(obj)
+  if isinstance(obj, Mapping):
+    _refuse(obj, "give a list of rows, [{'tokens': ...}, ...], or of batches")
   if not hasattr(obj, '__getitem__'):
     _refuse(obj, 'its batches cannot be read by number')
   size = _length(obj)
