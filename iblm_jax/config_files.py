@@ -10,6 +10,7 @@ import importlib.util
 import pathlib
 import types
 from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
@@ -97,18 +98,24 @@ def check_variant(variant: str, variants: Mapping[str, str]) -> None:
     )
 
 
+def program_of(config: Mapping[str, Any]) -> str:
+  """Names the program that takes a config, by its groups.
+
+  >>> program_of(load('curriculum'))
+  'iblm-curriculum'
+  """
+  if 'certificate' in config:
+    return 'iblm-certify'
+  return 'iblm-curriculum' if 'order' in config else 'iblm-train'
+
+
 def listing() -> list[str]:
   """Describes every config: its program, its summary and its variants."""
   lines = []
   for name in names():
     made = module(name)
-    config = made.get_config()
-    program = (
-        'iblm-certify' if 'certificate' in config else
-        'iblm-curriculum' if 'order' in config else 'iblm-train'
-    )
     summary = (made.__doc__ or '').partition('\n')[0]
-    lines.append(f'{program} --config={name}')
+    lines.append(f'{program_of(made.get_config())} --config={name}')
     lines.append(f'  {summary}')
     width = max(map(len, made.VARIANTS))
     lines += [

@@ -12,7 +12,7 @@ import jax
 from absl import flags
 from etils import epath
 
-from iblm_jax import cli, config_flag, files
+from iblm_jax import cli, config_files, config_flag, files
 from iblm_jax import config as config_lib
 from iblm_jax.data import sources
 from iblm_jax.training import program as program_lib
@@ -32,6 +32,9 @@ def main() -> None:
   with cli.refusing():
     if FLAGS.topology and not FLAGS.compile_only:
       raise ValueError('topology is for compile_only: the slice is not here.')
+    program = config_files.program_of(FLAGS.config)
+    if program != 'iblm-train':
+      raise ValueError(f'--config: this config is for {program}.')
     distributed.initialize(
         FLAGS.coordinator_address,
         FLAGS.num_processes,

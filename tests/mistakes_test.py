@@ -109,6 +109,17 @@ def test_a_file_is_no_workdir(tmp_path):
   assert (tmp_path / 'file').read_text() == 'mine'
 
 
+@pytest.mark.parametrize(
+    'config, program',
+    [('certify_synthetic', 'iblm-certify'), ('curriculum', 'iblm-curriculum')],
+)
+def test_a_config_of_another_program(tmp_path, config, program):
+  done = run(
+      'main', f'--config={config}:smoke', f'--workdir={tmp_path}/run', status=2
+  )
+  assert f'this config is for {program}.' in done.stderr
+
+
 def test_the_public_names_can_be_seen():
   assert set(training.__all__) <= set(dir(training))
 
