@@ -1,5 +1,6 @@
 """Writes files whole and durably: the one way in which anything is saved."""
 
+import errno
 import json
 import os
 from typing import Any
@@ -41,7 +42,7 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
   except OSError:
     draft.unlink(missing_ok=True)
     raise
-  sync_folder(path.parent)
+  sync(path.parent)
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
@@ -54,12 +55,15 @@ def write_json(path: epath.PathLike, tree: Any, indent: int | None = 2) -> None:
   write_text(path, json.dumps(tree, indent=indent) + '\n')
 
 
-def sync_folder(folder: epath.PathLike) -> None:
-  """Waits until the names in a folder are on the disk (POSIX only)."""
-  if os.name != 'posix' or '://' in os.fspath(folder):
+def sync(path: epath.PathLike) -> None:
+  """Waits until a file, or the names in a folder, are on the disk (POSIX)."""
+  if os.name != 'posix' or '://' in os.fspath(path):
     return
-  descriptor = os.open(folder, os.O_RDONLY)
+  descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
+  except OSError as error:  # file systems of networks may not sync folders
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+      raise
   finally:
     os.close(descriptor)

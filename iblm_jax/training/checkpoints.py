@@ -1,10 +1,13 @@
 """Checkpoints: orbax for the arrays, a SHA-256 manifest for trust.
 
-Orbax does not notice a flipped bit, so every finished checkpoint gets a
-manifest of its files. A checkpoint is restored only if its manifest is there
-and every file agrees with it; damaged ones are moved aside, never deleted.
+Orbax does not notice a flipped bit, so every checkpoint has a manifest of its
+files. It is written where no reader looks for checkpoints, and data and
+manifest get the name of their step at once. A checkpoint is restored only if
+its manifest is there and every file agrees with it; damaged ones are moved
+aside, never deleted.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +24,9 @@ from jax.experimental import multihost_utils
 from iblm_jax import errors, files
 
 _MANIFEST = 'manifest.json'
+# Names of what is no checkpoint yet, and of what is none any more.
+_SAVING, _DELETED = '.saving', '.deleted'
+_ORBAX = '.orbax-checkpoint-tmp'
 # Damaged checkpoints that process 0 can tell the others about.
 _MOST_DAMAGED = 64
 
@@ -43,7 +49,7 @@ class Checkpoints:
       read_only: bool = False,
       report: Callable[[str], None] = print,
   ):
-    """Opens a directory, creating it where it is missing.
+    """Opens a directory; the first save creates it where it is missing.
 
     Args:
       directory: The run's checkpoints; a folder per step.
@@ -53,34 +59,33 @@ class Checkpoints:
     """
     self._read_only = read_only
     self._directory = _absolute(directory)
+    self._keep = keep
     self._report = report
-    self._manager = ocp.CheckpointManager(
-        self._directory,
-        options=ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-            create=not read_only,
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
-        ),
-    )
-    # Hashing runs beside training, as saving does.
-    self._sealer = futures.ThreadPoolExecutor(max_workers=1)
-    self._unsealed = False
+    self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+    # Hashing and committing run beside training, as writing does.
+    self._committer = futures.ThreadPoolExecutor(max_workers=1)
+    self._saving: tuple[int, futures.Future] | None = None
+    self._is_clean = False
 
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *exc) -> None:
-    self.close()
+  def __exit__(self, kind, error, trace) -> None:
+    if error is None:
+      self.close()
+      return
+    try:  # what went wrong first is what the caller should hear of
+      self.close()
+    except CheckpointError as late:
+      self._report(str(late))
 
   def close(self) -> None:
     """Waits for a save in progress and lets go of the directory."""
     try:
-      self._manager.close()
-      if not self._read_only:
-        self._seal()
+      self.wait()
     finally:
-      self._sealer.shutdown()
+      self._committer.shutdown()
+      self._orbax.close()
 
   def steps(self) -> list[int]:
     """Lists the steps that have a finished checkpoint, ascending."""
@@ -88,7 +93,7 @@ class Checkpoints:
 
   def reached_preemption(self, step: int) -> bool:
     """Says whether the cluster has announced that it will stop this job."""
-    return self._manager.reached_preemption(step)
+    return ocp.multihost.reached_preemption(step)
 
   def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
     """Starts to save; the arrays are copied before this returns.
@@ -99,46 +104,51 @@ class Checkpoints:
       data: The state of the data iterator, JSON types.
 
     Raises:
-      CheckpointError: This save or the one before it failed.
+      CheckpointError: This save or the one before it failed, or there is a
+        checkpoint of that step.
     """
-    self.wait(step)
-    self._unsealed = True
-    self._guard(
-        step,
-        lambda: self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(data),
-            ),
-            force=True,
-        ),
-    )
+    self.wait()
+    final = self._directory / str(step)
+    with self._naming(step):
+      if _is_sealed(final) or (final.exists() and not _is_remote(final)):
+        raise FileExistsError(f'{final} is there already')
+      if jax.process_index() == 0:
+        self._clean()
+      # An object store cannot rename: there the manifest, written last, makes
+      # a checkpoint of the files.
+      staged = final if _is_remote(final) else _with_suffix(final, _SAVING)
+      self._orbax.save(
+          staged,
+          args=ocp.args.Composite(
+              state=ocp.args.StandardSave(state),
+              data=ocp.args.JsonSave(data),
+          ),
+          force=True,
+      )
+    future = self._committer.submit(self._finish, staged, final)
+    self._saving = step, future
 
   def poll(self) -> None:
-    """Seals a save that has finished meanwhile; returns at once."""
-    if self._unsealed and not self._manager.is_saving_in_progress():
-      self._unsealed = False
-      self._sealer.submit(self._seal)
+    """Returns at once, unless a save has failed meanwhile: see `wait`."""
+    if self._saving is not None and self._saving[1].done():
+      self.wait()
 
-  def wait(self, step: int) -> None:
-    """Waits until the save in progress, of `step`, is on disk and sealed.
+  def wait(self) -> None:
+    """Waits until a save in progress has become a checkpoint on the disk.
 
     Raises:
       CheckpointError: It failed.
     """
+    if self._saving is not None:
+      (step, future), self._saving = self._saving, None
+      with self._naming(step):
+        future.result()
 
-    def finish():
-      self._manager.wait_until_finished()
-      self._sealer.submit(self._seal).result()
-
-    if self._unsealed:
-      self._guard(step, finish)
-      self._unsealed = False
-
-  def _guard(self, step, call):
+  @contextlib.contextmanager
+  def _naming(self, step):
+    """Says of what goes wrong inside which checkpoint it stopped."""
     try:
-      call()
+      yield
     except (OSError, ValueError, RuntimeError) as error:
       kept = [s for s in intact_steps(self._directory) if s != step]
       last = f'the last good one is of step {kept[-1]}' if kept else 'none kept'
@@ -146,6 +156,43 @@ class Checkpoints:
           f'could not save the checkpoint of step {step} in'
           f' {self._directory} ({last}): {error}'
       ) from error
+
+  def _finish(self, staged: epath.Path, final: epath.Path) -> None:
+    """Makes a checkpoint of what this process has just written."""
+    self._orbax.wait_until_finished()
+    if jax.process_index() != 0:
+      return
+    write_manifest(staged)
+    if staged != final:
+      staged.rename(final)
+      files.sync(self._directory)
+    self._prune(int(final.name))
+
+  def _prune(self, newest: int) -> None:
+    """Deletes what is older than those to keep; leaves what is none of ours."""
+    older = [
+        step
+        for step in saved_steps(self._directory)
+        if step < newest and _is_sealed(self._directory / str(step))
+    ]
+    for step in older[: max(0, len(older) + 1 - self._keep)]:
+      folder = self._directory / str(step)
+      if _is_remote(folder):
+        (folder / _MANIFEST).unlink()
+      else:
+        folder = folder.rename(_with_suffix(folder, _DELETED))
+      _delete(folder)
+
+  def _clean(self) -> None:
+    """Deletes what killed processes have left half-written."""
+    if self._is_clean:
+      return
+    self._is_clean = True
+    if not self._directory.exists():
+      return
+    for path in self._directory.iterdir():
+      if path.name.endswith((_SAVING, _DELETED)) or _ORBAX in path.name:
+        _delete(path)
 
   def restore(
       self, abstract_state: Any, only: int | None = None
@@ -191,9 +238,8 @@ class Checkpoints:
       self._report(f'{message}.')
     if bad_steps and not self._read_only:
       ocp.multihost.sync_global_processes('damaged_moved_aside')
-      self._manager.reload()
-    restored = self._manager.restore(
-        step,
+    restored = self._orbax.restore(
+        self._directory / str(step),
         args=ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract_state),
             data=ocp.args.JsonRestore(),
@@ -222,20 +268,29 @@ class Checkpoints:
     (self._directory / str(step)).rename(target)
     return target
 
-  def _seal(self) -> None:
-    """Writes the manifest of every finished checkpoint without one."""
-    if jax.process_index() != 0:
-      return
-    for step in saved_steps(self._directory):
-      folder = self._directory / str(step)
-      if not (folder / _MANIFEST).exists():
-        write_manifest(folder)
-
 
 def _absolute(path: epath.PathLike) -> epath.Path:
   """Orbax takes absolute paths only; a URL is one already."""
   path = epath.Path(path)
-  return path if '://' in str(path) else epath.Path(os.path.abspath(path))
+  return path if _is_remote(path) else epath.Path(os.path.abspath(path))
+
+
+def _is_remote(path: epath.Path) -> bool:
+  return '://' in os.fspath(path)
+
+
+def _is_sealed(folder: epath.Path) -> bool:
+  return (folder / _MANIFEST).exists()
+
+
+def _with_suffix(path: epath.Path, suffix: str) -> epath.Path:
+  return path.parent / f'{path.name}{suffix}'
+
+
+def _delete(folder: epath.Path) -> None:
+  """What cannot be deleted now, such as files in use, is left for later."""
+  with contextlib.suppress(OSError):
+    folder.rmtree()
 
 
 def _agree(
@@ -273,8 +328,11 @@ def intact_steps(directory: epath.PathLike) -> list[int]:
 
 
 def write_manifest(folder: epath.Path) -> None:
-  """Records size and SHA-256 of every file below a finished checkpoint."""
-  text = json.dumps(_digests(folder), indent=1, sort_keys=True)
+  """Hashes every file of a folder, which is then whole and on the disk."""
+  digests = _digests(folder)
+  for path in (*_files(folder), *_folders(folder)):
+    files.sync(path)
+  text = json.dumps(digests, indent=1, sort_keys=True)
   files.write_text(folder / _MANIFEST, text)
 
 
@@ -312,6 +370,13 @@ def _files(folder: epath.Path):
       yield from _files(path)
     else:
       yield path
+
+
+def _folders(folder: epath.Path):
+  for path in folder.iterdir():
+    if path.is_dir():
+      yield from _folders(path)
+  yield folder
 
 
 def _sha256(path: epath.Path) -> str:

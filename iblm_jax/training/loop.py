@@ -193,7 +193,7 @@ def train(
     state, final = _steps(
         job, state, first, iterator, store, writers, stop, report, workdir
     )
-    store.wait(cfg.train.num_steps)
+    store.wait()
   summary = summary_lib.make_summary(
       cfg,
       final,
@@ -335,7 +335,7 @@ def _steps(
       store.save(step, state, iterator.get_state())
       meter.restart(step)
     if stopping and not last:
-      store.wait(step)
+      store.wait()
       raise errors.Preempted(
           f'asked to stop: saved at step {step} of {loop.num_steps}; the same'
           ' command goes on from there.'

@@ -1,4 +1,6 @@
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -33,7 +35,7 @@ def folder(tmp_path):
   with checkpoints.Checkpoints(path) as store:
     for step in (1, 2, 3):
       store.save(step, make_state(step), {'next_index': 10 * step})
-    store.wait(3)
+    store.wait()
   return path
 
 
@@ -65,7 +67,7 @@ def test_a_relative_folder_will_do(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   with checkpoints.Checkpoints('run/checkpoints') as store:
     store.save(1, make_state(1), {})
-    store.wait(1)
+    store.wait()
   assert checkpoints.intact_steps(tmp_path / 'run' / 'checkpoints') == [1]
   assert restore('run/checkpoints')[0][0] == 1
 
@@ -79,7 +81,7 @@ def test_keeps_the_newest(tmp_path):
   with checkpoints.Checkpoints(tmp_path, keep=2) as store:
     for step in range(1, 6):
       store.save(step, make_state(step), {})
-    store.wait(5)
+    store.wait()
     assert store.steps() == [4, 5]
   assert checkpoints.intact_steps(tmp_path) == [4, 5]
 
@@ -129,7 +131,7 @@ def test_falls_back_to_the_one_before(folder, how):
   assert contents(folder.parent / 'damaged' / '3') == damaged_files
   with checkpoints.Checkpoints(folder) as store:
     store.save(3, make_state(33), {})
-    store.wait(3)
+    store.wait()
   (step, state, _), _ = restore(folder)
   assert step == 3 and int(state['step']) == 33
 
@@ -151,6 +153,119 @@ def test_refuses_when_all_are_damaged(folder):
   assert contents(folder) == before
 
 
+def test_a_refusal_blesses_nothing(folder):
+  """What has no manifest is of unknown origin, however often it is opened."""
+  for step in (1, 2):
+    shutil.rmtree(folder / str(step))
+  target = max(_files_of(folder / '3'), key=lambda path: path.stat().st_size)
+  target.write_bytes(target.read_bytes()[:-1] + b'x')
+  (folder / '3' / 'manifest.json').unlink()
+  before = contents(folder)
+  for _ in range(2):
+    with pytest.raises(checkpoints.CheckpointError, match='step 3: it has no'):
+      restore(folder)
+    assert contents(folder) == before
+  with checkpoints.Checkpoints(folder, keep=1) as store:
+    store.save(4, make_state(4), {})
+  assert contents(folder / '3') == {k[2:]: v for k, v in before.items()}
+  assert checkpoints.intact_steps(folder) == [4]
+
+
+_KILLED = """
+import os, signal, sys
+import jax.numpy as jnp
+from iblm_jax.training import checkpoints
+
+def kill(*args, **kwargs):
+  os.kill(os.getpid(), signal.SIGKILL)
+
+paths = type(checkpoints.epath.Path())
+write, rename = checkpoints.write_manifest, paths.rename
+
+def written(folder):
+  write(folder)
+  kill()
+
+def renamed(path, target):
+  moved = rename(path, target)
+  if str(target).endswith('.deleted'):
+    (moved / 'manifest.json').unlink()
+    kill()
+  return moved
+
+where, folder = sys.argv[1:]
+if where == 'before the manifest':
+  checkpoints.write_manifest = kill
+elif where == 'before the name':
+  checkpoints.write_manifest = written
+else:
+  paths.rename = renamed
+with checkpoints.Checkpoints(folder) as store:
+  state = {'w': jnp.full([64, 8], 4.0), 'step': jnp.asarray(4, jnp.int32)}
+  store.save(4, state, {'next_index': 40})
+"""
+
+
+@pytest.mark.parametrize(
+    'where, left',
+    [
+        ('before the manifest', [1, 2, 3]),
+        ('before the name', [1, 2, 3]),
+        ('in deleting', [2, 3, 4]),
+    ],
+)
+def test_a_kill_inside_a_commit_leaves_whole_checkpoints(folder, where, left):
+  run = subprocess.run(
+      [sys.executable, '-c', _KILLED, where, str(folder)],
+      capture_output=True, text=True, check=False,
+  )
+  assert run.returncode == -signal.SIGKILL, run.stderr
+  before = contents(folder)
+  (step, state, data), messages = restore(folder)
+  assert (step, data, messages) == (left[-1], {'next_index': 10 * step}, [])
+  np.testing.assert_array_equal(state['w'], float(step))
+  assert checkpoints.intact_steps(folder) == left
+  assert contents(folder) == before
+  with checkpoints.Checkpoints(folder) as store:
+    store.save(step + 1, make_state(step + 1), {})
+  kept = sorted(path.name for path in folder.iterdir())
+  assert kept == [str(s) for s in range(step - 1, step + 2)]
+
+
+def test_a_checkpoint_without_a_rename(tmp_path, monkeypatch):
+  """As on an object store: the manifest, written last, makes it one."""
+  monkeypatch.setattr(checkpoints, '_is_remote', lambda path: True)
+  with checkpoints.Checkpoints(tmp_path, keep=2) as store:
+    for step in (1, 2, 3):
+      store.save(step, make_state(step), {'next_index': step})
+  assert checkpoints.intact_steps(tmp_path) == [2, 3]
+  with monkeypatch.context() as patched, checkpoints.Checkpoints(
+      tmp_path
+  ) as store:
+    patched.setattr(checkpoints, 'write_manifest', _fails)
+    store.save(4, make_state(4), {})
+    with pytest.raises(checkpoints.CheckpointError, match='step 4 .* step 3'):
+      store.wait()
+  (step, _, data), messages = restore(tmp_path, read_only=True)
+  assert (step, data) == (3, {'next_index': 3}) and 'cut off' in messages[0]
+  with checkpoints.Checkpoints(tmp_path) as store:
+    store.save(4, make_state(4), {})
+  assert checkpoints.intact_steps(tmp_path) == [2, 3, 4]
+
+
+def _fails(folder):
+  raise OSError(28, 'No space left on device')
+
+
+def test_a_failed_save_is_named_by_its_own_step(folder, monkeypatch):
+  monkeypatch.setattr(checkpoints, 'write_manifest', _fails)
+  message = 'checkpoint of step 4 in .*last good one is of step 3.*No space'
+  with checkpoints.Checkpoints(folder) as store:
+    store.save(4, make_state(4), {})
+    with pytest.raises(checkpoints.CheckpointError, match=message):
+      store.save(5, make_state(5), {})
+
+
 def test_disk_full_keeps_the_last_good_one(folder):
   """A limit on file sizes fails writes as a full disk does."""
   before = {step: contents(folder / step) for step in ('1', '2', '3')}
@@ -164,7 +279,7 @@ with checkpoints.Checkpoints({str(folder)!r}) as store:
   state = {{'w': jax.random.normal(jax.random.key(0), (1000, 100))}}
   try:
     store.save(4, state, {{}})
-    store.wait(4)
+    store.wait()
   except checkpoints.CheckpointError as error:
     print('REFUSED', error)
 """
