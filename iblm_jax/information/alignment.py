@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.information import checks
+from iblm_jax.information import checks, gram
 
 PyTree: TypeAlias = Any
 
@@ -41,12 +41,9 @@ class Alignment(NamedTuple):
 
   @property
   def cosine(self) -> jax.Array:
-    """The cosine [...]; 0 where a norm is below 1e-8, NaN where one is."""
+    """The cosine [...]; 0 where a norm is below 1e-8, NaN above 1.8e19."""
     short = (self.norm_g < _MIN_NORM) | (self.norm_h < _MIN_NORM)
-    one = lambda norm: jnp.where(short, 1.0, norm)
-    # Divided one by one: the product of two norms may overflow or underflow.
-    cosine = self.dot / one(self.norm_g) / one(self.norm_h)
-    return jnp.where(short, 0.0, jnp.clip(cosine, -1.0, 1.0))
+    return jnp.where(short, 0.0, _cosine(self))
 
 
 class LayerAlignment(NamedTuple):
@@ -75,29 +72,40 @@ def tree_dot(g: PyTree, h: PyTree) -> jax.Array:
   return sum(dots, start=jnp.zeros([], jnp.float32))
 
 
-def tree_cosine(g: PyTree, h: PyTree) -> jax.Array:
+def tree_cosine(
+    g: PyTree, h: PyTree, *, min_norm: float = _MIN_NORM
+) -> jax.Array:
   """Returns the cosine of the angle between two trees, as one vector each.
 
   arXiv 2505.08727 tells the memorisation-compression cycle by that of ∇CE and
   ∇MBE.
 
   Args:
-    g: Tree of floating arrays like `h`, of norm below 1e19 (squares are
-      float32); the dtypes may differ.
+    g: Tree of floating arrays like `h`, of any scale; the dtypes may differ.
+    min_norm: Directions that are shorter are rounding noise, at least 0;
+      static. With 0 only a tree of zeros has no direction.
 
   Returns:
-    float32 scalar in [-1, 1]; 0 if either norm is below 1e-8, NaN if an entry
-    is not finite.
+    float32 scalar in [-1, 1]; 0 if either norm is 0 or below `min_norm`, NaN
+    if an entry is not finite.
 
   Raises:
-    ValueError: If structures or shapes differ, or a leaf is not floating.
+    ValueError: If structures or shapes differ, a leaf is not floating, or
+      `min_norm` is negative.
 
   Example:
     >>> g = {'a': jnp.array([3.0]), 'b': jnp.array([4.0])}
     >>> print(tree_cosine(g, {'a': jnp.array([1.0]), 'b': jnp.array([0.0])}))
     0.6
   """
-  return layer_alignment(g, h, stacked=None).total.cosine
+  checks.at_least(0, min_norm=min_norm)
+  _check_alike(g, h)
+  g, scale_g = _to_unit(g)
+  h, scale_h = _to_unit(h)
+  both = layer_alignment(g, h, stacked=None).total
+  short = (both.norm_g == 0) | (both.norm_g / scale_g < min_norm)
+  short |= (both.norm_h == 0) | (both.norm_h / scale_h < min_norm)
+  return jnp.where(short, 0.0, _cosine(both))
 
 
 def layer_alignment(
@@ -107,7 +115,7 @@ def layer_alignment(
 
   Args:
     g: Tree of floating arrays like `h`, of norm below 1e19 (squares are
-      float32); the dtypes may differ.
+      float32; the cosines of longer ones are NaN); the dtypes may differ.
     stacked: Key at the top of the tree; the leaves under it have a leading
       axis of N layers. None: no leaf has, and `layers` is None.
 
@@ -268,6 +276,26 @@ def _per_layer(prefix, suffix, values_N):
 
 def _is_under(key, path):
   return bool(path) and jax.tree_util.keystr(path[:1], simple=True) == key
+
+
+def _cosine(both: Alignment) -> jax.Array:
+  """The cosine [...] of directions, NaN where a norm is not finite."""
+  one = lambda norm: jnp.where(norm == 0, 1.0, norm)
+  # Divided one by one: the product of two norms may overflow or underflow.
+  cosine = both.dot / one(both.norm_g) / one(both.norm_h)
+  finite = jnp.isfinite(both.norm_g) & jnp.isfinite(both.norm_h)
+  return jnp.where(finite, jnp.clip(cosine, -1.0, 1.0), jnp.nan)
+
+
+def _to_unit(tree: PyTree) -> tuple[PyTree, jax.Array]:
+  """A tree with its largest entry near 1, and the power of two it took."""
+  leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.size(leaf)]
+  if not leaves:
+    return tree, jnp.ones([])
+  largest = [jnp.max(jnp.abs(leaf)).astype(jnp.float32) for leaf in leaves]
+  scale = gram.to_unit(jnp.stack(largest), axis=None)[0]
+  scaled = lambda leaf: jnp.asarray(leaf, jnp.float32) * scale
+  return jax.tree.map(scaled, tree), scale
 
 
 def _dot(x, y, axes=None):

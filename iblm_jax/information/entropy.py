@@ -73,8 +73,7 @@ def matrix_entropy(
   the gradient leaves that direction out.
 
   Args:
-    z: [..., N, D] floating; rows are samples. Root mean square between 1e-15
-      and 1e15, where float32 can hold the squares.
+    z: [..., N, D] floating; rows are samples, of any scale.
     alpha: Order, in [0, inf]; static.
     mask: [..., N] bool, rows that count; None for all.
     center: Subtract the mean of the rows that count.
@@ -121,7 +120,9 @@ def patch_entropy(
   dropped. The backward pass does no work where the cotangent is zero.
 
   Args:
-    x: [B, L, D] floating, representations of L tokens.
+    x: [B, L, D] floating, representations of L tokens. The root mean
+      square of a window, for `normalize` of each row, is 0 or between 1e-15
+      and 1e15, where float32 holds the squares: others give NaN.
     patch_size: Tokens in a window, 2 <= patch_size <= L; static.
     mask: [B, L] bool, valid tokens; None for all.
     segment_ids: [B, L] integer, the document that a token is from. Padding is
@@ -199,14 +200,18 @@ _matrix_entropy.defvjp(_matrix_entropy_fwd, _matrix_entropy_bwd)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _patch_entropy(options, patch_size, x, keep):
-  z = _prepare(options, windows(x, patch_size), keep)
-  s = spectral.entropy(z, options.alpha)
+  rows = windows(x, patch_size)
+  z = _prepare(options, rows, keep, rescale=False)
+  s = spectral.entropy(z, options.alpha, gram.few_entries(rows, keep))
   return jnp.sum(s * window_weights(s, keep))
 
 
 def _patch_entropy_fwd(options, patch_size, x, keep):
-  z = _prepare(options, windows(x, patch_size), keep)
-  s, residuals = spectral.entropy_and_residuals(z, options.alpha)
+  rows = windows(x, patch_size)
+  z = _prepare(options, rows, keep, rescale=False)
+  s, residuals = spectral.entropy_and_residuals(
+      z, options.alpha, gram.few_entries(rows, keep)
+  )
   weights = window_weights(s, keep)
   return jnp.sum(s * weights), (x, keep, residuals, weights)
 
@@ -216,7 +221,9 @@ def _patch_entropy_bwd(options, patch_size, saved, cotangent):
 
   def pull(cotangent):
     rows = windows(x, patch_size)
-    dx = _pullback(options, rows, keep, residuals, cotangent * weights)
+    dx = _pullback(
+        options, rows, keep, residuals, cotangent * weights, rescale=False
+    )
     dx = dx.reshape(x.shape[0], -1, x.shape[2])
     return jnp.pad(dx, ((0, 0), (0, x.shape[1] - dx.shape[1]), (0, 0)))
 
@@ -231,15 +238,19 @@ def _patch_entropy_bwd(options, patch_size, saved, cotangent):
 _patch_entropy.defvjp(_patch_entropy_fwd, _patch_entropy_bwd)
 
 
-def _prepare(options, x, keep):
+def _prepare(options, x, keep, rescale=True):
   return gram.prepare(
-      x, keep, center=options.center, normalize=options.normalize
+      x,
+      keep,
+      center=options.center,
+      normalize=options.normalize,
+      rescale=rescale,
   )
 
 
-def _pullback(options, x, keep, residuals, cotangent):
+def _pullback(options, x, keep, residuals, cotangent, rescale=True):
   """Returns the gradient by `x` through the preparation of the rows."""
-  z, through = jax.vjp(lambda x: _prepare(options, x, keep), x)
+  z, through = jax.vjp(lambda x: _prepare(options, x, keep, rescale), x)
   dz = spectral.pullback(z, residuals, cotangent, options.alpha)
   return through(dz)[0]
 

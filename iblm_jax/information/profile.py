@@ -90,7 +90,7 @@ def mean_share(z: jax.Array, keep: jax.Array | None = None) -> jax.Array:
   """Returns the share of the trace that the mean row's direction holds.
 
   Args:
-    z: [..., N, D] floating; rows that do not count are 0.
+    z: [..., N, D] floating, of any scale; rows that do not count are 0.
     keep: [..., N] bool, rows that count; None for all.
 
   Returns:
@@ -101,6 +101,7 @@ def mean_share(z: jax.Array, keep: jax.Array | None = None) -> jax.Array:
     >>> print(mean_share(jnp.array([[1.0, 1.0], [1.0, -1.0]])))
     0.5
   """
+  z = z * gram.to_unit(z, axis=(-2, -1))
   total = jnp.sum(z, axis=-2)
   if keep is None:
     count = z.shape[-2]
@@ -120,8 +121,13 @@ def _longest_row(z):
 
 def _root_mean_square(x_BxLxD, mask):
   x_BxLxD = x_BxLxD.astype(jnp.float32)
+  if mask is not None:
+    x_BxLxD = jnp.where(mask[..., None], x_BxLxD, 0.0)
+  scale = gram.to_unit(x_BxLxD, axis=None)
+  x_BxLxD = x_BxLxD * scale
   if mask is None:
-    return jnp.sqrt(jnp.mean(x_BxLxD * x_BxLxD))
-  x_BxLxD = jnp.where(mask[..., None], x_BxLxD, 0.0)
-  count = jnp.sum(mask, dtype=jnp.float32) * x_BxLxD.shape[-1]
-  return jnp.sqrt(jnp.sum(x_BxLxD * x_BxLxD) / jnp.maximum(count, 1))
+    mean = jnp.mean(x_BxLxD * x_BxLxD)
+  else:
+    count = jnp.sum(mask, dtype=jnp.float32) * x_BxLxD.shape[-1]
+    mean = jnp.sum(x_BxLxD * x_BxLxD) / jnp.maximum(count, 1)
+  return jnp.sqrt(mean) / scale[0, 0, 0]

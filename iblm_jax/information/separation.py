@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from iblm_jax.information import checks
+from iblm_jax.information import checks, gram
 
 
 def separation_ratio(a_NxD: jax.Array, b_MxD: jax.Array) -> jax.Array:
@@ -14,8 +14,8 @@ def separation_ratio(a_NxD: jax.Array, b_MxD: jax.Array) -> jax.Array:
   common scale do not change it.
 
   Args:
-    a_NxD: Floating, N >= 1; rows are samples.
-    b_MxD: Floating, M >= 1.
+    a_NxD: Floating, N >= 1; rows are samples, of any scale.
+    b_MxD: Floating, M >= 1, of the same.
 
   Returns:
     Scalar float32 >= 0. If neither group has any spread: 0 where the means are
@@ -33,8 +33,10 @@ def separation_ratio(a_NxD: jax.Array, b_MxD: jax.Array) -> jax.Array:
     The experiment on conflicting experience of arXiv 2505.08727.
   """
   checks.one_width(a_NxD=a_NxD, b_MxD=b_MxD)
-  mean_a_D, var_a = _moments(a_NxD)
-  mean_b_D, var_b = _moments(b_MxD)
+  both = jnp.concatenate([a_NxD, b_MxD]).astype(jnp.float32)
+  both = both * gram.to_unit(both, axis=None)
+  mean_a_D, var_a = _moments(both[:a_NxD.shape[0]])
+  mean_b_D, var_b = _moments(both[a_NxD.shape[0]:])
   # One square root of the ratio: no pole in the derivative where it is 0 / x.
   square = jnp.sum((mean_a_D - mean_b_D) ** 2)
   spread = (var_a + var_b) / 2
@@ -106,6 +108,5 @@ def specialised_share(
 
 
 def _moments(x_NxD):
-  x_NxD = x_NxD.astype(jnp.float32)
   mean_D = jnp.mean(x_NxD, axis=0)
   return mean_D, jnp.mean(jnp.sum((x_NxD - mean_D[None]) ** 2, axis=-1))

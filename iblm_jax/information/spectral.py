@@ -32,16 +32,24 @@ class Residuals(NamedTuple):
   total: jax.Array  # Σ p^α [...] for powers, else the spectrum p [..., n]
 
 
-def entropy(z: jax.Array, alpha: float) -> jax.Array:
-  """Returns S_α [...] in nats of rows `z` [..., N, D] float32."""
+def entropy(
+    z: jax.Array, alpha: float, few: jax.Array | None = None
+) -> jax.Array:
+  """Returns S_α [...] in nats of rows `z` [..., N, D] float32.
+
+  Args:
+    few: As of `gram.checked_trace`.
+  """
   if alpha < 1:  # needs the eigenvectors
-    return entropy_and_residuals(z, alpha)[0]
-  return entropy_of_gram(gram.gram(z), alpha)
+    return entropy_and_residuals(z, alpha, few)[0]
+  k = gram.gram(z)
+  return entropy_of_gram(k, gram.checked_trace(k, few), alpha)
 
 
-def entropy_of_gram(k: jax.Array, alpha: float) -> jax.Array:
+def entropy_of_gram(
+    k: jax.Array, trace: jax.Array, alpha: float
+) -> jax.Array:
   """Returns S_α [...] in nats of Gram matrices `k` [..., n, n]."""
-  trace = gram.trace(k)
   a = unit_trace(k, trace)
   if alpha in POWERS:
     s = _log_of_sum(_trace_of_power(a, int(alpha)), alpha)
@@ -51,11 +59,11 @@ def entropy_of_gram(k: jax.Array, alpha: float) -> jax.Array:
 
 
 def entropy_and_residuals(
-    z: jax.Array, alpha: float
+    z: jax.Array, alpha: float, few: jax.Array | None = None
 ) -> tuple[jax.Array, Residuals]:
   """Returns `entropy` and what `pullback` needs."""
   k = gram.gram(z)
-  trace = gram.trace(k)
+  trace = gram.checked_trace(k, few)
   a = unit_trace(k, trace)
   if alpha in POWERS:
     total = _trace_of_power(a, int(alpha))

@@ -46,7 +46,8 @@ def accumulate(
 
   Args:
     state: The rows seen so far, of width D.
-    z: [N, D] floating.
+    z: [N, D] floating, of root mean square between 1e-15 and 1e15: moments
+      cannot be scaled afterwards.
     mask: [N] bool; None for all.
 
   Returns:
@@ -109,7 +110,8 @@ def accumulated_entropy(
     base: Base of the logarithm; None for nats, 2 for bits.
 
   Returns:
-    Scalar float32 in [0, log D]; 0 when no row was seen.
+    Scalar float32 in [0, log D]; 0 when no row was seen, NaN where the rows
+    are of a scale that `accumulate` does not take.
 
   Raises:
     ValueError: If `alpha` or `base` is out of range.
@@ -117,10 +119,15 @@ def accumulated_entropy(
   nats = checks.nats_per_unit(base)
   alpha = checks.order(alpha)
   k = state.scatter
+  moment = gram.checked_trace(
+      k + state.count * jnp.outer(state.mean, state.mean),
+      jnp.max(jnp.abs(state.mean)),
+  )
   if center:
     # As in `gram.prepare`: rows equal up to rounding have no spread at all.
     floor = (4 * gram.EPSILON) ** 2 * state.count * jnp.sum(state.mean**2)
     k = jnp.where(gram.trace(k) > floor, k, 0.0)
   else:
     k = k + state.count * jnp.outer(state.mean, state.mean)
-  return spectral.entropy_of_gram(k, alpha) / nats
+  trace = jnp.where(jnp.isnan(moment), jnp.nan, gram.trace(k))
+  return spectral.entropy_of_gram(k, trace, alpha) / nats

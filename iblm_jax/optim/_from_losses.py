@@ -74,13 +74,14 @@ def transformation(
     _check_same_tree(name, updates, aux_updates)
     state = step(state, value, aux_value)
     add, factor = weigh(state, value, aux_value)
-    along = _conflict(updates, aux_updates) if project else 0.0
+    if project:
+      along, shift = _conflict(updates, aux_updates)
 
     def combine(g1, g2):
       dtype = jnp.promote_types(g1.dtype, jnp.float32)
       x, y = g1.astype(dtype), g2.astype(dtype)
       if project:
-        y = y - along * x
+        y = y - along * (x * shift)
       # A select, not a product: an inactive NaN must not reach the updates.
       return jnp.where(add, (x + factor * y).astype(g1.dtype), g1)
 
@@ -145,8 +146,7 @@ def check_weight(weight: Any) -> None:
     raise ValueError(
         f'weight must be a scalar, got shape {jnp.shape(weight)}.'
     )
-  # Arrays may be traced or still on their way: their values are not looked at.
-  if not isinstance(weight, jax.Array):
+  if not isinstance(weight, jax.core.Tracer):  # which has no value yet
     if not (math.isfinite(weight) and weight >= 0):
       raise ValueError(f'weight must be finite and >= 0, got {weight!r}.')
 
@@ -179,17 +179,38 @@ def _check_same_tree(name, updates, aux_updates):
 
 
 def _conflict(updates, aux_updates):
-  """(g1·g2)/‖g1‖² where the product is negative, else 0; float32 scalar."""
-  dot = _dot(updates, aux_updates)
-  norm2 = _dot(updates, updates)
+  """(g1·g2)/‖g1‖² where the product is negative, else 0; float32 scalar.
+
+  As two factors, of which the second is 1 unless the first would overflow or
+  vanish. Of both trees the largest entry is brought near 1 before squares are
+  formed, by powers of two, which change no digit.
+  """
+  exponent_1, exponent_2 = _exponent(updates), _exponent(aux_updates)
+  dot = _dot(updates, aux_updates, exponent_1, exponent_2)
+  norm2 = _dot(updates, updates, exponent_1, exponent_1)
   conflict = (dot < 0) & (norm2 > 0)
-  return jnp.where(conflict, dot / jnp.where(norm2 > 0, norm2, 1.0), 0.0)
+  along = jnp.where(conflict, dot / jnp.where(norm2 > 0, norm2, 1.0), 0.0)
+  exponent = exponent_2 - exponent_1
+  most = jnp.clip(exponent, -100, 100)
+  return jnp.ldexp(along, most), jnp.ldexp(jnp.float32(1), exponent - most)
 
 
-def _dot(a, b):
+def _exponent(tree):
+  """The power of two above the largest entry of a tree; int32 scalar."""
+  leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
+  largest = [jnp.max(jnp.abs(leaf)).astype(jnp.float32) for leaf in leaves]
+  _, exponent = jnp.frexp(jnp.max(jnp.stack([jnp.float32(0), *largest])))
+  return jnp.clip(exponent, -125, 125)
+
+
+def _dot(a, b, exponent_a, exponent_b):
+  scale = lambda exponent: jnp.ldexp(jnp.float32(1), -exponent)
+
   # Products and a sum, not jnp.vdot: a TPU would multiply in bfloat16.
   def leaf(x, y):
-    return jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32))
+    x = x.astype(jnp.float32) * scale(exponent_a)
+    y = y.astype(jnp.float32) * scale(exponent_b)
+    return jnp.sum(x * y)
 
   zero = jnp.zeros([], jnp.float32)
   return sum(jax.tree.leaves(jax.tree.map(leaf, a, b)), start=zero)
