@@ -8,6 +8,8 @@ field of the config is a flag, such as --config.objective.weight=0.3, and
 the workdir holds.
 """
 
+import os
+
 import jax
 from absl import flags
 from etils import epath
@@ -17,7 +19,12 @@ from iblm_jax import config as config_lib
 from iblm_jax.data import sources
 from iblm_jax.training import program as program_lib
 from iblm_jax.training import run as run_lib
-from iblm_jax.training.scale import compile_report, distributed, topology
+from iblm_jax.training.scale import (
+  compile_report,
+  distributed,
+  hardware,
+  topology,
+)
 
 FLAGS = flags.FLAGS
 
@@ -41,6 +48,8 @@ def main() -> None:
         FLAGS.process_id,
         cli.report,
     )
+    if not FLAGS.topology:
+      hardware.check_platform(os.environ.get('IBLM_PLATFORM'))
     cfg = config_lib.from_dict(FLAGS.config)
     if FLAGS.compile_only:
       return compile_only(cfg, FLAGS.topology, workdir)

@@ -18,10 +18,10 @@ command -v "$python" >/dev/null ||
 (($# > 0)) || refuse 'no arguments: give --config=... and --workdir=...'
 
 # Without a GPU, JAX would quietly train on the CPU. nvidia-smi sees that there
-# is one; JAX_PLATFORMS makes JAX fail if it cannot use it.
+# is one; IBLM_PLATFORM makes the program refuse to start if JAX got none.
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU ') || true
 ((gpus > 0)) || refuse 'nvidia-smi lists no GPU on this host.'
-export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda,cpu}
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda,cpu} IBLM_PLATFORM=gpu
 
 # In a Slurm step JAX gives every process one GPU, that of its rank on the node.
 # Here a process takes all.

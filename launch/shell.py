@@ -28,12 +28,22 @@ class Shell:
   def run(
       self, argv: Sequence[str], *, capture: bool = False
   ) -> subprocess.CompletedProcess:
-    """Runs a command to its end; `capture` puts its output into the result."""
+    """Runs a command to its end; `capture` puts its output into the result.
+
+    Nobody is there to answer: gcloud asks nothing, and no command can read
+    what is typed here.
+    """
+    argv = _quiet(argv)
     if self.dry_run:
       print(shlex.join(argv), flush=True)
       return subprocess.CompletedProcess(argv, 0, b'', b'')
     try:
-      return subprocess.run(argv, capture_output=capture, check=False)
+      return subprocess.run(
+          argv,
+          capture_output=capture,
+          check=False,
+          stdin=subprocess.DEVNULL,
+      )
     except FileNotFoundError as error:
       raise Failed(f'{argv[0]} is not on the PATH.') from error
 
@@ -47,6 +57,13 @@ class Shell:
     """Waits, except in a dry run."""
     if not self.dry_run:
       time.sleep(seconds)
+
+
+def _quiet(argv: Sequence[str]) -> list[str]:
+  """Gives gcloud its flag --quiet, before the last argument."""
+  if argv[0] != 'gcloud' or '--quiet' in argv:
+    return list(argv)
+  return [*argv[:-1], '--quiet', argv[-1]]
 
 
 def report(line: str) -> None:

@@ -84,6 +84,8 @@ supervise() {
   exec 9>"$run/lock"
   flock --nonblock 9
   local status=0 child
+  # Where JAX got no TPU, the program refuses to start on the CPU.
+  export IBLM_PLATFORM=tpu
   "$base/venv/bin/python" -m iblm_jax.main "$@" &
   child=$!
   trap 'kill -TERM "$child" 2>/dev/null || true' TERM

@@ -4,6 +4,9 @@ import dataclasses
 
 import jax
 
+# Installs what JAX needs for a platform.
+_EXTRAS = {'gpu': 'cuda12', 'tpu': 'tpu'}
+
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
@@ -58,3 +61,23 @@ def peak_flops(device: jax.Device) -> float | None:
   """Looks up the peak bf16 FLOP/s of a device; None where it is not known."""
   figures = chip(device)
   return figures.flops if figures else None
+
+
+def check_platform(wanted: str | None) -> None:
+  """Makes sure that JAX computes where it was meant to.
+
+  Args:
+    wanted: 'gpu', 'tpu' or 'cpu'; None or empty for whatever there is.
+
+  Raises:
+    ValueError: The devices that JAX obtained are others.
+  """
+  devices = jax.devices()
+  found = devices[0].platform
+  if wanted and found != wanted:
+    extra = _EXTRAS.get(wanted)
+    hint = f': install the extra {extra!r}' if extra else ''
+    raise ValueError(
+        f'IBLM_PLATFORM is {wanted!r}, but JAX found {len(devices)} device(s)'
+        f' of the platform {found!r}{hint}, or look at JAX_PLATFORMS.'
+    )
