@@ -1,8 +1,9 @@
-"""Writes files whole and durably: the one way in which anything is saved."""
+"""Writes files whole and durably, and reads small ones that may be anything."""
 
 import errno
 import json
 import os
+import stat
 from typing import Any
 
 from etils import epath
@@ -53,6 +54,56 @@ def write_text(path: epath.PathLike, text: str) -> None:
 def write_json(path: epath.PathLike, tree: Any, indent: int | None = 2) -> None:
   """Writes a file of JSON that ends with a line end, see `write_bytes`."""
   write_text(path, json.dumps(tree, indent=indent) + '\n')
+
+
+def read_bytes(path: epath.PathLike, most: int = 2**26) -> bytes:
+  """Reads a small file, whatever may lie in its place.
+
+  Args:
+    path: The file.
+    most: The most bytes that it may have.
+
+  Raises:
+    FileNotFoundError: There is nothing, or a link to nothing.
+    ValueError: It is a folder, a pipe, a device or a loop of links, or larger;
+      nothing was read.
+  """
+  path = epath.Path(path)
+  if '://' not in os.fspath(path):
+    try:
+      found = os.stat(path)
+    except FileNotFoundError:
+      raise
+    except OSError as error:
+      raise ValueError(f'{path} cannot be read: {error.strerror}.') from error
+    if not stat.S_ISREG(found.st_mode):
+      raise ValueError(f'{path} must be a file.')
+    if found.st_size > most:
+      raise ValueError(
+          f'{path} must have at most {most:,} bytes, got {found.st_size:,}.'
+      )
+  return path.read_bytes()
+
+
+def read_json(path: epath.PathLike, most: int = 2**26) -> Any:
+  """Reads a JSON file in which every name stands once, see `read_bytes`.
+
+  Raises:
+    FileNotFoundError: There is nothing.
+    ValueError: It cannot be read; the message names it.
+  """
+  data = read_bytes(path, most)
+  try:
+    return json.loads(data, object_pairs_hook=_without_repeats)
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{path} is not readable JSON: {error}') from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  tree = dict(pairs)
+  if len(tree) < len(pairs):  # readers differ in which one they take
+    raise ValueError('a name stands twice in one object')
+  return tree
 
 
 def sync(path: epath.PathLike) -> None:

@@ -8,8 +8,6 @@ aside, never deleted.
 """
 
 import contextlib
-import hashlib
-import json
 import os
 from collections.abc import Callable
 from concurrent import futures
@@ -22,8 +20,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from iblm_jax import errors, files
+from iblm_jax.training import manifest
 
-_MANIFEST = 'manifest.json'
 # Names of what is no checkpoint yet, and of what is none any more.
 _SAVING, _DELETED = '.saving', '.deleted'
 _ORBAX = '.orbax-checkpoint-tmp'
@@ -110,7 +108,7 @@ class Checkpoints:
     self.wait()
     final = self._directory / str(step)
     with self._naming(step):
-      if _is_sealed(final) or (final.exists() and not _is_remote(final)):
+      if manifest.is_there(final) or (final.exists() and not _is_remote(final)):
         raise FileExistsError(f'{final} is there already')
       if jax.process_index() == 0:
         self._clean()
@@ -150,8 +148,10 @@ class Checkpoints:
     try:
       yield
     except (OSError, ValueError, RuntimeError) as error:
-      kept = [s for s in intact_steps(self._directory) if s != step]
-      last = f'the last good one is of step {kept[-1]}' if kept else 'none kept'
+      last = 'none kept'
+      with contextlib.suppress(CheckpointError):  # no folder: it says that too
+        kept = [s for s in intact_steps(self._directory) if s != step]
+        last = f'the last good one is of step {kept[-1]}' if kept else last
       raise CheckpointError(
           f'could not save the checkpoint of step {step} in'
           f' {self._directory} ({last}): {error}'
@@ -162,23 +162,24 @@ class Checkpoints:
     self._orbax.wait_until_finished()
     if jax.process_index() != 0:
       return
-    write_manifest(staged)
+    step = int(final.name)
+    manifest.write(staged, step, manifest.digest(self._directory.parent))
     if staged != final:
       staged.rename(final)
       files.sync(self._directory)
-    self._prune(int(final.name))
+    self._prune(step)
 
   def _prune(self, newest: int) -> None:
     """Deletes what is older than those to keep; leaves what is none of ours."""
     older = [
         step
         for step in saved_steps(self._directory)
-        if step < newest and _is_sealed(self._directory / str(step))
+        if step < newest and manifest.is_there(self._directory / str(step))
     ]
     for step in older[: max(0, len(older) + 1 - self._keep)]:
       folder = self._directory / str(step)
       if _is_remote(folder):
-        (folder / _MANIFEST).unlink()
+        (folder / manifest.NAME).unlink()
       else:
         folder = folder.rename(_with_suffix(folder, _DELETED))
       _delete(folder)
@@ -252,8 +253,9 @@ class Checkpoints:
   ) -> tuple[int | None, dict[int, str]]:
     """Finds the newest intact step, and what is wrong with the newer ones."""
     steps, damaged = saved_steps(self._directory), {}
+    config = manifest.digest(self._directory.parent)
     for step in reversed(steps if only is None else [only]):
-      problem = find_damage(self._directory / str(step))
+      problem = find_damage(self._directory / str(step), config)
       if problem is None:
         return step, damaged
       damaged[step] = problem
@@ -277,10 +279,6 @@ def _absolute(path: epath.PathLike) -> epath.Path:
 
 def _is_remote(path: epath.Path) -> bool:
   return '://' in os.fspath(path)
-
-
-def _is_sealed(folder: epath.Path) -> bool:
-  return (folder / _MANIFEST).exists()
 
 
 def _with_suffix(path: epath.Path, suffix: str) -> epath.Path:
@@ -308,80 +306,26 @@ def _agree(
 
 
 def saved_steps(directory: epath.PathLike) -> list[int]:
-  """Lists the steps that have a finished checkpoint, ascending."""
-  directory = epath.Path(directory)
-  if not directory.exists():
-    return []
-  return sorted(
-      int(path.name) for path in directory.iterdir() if path.name.isdigit()
-  )
+  """Lists the steps that have a finished checkpoint, ascending.
+
+  Raises:
+    CheckpointError: There is a file where the directory should be.
+  """
+  try:
+    return manifest.steps(directory)
+  except OSError as error:
+    raise CheckpointError(str(error)) from error
 
 
 def intact_steps(directory: epath.PathLike) -> list[int]:
   """Lists the steps whose checkpoint agrees with its manifest, ascending."""
   directory = epath.Path(directory)
+  config = manifest.digest(directory.parent)
   return [
       step
       for step in saved_steps(directory)
-      if find_damage(directory / str(step)) is None
+      if find_damage(directory / str(step), config) is None
   ]
 
 
-def write_manifest(folder: epath.Path) -> None:
-  """Hashes every file of a folder, which is then whole and on the disk."""
-  digests = _digests(folder)
-  for path in (*_files(folder), *_folders(folder)):
-    files.sync(path)
-  text = json.dumps(digests, indent=1, sort_keys=True)
-  files.write_text(folder / _MANIFEST, text)
-
-
-def find_damage(folder: epath.Path) -> str | None:
-  """Says what is wrong with a checkpoint, in words; None if it is intact."""
-  manifest = folder / _MANIFEST
-  if not manifest.exists():
-    return 'it has no manifest, so its save was cut off'
-  try:
-    expected = json.loads(manifest.read_text())
-  except (json.JSONDecodeError, UnicodeDecodeError):
-    return f'{_MANIFEST} is not readable'
-  found = _digests(folder)
-  for name in sorted(expected.keys() | found.keys()):
-    if name not in found:
-      return f'file {name} is missing'
-    if name not in expected:
-      return f'file {name} does not belong to it'
-    if found[name] != expected[name]:
-      return f'file {name} has changed since it was written'
-  return None
-
-
-def _digests(folder: epath.Path) -> dict[str, str]:
-  return {
-      str(path.relative_to(folder)): _sha256(path)
-      for path in sorted(_files(folder))
-      if not path.name.startswith(_MANIFEST)
-  }
-
-
-def _files(folder: epath.Path):
-  for path in folder.iterdir():
-    if path.is_dir():
-      yield from _files(path)
-    else:
-      yield path
-
-
-def _folders(folder: epath.Path):
-  for path in folder.iterdir():
-    if path.is_dir():
-      yield from _folders(path)
-  yield folder
-
-
-def _sha256(path: epath.Path) -> str:
-  digest = hashlib.sha256()
-  with path.open('rb') as file:
-    while chunk := file.read(1 << 22):
-      digest.update(chunk)
-  return digest.hexdigest()
+find_damage = manifest.find_damage

@@ -1,3 +1,4 @@
+import os
 import resource
 import shutil
 import signal
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from iblm_jax.training import checkpoints
+from iblm_jax.training import checkpoints, manifest
 
 
 def make_state(value):
@@ -180,10 +181,10 @@ def kill(*args, **kwargs):
   os.kill(os.getpid(), signal.SIGKILL)
 
 paths = type(checkpoints.epath.Path())
-write, rename = checkpoints.write_manifest, paths.rename
+write, rename = checkpoints.manifest.write, paths.rename
 
-def written(folder):
-  write(folder)
+def written(*args):
+  write(*args)
   kill()
 
 def renamed(path, target):
@@ -195,9 +196,9 @@ def renamed(path, target):
 
 where, folder = sys.argv[1:]
 if where == 'before the manifest':
-  checkpoints.write_manifest = kill
+  checkpoints.manifest.write = kill
 elif where == 'before the name':
-  checkpoints.write_manifest = written
+  checkpoints.manifest.write = written
 else:
   paths.rename = renamed
 with checkpoints.Checkpoints(folder) as store:
@@ -242,7 +243,7 @@ def test_a_checkpoint_without_a_rename(tmp_path, monkeypatch):
   with monkeypatch.context() as patched, checkpoints.Checkpoints(
       tmp_path
   ) as store:
-    patched.setattr(checkpoints, 'write_manifest', _fails)
+    patched.setattr(manifest, 'write', _fails)
     store.save(4, make_state(4), {})
     with pytest.raises(checkpoints.CheckpointError, match='step 4 .* step 3'):
       store.wait()
@@ -253,12 +254,12 @@ def test_a_checkpoint_without_a_rename(tmp_path, monkeypatch):
   assert checkpoints.intact_steps(tmp_path) == [2, 3, 4]
 
 
-def _fails(folder):
+def _fails(*args):
   raise OSError(28, 'No space left on device')
 
 
 def test_a_failed_save_is_named_by_its_own_step(folder, monkeypatch):
-  monkeypatch.setattr(checkpoints, 'write_manifest', _fails)
+  monkeypatch.setattr(manifest, 'write', _fails)
   message = 'checkpoint of step 4 in .*last good one is of step 3.*No space'
   with checkpoints.Checkpoints(folder) as store:
     store.save(4, make_state(4), {})
@@ -294,3 +295,109 @@ with checkpoints.Checkpoints({str(folder)!r}) as store:
   (step, _, _), _ = restore(folder)
   assert step == 3
   assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 20_000
+
+
+_STRAYS = [
+    '.DS_Store', 'Thumbs.db', 'desktop.ini', '._state', 'run.json~', '.nfs0001',
+    'state/._METADATA', 'state/.a.swp', 'manifest.json.123.tmp', 'd/notes',
+]
+
+
+def test_leftovers_of_others_are_ignored(folder):
+  for name in _STRAYS:
+    (folder / '3' / name).parent.mkdir(exist_ok=True)
+    (folder / '3' / name).write_bytes(b'x')
+  (folder / '3' / 'up').symlink_to('..')
+  (folder / '3' / 'loop').symlink_to('loop')
+  os.mkfifo(folder / '3' / 'pipe')
+  for name in ('notes.txt', '.DS_Store', '²', '٣', '03', '9' * 30):
+    (folder / name).write_bytes(b'x')
+  (step, state, _), messages = restore(folder)
+  assert (step, messages) == (3, [])
+  with checkpoints.Checkpoints(folder) as store:
+    store.save(4, make_state(4), {})
+    store.save(5, make_state(5), {})
+    store.save(6, make_state(6), {})
+  assert checkpoints.intact_steps(folder) == [4, 5, 6]
+  assert (folder / 'notes.txt').exists()
+
+
+def _replace(path, how):
+  """Puts something else in the place of a file or folder."""
+  if path.is_dir():
+    shutil.rmtree(path)
+  else:
+    path.unlink()
+  match how:
+    case 'folder':
+      path.mkdir()
+    case 'pipe':
+      os.mkfifo(path)
+    case 'loop':
+      path.symlink_to(path.name)
+    case 'file':
+      path.touch()
+    case text:
+      path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    'name, how, message',
+    [
+        ('manifest.json', '[]', 'manifest.json does not map'),
+        ('manifest.json', 'null', 'manifest.json does not map'),
+        ('manifest.json', '{}', 'manifest.json does not map'),
+        ('manifest.json', '{"/dev/zero": "%s"}' % ('0' * 64), 'manifest.json does not map'),
+        ('manifest.json', '{"../2/x": "%s"}' % ('0' * 64), 'does not map'),
+        ('manifest.json', '[' * 100_000, 'manifest.json is not readable JSON'),
+        ('manifest.json', '', 'manifest.json is not readable'),
+        ('manifest.json', 'folder', 'manifest.json must be a file'),
+        ('manifest.json', 'pipe', 'manifest.json must be a file'),
+        ('manifest.json', 'loop', 'manifest.json cannot be read'),
+        ('state/_METADATA', 'folder', 'state/_METADATA is not a file'),
+        ('state/_METADATA', 'pipe', 'state/_METADATA is not a file'),
+        ('state/_METADATA', 'loop', 'file state/_METADATA is missing'),
+        ('state', 'file', 'file state/_METADATA is missing'),
+        ('.', 'file', 'it is not a folder'),
+        ('.', 'pipe', 'it is not a folder'),
+        ('.', 'loop', 'it is not a folder'),
+        ('.', 'folder', 'it has no manifest'),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(folder, name, how, message):
+  _replace(folder / '3' / name, how)
+  (step, state, _), messages = restore(folder)
+  assert step == 2
+  np.testing.assert_array_equal(state['w'], 2.0)
+  (told,) = messages
+  assert 'step 3 is damaged (' in told and message in told
+  assert [path.name for path in (folder.parent / 'damaged').iterdir()] == ['3']
+
+
+def test_a_checkpoint_is_of_its_step_and_of_its_run(folder, tmp_path):
+  (folder / '3').rename(folder / '5')
+  shutil.copytree(folder / '1', folder / '3')
+  (step, _, _), messages = restore(folder)
+  assert step == 2
+  assert '5 is damaged (it is the checkpoint of step 3)' in messages[0]
+  assert '3 is damaged (it is the checkpoint of step 1)' in messages[1]
+
+  other = tmp_path / 'other' / 'checkpoints'
+  for run, seed in (folder.parent, 0), (other.parent, 1):
+    run.mkdir(exist_ok=True)
+    (run / 'config.json').write_text('{"seed": %d}' % seed)
+  with checkpoints.Checkpoints(folder) as store:
+    store.save(7, make_state(7), {})
+  with checkpoints.Checkpoints(other) as store:
+    store.save(8, make_state(8), {})
+  shutil.copytree(other / '8', folder / '8')
+  (step, _, _), messages = restore(folder)
+  assert step == 7 and "another run's config" in messages[0]
+  (folder.parent / 'config.json').write_text('{ "seed":0 }')  # says the same
+  assert checkpoints.intact_steps(folder) == [1, 2, 7]
+
+
+def test_checkpoints_that_are_no_folder(tmp_path):
+  (tmp_path / 'checkpoints').touch()
+  with pytest.raises(checkpoints.CheckpointError, match='must be a folder'):
+    restore(tmp_path / 'checkpoints')

@@ -1,0 +1,154 @@
+"""What makes a folder a checkpoint: the hashes of its files, and its place.
+
+`manifest.json` holds the SHA-256 of every file; one of the files, `run.json`,
+says of which step and of which config the checkpoint is. Files that the
+manifest does not name are other programs' leftovers, and are ignored.
+"""
+
+import hashlib
+import json
+import os
+import re
+
+from etils import epath
+
+from iblm_jax import files
+
+NAME = 'manifest.json'
+_PLACE = 'run.json'
+# Steps whose folders have the one name that a save gives them, and fit int32.
+_STEP = re.compile('0|[1-9][0-9]{0,8}')
+_DIGEST = re.compile('[0-9a-f]{64}')
+
+
+def steps(directory: epath.PathLike) -> list[int]:
+  """Lists the steps that a directory of checkpoints has a name for, ascending.
+
+  Raises:
+    NotADirectoryError: It is there and is not a folder.
+  """
+  directory = epath.Path(directory)
+  if not directory.is_dir():
+    if '://' not in os.fspath(directory) and os.path.lexists(directory):
+      raise NotADirectoryError(f'{directory} must be a folder.')
+    return []
+  names = (path.name for path in directory.iterdir())
+  return sorted(int(name) for name in names if _STEP.fullmatch(name))
+
+
+def is_there(folder: epath.Path) -> bool:
+  """Whether a folder has a manifest, so that its save was completed."""
+  return (folder / NAME).exists()
+
+
+def write(folder: epath.Path, step: int, config: str | None) -> None:
+  """Makes a checkpoint of the files in a folder, which is then on the disk.
+
+  Args:
+    folder: Holds all files of the checkpoint.
+    step: Its step.
+    config: The `digest` of the run's config, None where it has none.
+  """
+  files.write_json(folder / _PLACE, {'step': step, 'config': config})
+  digests, folders = {}, [folder]
+  for path in _below(folder):
+    if path.is_dir():
+      folders.append(path)
+    else:
+      digests[str(path.relative_to(folder))] = _sha256(path)
+      files.sync(path)
+  for path in reversed(folders):
+    files.sync(path)
+  text = json.dumps(digests, indent=1, sort_keys=True)
+  files.write_text(folder / NAME, text)
+
+
+def find_damage(folder: epath.Path, config: str | None = None) -> str | None:
+  """Says what is wrong with a checkpoint, in words; None if it is intact.
+
+  Args:
+    folder: The checkpoint; its name is its step.
+    config: The `digest` of the run's config; None compares none. Checkpoints
+      of version 0.1 do not say of which run they are.
+  """
+  try:
+    return _find_damage(folder, config)
+  except OSError as error:
+    return f'it cannot be read: {error}'
+
+
+def digest(workdir: epath.Path) -> str | None:
+  """SHA-256 of what a run's config.json says; None where it has none."""
+  try:
+    tree = files.read_json(workdir / 'config.json')
+  except (OSError, ValueError):
+    return None
+  return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def _find_damage(folder, config):
+  if not folder.is_dir():
+    return 'it is not a folder'
+  try:
+    expected = files.read_json(folder / NAME)
+  except FileNotFoundError:
+    return 'it has no manifest, so its save was cut off'
+  except ValueError as error:
+    return str(error)
+  if not _is_manifest(expected):
+    return f'{NAME} does not map files to hashes'
+  for name, expected_digest in sorted(expected.items()):
+    path = folder / name
+    if not path.exists():
+      return f'file {name} is missing'
+    if not _is_file(path):  # to open a pipe would wait for ever
+      return f'{name} is not a file'
+    if _sha256(path) != expected_digest:
+      return f'file {name} has changed since it was written'
+  if _PLACE not in expected:
+    return None
+  place = files.read_json(folder / _PLACE)
+  if str(place['step']) != folder.name:
+    return f'it is the checkpoint of step {place["step"]}'
+  if config and place['config'] and place['config'] != config:
+    return "it is of another run's config, or config.json has changed"
+  return None
+
+
+def _is_manifest(tree) -> bool:
+  return (
+      isinstance(tree, dict)
+      and bool(tree)
+      and all(
+          isinstance(value, str)
+          and _DIGEST.fullmatch(value)
+          and not name.startswith('/')
+          and '..' not in name.split('/')
+          for name, value in tree.items()
+      )
+  )
+
+
+def _is_file(path: epath.Path) -> bool:
+  return '://' in os.fspath(path) or os.path.isfile(path)
+
+
+def _below(folder: epath.Path):
+  """Everything in a folder and its folders, these before what is in them.
+
+  Names that begin with a dot are other programs' (`.DS_Store`, `.nfs0001`).
+  """
+  for path in sorted(folder.iterdir()):
+    if path.name.startswith('.'):
+      continue
+    yield path
+    if path.is_dir():
+      yield from _below(path)
+
+
+def _sha256(path: epath.Path) -> str:
+  found = hashlib.sha256()
+  with path.open('rb') as file:
+    while chunk := file.read(1 << 22):
+      found.update(chunk)
+  return found.hexdigest()
