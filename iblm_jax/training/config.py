@@ -4,6 +4,7 @@ Field by field: an unknown name, a wrong type or a value outside its range is
 one `ValueError` that gives the path of the field.
 """
 
+import contextlib
 import dataclasses
 import json
 import types
@@ -264,8 +265,9 @@ def _build_tagged(union: tagged.Union, value: Any, path: str) -> Any:
 def _scalar(hint: type, value: Any, path: str) -> Any:
   is_number = isinstance(value, int | float) and not isinstance(value, bool)
   if hint is float and is_number:
-    return float(value)
-  if hint is int and is_number and value == int(value):
+    with contextlib.suppress(OverflowError):  # an integer past all floats
+      return float(value)
+  if hint is int and is_number and value == value // 1:  # infinity is not
     return int(value)
   if hint in (bool, str) and isinstance(value, hint):
     return value

@@ -7,6 +7,7 @@ import jax
 import ml_collections
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.training import config, lock, loop, metrics, options, restoring
 
 
@@ -103,9 +104,7 @@ def prepare(
         'eval_sources must map names to sources, got a'
         f' {type(eval_sources).__name__}.'
     )
-  workdir = epath.Path(workdir)
-  if workdir.exists() and not workdir.is_dir():
-    raise ValueError(f'workdir must be a folder, but {workdir} is a file.')
+  workdir = files.folder('workdir', workdir)
   config.check_workdir(cfg, workdir)
   job = loop.prepare(cfg, source=source, eval_sources=eval_sources)
   return Run(job, workdir, restoring.beginning(cfg, workdir, read_run))
