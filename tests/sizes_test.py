@@ -53,6 +53,31 @@ def test_a_size_is_refused_before_anything_is_made(tmp_path, overrides, names):
   run_lib.prepare(smoke(), tmp_path / 'run')
 
 
+def test_what_fails_before_its_first_update_gives_the_folder_back(
+    tmp_path, monkeypatch
+):
+  quick = {
+      'train__num_steps': 1, 'optimizer__schedule__warmup_steps': 0,
+      'data__multiplication__eval_rows': 64,
+  }
+  wrong = run_lib.prepare(smoke(**quick, train__seed=3), tmp_path)
+
+  def no_memory(state, batch):
+    raise MemoryError(state is batch)
+
+  program = wrong.job.program
+  monkeypatch.setattr(program, 'train_steps', ((no_memory, None),))
+  with pytest.raises(MemoryError):
+    run_lib.complete(wrong)
+  assert (tmp_path / 'metrics.jsonl').read_text()  # of step 0
+  # What was corrected trains, and what was trained stays what it is.
+  run_lib.train(smoke(**quick), tmp_path)
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert len(lines) == 3
+  with pytest.raises(ValueError, match='another config: .*seed is 0 there'):
+    run_lib.prepare(smoke(**quick, train__seed=3), tmp_path)
+
+
 def test_a_compiler_is_not_given_what_it_aborts_on(tmp_path):
   done = run(
       'main', '--config=multiplication:smoke', f'--workdir={tmp_path}/run',

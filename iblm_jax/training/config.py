@@ -139,13 +139,26 @@ def check_workdir(cfg: RunConfig, workdir: epath.PathLike) -> None:
     )
 
 
-def claim_workdir(cfg: RunConfig, workdir: epath.PathLike) -> None:
-  """Writes config.json, unless it is there."""
+def claim_workdir(cfg: RunConfig, workdir: epath.PathLike) -> bool:
+  """Writes config.json, unless it is there; returns whether it did."""
   workdir = epath.Path(workdir)
   path = workdir / 'config.json'
-  if not path.exists():
+  is_new = not path.exists()
+  if is_new:
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(path, to_dict(cfg))
+  return is_new
+
+
+def disclaim_workdir(workdir: epath.PathLike) -> None:
+  """Deletes config.json, unless updates were made: nothing is to resume."""
+  workdir = epath.Path(workdir)
+  metrics = workdir / 'metrics.jsonl'
+  lines = metrics.read_bytes().splitlines() if metrics.exists() else []
+  if not (workdir / 'checkpoints').exists() and all(
+      line.startswith(b'{"step": 0,') for line in lines
+  ):
+    (workdir / 'config.json').unlink(missing_ok=True)
 
 
 def differences(
