@@ -71,8 +71,8 @@ def run() -> None:
           'config.certificate': options.CertificateConfig,
       }
   )
-  flags.DEFINE_string('workdir', None, 'Folder of the run.')
-  flags.DEFINE_string('verify', None, 'Folder of a certificate to check.')
+  cli.DEFINE_folder('workdir', 'Folder of the run.')
+  cli.DEFINE_folder('verify', 'Folder of a certificate to check.')
   flags.DEFINE_string(
       'data',
       None,

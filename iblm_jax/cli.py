@@ -15,9 +15,11 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from iblm_jax import errors
+from iblm_jax import errors, files
 
 _BAD_USAGE = 2
+# Limits of a flag that is a seed.
+SEEDS = {'lower_bound': 0, 'upper_bound': 2**63 - 1}
 _PREEMPTED = 143
 
 
@@ -79,6 +81,30 @@ def run(
 
   _describe(module or main.__module__)
   app.run(guarded, flags_parser=_parse)
+
+
+class _FolderParser(flags.ArgumentParser):
+  """Takes what `files.folder` takes, before the program does anything."""
+
+  syntactic_help = 'a folder'
+
+  def __init__(self, name: str):
+    super().__init__()
+    self.name = name
+
+  def parse(self, argument: str) -> str:
+    return str(files.folder(self.name, argument))
+
+
+def DEFINE_folder(name: str, text: str) -> None:
+  """Defines a flag for a folder; a file in its place is bad usage.
+
+  Args:
+    name: The flag.
+    text: What --help says of it.
+  """
+  serializer = flags.ArgumentSerializer()
+  flags.DEFINE(_FolderParser(name), name, None, text, serializer=serializer)
 
 
 def refuse(message: str) -> NoReturn:

@@ -36,7 +36,7 @@ def run() -> None:
   config_flag.define(
       lambda tree: {f'config.{name}': config.RunConfig for name in tree.order}
   )
-  flags.DEFINE_string('workdir', None, 'Folder of all stages.')
+  cli.DEFINE_folder('workdir', 'Folder of all stages.')
   config_flag.require('config', 'workdir')
   cli.run(main)
 

@@ -184,6 +184,8 @@ def check(options: Any) -> None:
   for one in dataclasses.fields(options):
     value, hint = getattr(options, one.name), hints[one.name]
     allowed = range_of(one)
+    if not _fits(value):
+      raise ValueError(f'{one.name} must fit into 64 bits, got {value!r}.')
     if not _is_of(value, hint) and not allowed.allowed:
       raise ValueError(
           f'{one.name} must be of type {type_words(hint)}, got {value!r}.'
@@ -238,6 +240,13 @@ def _leaves(hint: Any) -> set[Any]:
   """The types that a hint is made of."""
   args = typing.get_args(hint)
   return set().union(*map(_leaves, args)) if args else {hint}
+
+
+def _fits(value: Any) -> bool:
+  """Whether integers are of 64 bits, signed."""
+  if isinstance(value, tuple | list):
+    return all(map(_fits, value))
+  return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
 _SCALARS = {int: numbers.Integral, float: numbers.Real}

@@ -9,6 +9,35 @@ from typing import Any
 from etils import epath
 
 
+def folder(name: str, path: epath.PathLike) -> epath.Path:
+  """Returns a folder that is there or can be made, with `~` expanded.
+
+  Args:
+    name: What it is, for messages.
+    path: As a person gave it; any in an object store is taken as it is.
+
+  Raises:
+    ValueError: It is empty, or a file is where it or a folder above it should
+      be.
+
+  >>> folder('workdir', '')
+  Traceback (most recent call last):
+  ValueError: workdir must be a folder, got ''.
+  """
+  text = os.fspath(path)
+  if not text.strip():
+    raise ValueError(f'{name} must be a folder, got {text!r}.')
+  if '://' in text:
+    return epath.Path(text)
+  made = epath.Path(os.path.expanduser(text))
+  there = made
+  while not os.path.lexists(there) and there != there.parent:
+    there = there.parent
+  if not there.is_dir():
+    raise ValueError(f'{name} must be a folder, but {there} is a file.')
+  return made
+
+
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
   """Writes a file whole or not at all.
 

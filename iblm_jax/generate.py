@@ -182,19 +182,21 @@ def main() -> None:
 
 def run() -> None:
   """Defines the flags and starts the program."""
-  flags.DEFINE_string('workdir', None, 'Folder of the run.')
+  cli.DEFINE_folder('workdir', 'Folder of the run.')
   flags.DEFINE_string('prompt', '', 'Text to continue.')
   flags.DEFINE_integer(
       'max_tokens',
       None,
       f'Most tokens to add; by default {_MAX_TOKENS}, or as many as the model'
       ' has room for.',
+      lower_bound=1,
+      upper_bound=2**20,
   )
   flags.DEFINE_float('temperature', 0.0, '0 takes the most likely token.')
   flags.DEFINE_integer(
       'top_k', None, 'Sample among the k most likely tokens only.'
   )
-  flags.DEFINE_integer('seed', 0, 'Seed of the sampling.')
+  flags.DEFINE_integer('seed', 0, 'Seed of the sampling.', **cli.SEEDS)
   flags.mark_flag_as_required('workdir')
   cli.run(main)
 

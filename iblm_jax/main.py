@@ -78,7 +78,7 @@ def compile_only(
 def run() -> None:
   """Defines the flags and starts the program."""
   config_flag.define(lambda tree: {'config': config_lib.RunConfig})
-  flags.DEFINE_string('workdir', None, 'Folder of the run.')
+  cli.DEFINE_folder('workdir', 'Folder of the run.')
   flags.DEFINE_bool(
       'compile_only',
       False,

@@ -80,8 +80,8 @@ def lines(found: dict[str, float]) -> list[str]:
 
 def run() -> None:
   """Defines the flags and starts the program."""
-  flags.DEFINE_string(
-      'workdir', None, 'Folder of the run. With --gpt2, folder of the results.'
+  cli.DEFINE_folder(
+      'workdir', 'Folder of the run. With --gpt2, folder of the results.'
   )
   flags.DEFINE_string(
       'gpt2', None, 'Weights of GPT-2 (model.safetensors, or its folder).'
@@ -114,7 +114,7 @@ def run() -> None:
   flags.DEFINE_integer('heads', 4, 'Heads of its attention, or of its mixing.')
   flags.DEFINE_string('injection', 'unroll', 'unroll, or repeat (a mixer).')
   flags.DEFINE_float('peak', 3e-3, 'Largest learning rate.')
-  flags.DEFINE_integer('seed', 0, 'Seed of the decoders.')
+  flags.DEFINE_integer('seed', 0, 'Seed of the decoders.', **cli.SEEDS)
   flags.mark_flag_as_required('workdir')
   cli.run(main)
 

@@ -68,7 +68,7 @@ def main(workdirs: list[str]) -> None:
 
 def run() -> None:
   """Defines the flags and starts the program."""
-  flags.DEFINE_string('out', None, 'Folder for the report.')
+  cli.DEFINE_folder('out', 'Folder for the report.')
   flags.mark_flag_as_required('out')
   cli.run(main, positional='RUN [RUN ...]')
 

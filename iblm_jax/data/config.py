@@ -32,7 +32,7 @@ class DataConfig:
 
   Attributes:
     kind: One of `kinds.names()`.
-    batch_size: Rows of a global batch, at least 1.
+    batch_size: Rows of a global batch, 1..2**31-1.
     seed: Seed of examples and shuffling, 0..2**63-1; evaluation sets do not
       depend on it.
     num_threads: Threads that read ahead, 1..256.
@@ -51,7 +51,7 @@ class DataConfig:
   """
 
   kind: str = 'multiplication'
-  batch_size: int = fields.field(64, low=1)
+  batch_size: int = fields.field(64, low=1, high=2**31 - 1)
   seed: int = fields.field(0, low=0, high=2**63 - 1)
   num_threads: int = fields.field(1, low=1, high=256)
   prefetch: int = fields.field(4, low=0, high=4096)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from absl import flags
 
-from iblm_jax import cli
+from iblm_jax import cli, files
 from iblm_jax.data import _checks
 from iblm_jax.data.shards import writer as shard_writer
 from iblm_jax.data.text import files as text
@@ -67,6 +67,7 @@ def prepare(
   _checks.check_choice('format', format, ('bin', 'array_record'))
   if '://' in out:
     raise ValueError(f'out must be a local folder, got {out!r}.')
+  out = str(files.folder('out', out))
   tokenizer = tokenizers_lib.load_tokenizer(options.tokenizer)
   if tokenizer.vocab_size > 2**16:
     raise ValueError(
@@ -203,7 +204,7 @@ def main(sources: list[str]) -> None:
 
 def run() -> None:
   """Entry point."""
-  flags.DEFINE_string('out', None, 'Folder for the shards.')
+  cli.DEFINE_folder('out', 'Folder for the shards.')
   flags.DEFINE_string(
       'tokenizer', 'bytes', "'bytes', or a tokenizer.json or .model file."
   )

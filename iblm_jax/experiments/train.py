@@ -32,7 +32,7 @@ def main() -> None:
 
 def run() -> None:
   """Entry point."""
-  flags.DEFINE_string('workdir', None, 'Folder of the run.')
+  cli.DEFINE_folder('workdir', 'Folder of the run.')
   flags.DEFINE_integer('core', None, 'The one CPU core to run on (Linux).')
   flags.DEFINE_bool(
       'end_with_parent', False, 'Save and stop when the parent process ends.'

@@ -70,12 +70,12 @@ class ProbeConfig:
   """
 
   length: int = fields.field(above=0)
-  num_layers: int = fields.field(2, above=0)
-  width: int = fields.field(64, above=0)
-  num_heads: int = fields.field(4, above=0)
+  num_layers: int = fields.field(2, above=0, high=2**10)
+  width: int = fields.field(64, above=0, high=2**16)
+  num_heads: int = fields.field(4, above=0, high=2**16)
   injection: str = fields.field('unroll', choices=reconstruction.INJECTIONS)
-  num_steps: int = fields.field(2000, above=0)
-  batch_size: int = fields.field(64, above=0)
+  num_steps: int = fields.field(2000, above=0, high=2**31 - 1)
+  batch_size: int = fields.field(64, above=0, high=2**20)
   peak: float = fields.field(3e-3, above=0)
   seed: int = 0
   num_eval: int = fields.field(2048, above=0)

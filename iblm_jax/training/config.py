@@ -4,6 +4,7 @@ Field by field: an unknown name, a wrong type or a value outside its range is
 one `ValueError` that gives the path of the field.
 """
 
+import contextlib
 import dataclasses
 import json
 import types
@@ -138,13 +139,26 @@ def check_workdir(cfg: RunConfig, workdir: epath.PathLike) -> None:
     )
 
 
-def claim_workdir(cfg: RunConfig, workdir: epath.PathLike) -> None:
-  """Writes config.json, unless it is there."""
+def claim_workdir(cfg: RunConfig, workdir: epath.PathLike) -> bool:
+  """Writes config.json, unless it is there; returns whether it did."""
   workdir = epath.Path(workdir)
   path = workdir / 'config.json'
-  if not path.exists():
+  is_new = not path.exists()
+  if is_new:
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(path, to_dict(cfg))
+  return is_new
+
+
+def disclaim_workdir(workdir: epath.PathLike) -> None:
+  """Deletes config.json, unless updates were made: nothing is to resume."""
+  workdir = epath.Path(workdir)
+  metrics = workdir / 'metrics.jsonl'
+  lines = metrics.read_bytes().splitlines() if metrics.exists() else []
+  if not (workdir / 'checkpoints').exists() and all(
+      line.startswith(b'{"step": 0,') for line in lines
+  ):
+    (workdir / 'config.json').unlink(missing_ok=True)
 
 
 def differences(
@@ -264,8 +278,9 @@ def _build_tagged(union: tagged.Union, value: Any, path: str) -> Any:
 def _scalar(hint: type, value: Any, path: str) -> Any:
   is_number = isinstance(value, int | float) and not isinstance(value, bool)
   if hint is float and is_number:
-    return float(value)
-  if hint is int and is_number and value == int(value):
+    with contextlib.suppress(OverflowError):  # an integer past all floats
+      return float(value)
+  if hint is int and is_number and value == value // 1:  # infinity is not
     return int(value)
   if hint in (bool, str) and isinstance(value, hint):
     return value

@@ -27,7 +27,7 @@ from iblm_jax.training import (
 from iblm_jax.training import metrics as metrics_lib
 from iblm_jax.training import program as program_lib
 from iblm_jax.training import summary as summary_lib
-from iblm_jax.training.scale import hardware
+from iblm_jax.training.scale import capacity, hardware
 from iblm_jax.training.scale import mesh as mesh_lib
 
 # Of a run that starts from another: which one, and after how many updates.
@@ -76,7 +76,11 @@ def prepare(
   if cfg.train.tensorboard:
     metrics_lib.check_tensorboard()
   source = splits.pop('train')
-  return Job(cfg, source, splits, program_lib.Program(cfg, devices))
+  program = program_lib.Program(cfg, devices)
+  capacity.check_memory(
+      cfg, program.abstract_state, program.mesh, source.length
+  )
+  return Job(cfg, source, splits, program)
 
 
 def _own_sources(cfg, objects) -> dict[str, batches.Source]:

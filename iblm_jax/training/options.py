@@ -54,6 +54,8 @@ class LoopConfig:
 
   def __post_init__(self):
     fields.check(self)
+    if self.num_steps >= 2**31:  # optimizers count in 32 bits
+      raise ValueError(f'num_steps must be < 2**31, got {self.num_steps}.')
     rising = all(a < b for a, b in itertools.pairwise((0, *self.windows)))
     if not rising or len(self.windows) > self.num_steps:
       raise ValueError(

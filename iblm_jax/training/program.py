@@ -14,6 +14,7 @@ from iblm_jax.sublora import parameterisations, paths, prng
 from iblm_jax.training import evaluation, options
 from iblm_jax.training import state as state_lib
 from iblm_jax.training import step as step_lib
+from iblm_jax.training.scale import capacity
 from iblm_jax.training.scale import mesh as mesh_lib
 
 
@@ -75,7 +76,9 @@ class Program:
         parameterisation=cfg.parameterisation,
     )
     self._cfg = cfg
-    self.abstract_state = abstract_state(cfg, self.mesh)
+    with capacity.counting(cfg):
+      self.abstract_state = abstract_state(cfg, self.mesh)
+    capacity.check_state(cfg, self.abstract_state)
     check_frozen(cfg, self.abstract_state.params)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
     self.batch_sharding = mesh_lib.batch_sharding(self.mesh, cfg.mesh)

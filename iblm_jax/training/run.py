@@ -7,6 +7,7 @@ import jax
 import ml_collections
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.training import config, lock, loop, metrics, options, restoring
 
 
@@ -103,9 +104,7 @@ def prepare(
         'eval_sources must map names to sources, got a'
         f' {type(eval_sources).__name__}.'
     )
-  workdir = epath.Path(workdir)
-  if workdir.exists() and not workdir.is_dir():
-    raise ValueError(f'workdir must be a folder, but {workdir} is a file.')
+  workdir = files.folder('workdir', workdir)
   config.check_workdir(cfg, workdir)
   job = loop.prepare(cfg, source=source, eval_sources=eval_sources)
   return Run(job, workdir, restoring.beginning(cfg, workdir, read_run))
@@ -117,13 +116,22 @@ def complete(
     report: Callable[[str], None] = print,
     writers: Sequence[metrics.Writer] = (),
 ) -> dict[str, Any]:
-  """Trains what is left of a prepared run, see `train`."""
+  """Trains what is left of a prepared run, see `train`.
+
+  A run that fails before its first update gives its folder back: its options
+  may have been why, and corrected ones shall not be those of another run.
+  """
   run.workdir.mkdir(parents=True, exist_ok=True)
   if jax.process_index() > 0:
     return _train(run, report, writers)
   with lock.held(run.workdir):
-    config.claim_workdir(run.job.cfg, run.workdir)
-    return _train(run, report, writers)
+    is_new = config.claim_workdir(run.job.cfg, run.workdir)
+    try:
+      return _train(run, report, writers)
+    except Exception:
+      if is_new:
+        config.disclaim_workdir(run.workdir)
+      raise
 
 
 def _train(run, report, writers):

@@ -62,10 +62,14 @@ class Experiment(NamedTuple):
 
 def start(experiment: Experiment) -> None:
   """Entry point of an experiment's program."""
-  flags.DEFINE_string('workdir', None, 'Folder of the experiment.')
+  cli.DEFINE_folder('workdir', 'Folder of the experiment.')
   if experiment.seeds is not None:
     flags.DEFINE_integer(
-        'seeds', experiment.seeds, 'Number of seeds.', lower_bound=1
+        'seeds',
+        experiment.seeds,
+        'Number of seeds.',
+        lower_bound=1,
+        upper_bound=1000,
     )
   if experiment.smoke:
     flags.DEFINE_bool('smoke', False, experiment.smoke)
