@@ -12,11 +12,14 @@ from etils import epath
 
 from iblm_jax import bounds, files
 from iblm_jax.bounds import claims as claims_lib
+from iblm_jax.certification import form, reading
 from iblm_jax.certification.scoring import DocumentLosses
 
 FILES = ('certificate.json', 'code.bin', 'losses.npz')
-# Arrays of `DocumentLosses` that losses.npz holds.
-RECORDED = ('losses', 'errors', 'token_losses')
+# Arrays of `DocumentLosses` that losses.npz holds, and their numbers of axes.
+RECORDED = {'losses': 2, 'errors': 2, 'token_losses': 1}
+# Bytes of code.bin, and of losses.npz.
+MOST_BYTES = 1 << 29
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,20 +70,37 @@ class Certificate:
     """Reads the files of a certificate without checking what they say.
 
     Raises:
-      ValueError: A file is missing or is no JSON.
+      ValueError: A file is missing, no regular file, too large or damaged; or
+        what it holds has not the form of a certificate.
     """
     check_files(folder)
-    tree, code, losses = (
-        (epath.Path(folder) / name).read_bytes() for name in FILES
+    _, *others = FILES
+    return cls(
+        read_tree(folder),
+        *(
+            reading.read_bytes(epath.Path(folder) / name, MOST_BYTES)
+            for name in others
+        ),
     )
-    return cls(json.loads(tree), code, losses)
+
+
+def read_tree(folder: epath.PathLike) -> dict[str, Any]:
+  """The content of certificate.json, which has the form of a certificate.
+
+  Raises:
+    ValueError: It is missing, damaged or of another form.
+  """
+  path = epath.Path(folder) / FILES[0]
+  data = reading.read_bytes(path, reading.JSON_BYTES)
+  tree = reading.parse_json(data, str(path))
+  form.check(tree, str(folder))
+  return tree
 
 
 def check_files(folder: epath.PathLike) -> None:
   """ValueError unless a certificate is there, and what it takes to read it."""
   for name in FILES:
-    if not (epath.Path(folder) / name).exists():
-      raise ValueError(f'{folder} must hold {name}; there is none.')
+    reading.check_file(epath.Path(folder) / name)
   check_coder()
 
 
@@ -100,9 +120,13 @@ def pack_losses(found: DocumentLosses) -> bytes:
 
 
 def unpack_losses(data: bytes) -> DocumentLosses:
-  """What `pack_losses` has packed; the number of tokens is not in it."""
-  with np.load(io.BytesIO(data)) as file:
-    return DocumentLosses(**{name: file[name] for name in RECORDED}, tokens=0)
+  """What `pack_losses` has packed; the number of tokens is not in it.
+
+  Raises:
+    ValueError: It has not packed this.
+  """
+  arrays = reading.parse_arrays(data, FILES[2], RECORDED)
+  return DocumentLosses(**arrays, tokens=0)
 
 
 def hash_of(data: Any) -> str:
