@@ -1,5 +1,7 @@
 """Everything after the bits of a certificate again, and compared."""
 
+import contextlib
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +17,10 @@ from iblm_jax.certification.scoring import Report, Subject
 # Not found again by verifying: only hashes tell whether somebody changed them.
 _GIVEN = ('model', 'made')
 _LOSS_TOLERANCE = 1e-4
+# Numbers that are decoded, at most: of a code of zeros nothing bounds them.
+_FEW_NUMBERS = 1 << 20
+_NUMBERS_PER_BYTE = 1 << 13
+_MOST_HELDOUT = 1 << 20
 # Two processors do not round a logarithm alike.
 _ROUNDING = 1e-9
 # In place of what a tree does not have; null is something that it has.
@@ -23,6 +29,26 @@ _ABSENT = type('Absent', (), {'__repr__': lambda self: 'None'})()
 
 class Mismatch(Exception):
   """Something in a certificate is not what it should be."""
+
+
+@contextlib.contextmanager
+def in_one_line(folder: epath.PathLike) -> Iterator[None]:
+  """Turns whatever the values of a stranger lead to into an error of a line.
+
+  Raises:
+    Mismatch: As inside.
+    ValueError: For everything else.
+  """
+  try:
+    yield
+  except Mismatch as error:
+    raise Mismatch(reading.shown(error)) from error
+  except ValueError as error:
+    raise ValueError(reading.shown(error)) from error
+  # Its values reach every part of the library, and JAX.
+  except Exception as error:
+    said = f'{folder} cannot be verified: {type(error).__name__}: {error}'
+    raise ValueError(reading.shown(said)) from error
 
 
 def open_checked(folder: epath.PathLike) -> Certificate:
@@ -47,7 +73,7 @@ def check(
     subject: Subject,
     cfg: options.CertificateConfig,
     report: Report,
-) -> None:
+) -> Certificate:
   """Does everything after the bits again and compares.
 
   Args:
@@ -56,20 +82,30 @@ def check(
     cfg: What `held` declares.
     report: Receives lines for a person to read.
 
+  Returns:
+    The certificate with all options of its model, and with the claims that
+    follow from the losses found here: those of `held` may be lower, by as much
+    as the tolerance lets its author lower them.
+
   Raises:
     Mismatch: Something differs; the message names the first such thing.
-    ValueError: The code is damaged.
+    ValueError: The code is damaged, or sizes are beyond what is verified.
   """
   tree, hashes = held.tree, held.tree['hashes']
   code = quantisation.Code(held.code, tree['code']['levels'])
   paid_for('code.levels', code.levels, cfg.levels)
   _same('hashes.data', subject.population['hash'], hashes['data'])
-  scores = assembly.score(code, subject, cfg, report)
   recorded = certificate.unpack_losses(held.losses)
+  _check_sizes(held, subject, cfg, recorded)
+  scores = assembly.score(code, subject, cfg, report)
   _check_losses(scores.train, recorded)
-  # The claims are made of the numbers that were recorded.
-  scores = scores._replace(train=recorded._replace(tokens=scores.train.tokens))
-  found = assembly.make_tree(code, subject, cfg, scores)
+  # The claims of the file were made of the numbers that were recorded.
+  found, here = (
+      assembly.make_tree(code, subject, cfg, scores._replace(train=losses))
+      for losses in (
+          recorded._replace(tokens=scores.train.tokens), scores.train
+      )
+  )
   found['hashes'] |= {name: hashes[name] for name in ('losses', 'parts')}
   # What the model was built from, in the words of the certificate: data may lie
   # elsewhere here, and options may have been added since.
@@ -85,6 +121,10 @@ def check(
   _compare(found, {k: v for k, v in tree.items() if k != 'made'})
   for name in found.keys() - {'hashes'}:  # down to the last digit
     _same_part(name, tree)
+  claimed = {
+      name: here[name] for name in ('claims', 'terms', 'heldout', 'model')
+  }
+  return dataclasses.replace(held, tree={**tree, **claimed})
 
 
 def paid_for(name: str, taken: Any, paid: tuple[Any, ...]) -> None:
@@ -145,14 +185,39 @@ def _differences(
     yield path, old, new
 
 
+def _check_sizes(held, subject, cfg, recorded) -> None:
+  """Compares sizes with those of the files, before anything has them."""
+  numbers, population = subject.size, subject.population
+  _same('code.numbers', numbers, held.tree['code']['numbers'])
+  most = _FEW_NUMBERS + _NUMBERS_PER_BYTE * len(held.code)
+  if numbers > most:
+    raise ValueError(
+        f'code.numbers must be at most {most:,} for {len(held.code):,} bytes of'
+        f' code, got {numbers:,}.'
+    )
+  heldout = min(population['num_heldout'], cfg.heldout)
+  if heldout > _MOST_HELDOUT:
+    raise ValueError(
+        f'certificate.heldout must be at most {_MOST_HELDOUT:,} units to be'
+        f' verified, got {heldout:,}.'
+    )
+  n = cfg.sample or population['num_train']
+  rows = len(cfg.alphas)
+  for name, actual in (
+      ('losses', (rows, n)),
+      ('errors', (len(cfg.top_k), n)),
+      ('token_losses', (rows,)),
+  ):
+    expected = getattr(recorded, name).shape
+    if actual != expected:
+      raise Mismatch(
+          f'losses.npz holds {name} of shape {expected}, {actual} here.'
+      )
+
+
 def _check_losses(found, recorded) -> None:
   for name in certificate.RECORDED:
     actual, expected = getattr(found, name), getattr(recorded, name)
-    if actual.shape != expected.shape:
-      raise Mismatch(
-          f'losses.npz holds {name} of shape {expected.shape}, {actual.shape}'
-          ' here.'
-      )
     gaps = np.abs(actual - expected)
     gap = float(gaps.max(initial=0.0))
     # An error is a share of few tokens: a tie that breaks the other way moves

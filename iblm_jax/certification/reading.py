@@ -193,7 +193,7 @@ def _array(data: bytes, name: str, axes: int) -> np.ndarray:
   return array.reshape(shape, order='F' if in_columns else 'C')
 
 
-def shown(value: Any, most: int = 400) -> str:
+def shown(value: Any, most: int = 600) -> str:
   r"""One line of text that a terminal shows as it is, of `most` letters.
 
   >>> shown('a\nverified: all\x1b[2J', 14)
