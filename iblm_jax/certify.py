@@ -14,7 +14,7 @@ from etils import epath
 from iblm_jax import cli, config_flag, errors
 from iblm_jax import config as config_lib
 from iblm_jax.bounds import options
-from iblm_jax.certification import certificate, verification
+from iblm_jax.certification import statement, verification
 from iblm_jax.certification import pipeline as certification
 
 FLAGS = flags.FLAGS
@@ -48,7 +48,7 @@ def main() -> None:
     config_lib.claim_workdir(cfg.run, workdir)
     tree = certification.certify(cfg, workdir, cli.report, jobs)
     cli.report(f'wrote {workdir}/certificate')
-  for line in certificate.describe(tree):
+  for line in statement.describe(tree):
     cli.report(line)
 
 
@@ -57,10 +57,12 @@ def verify(folder: epath.Path, data: str | None = None) -> None:
   with cli.refusing():
     verification.check_files(folder)
   try:
-    verification.verify(folder, cli.report, data)
+    found = verification.verify(folder, cli.report, data)
   except (verification.Mismatch, ValueError) as error:
     raise errors.RunFailed(f'not verified: {error}') from error
-  cli.report(f'verified: {folder}')
+  claim, word = statement.verified(found.tree)
+  cli.report(f'verified: {folder}: {claim}')
+  cli.report(word)
 
 
 def run() -> None:

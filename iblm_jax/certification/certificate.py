@@ -4,19 +4,20 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from iblm_jax import bounds, files
-from iblm_jax.bounds import claims as claims_lib
+from iblm_jax.certification import form, reading, statement
 from iblm_jax.certification.scoring import DocumentLosses
 
 FILES = ('certificate.json', 'code.bin', 'losses.npz')
-# Arrays of `DocumentLosses` that losses.npz holds.
-RECORDED = ('losses', 'errors', 'token_losses')
+# Arrays of `DocumentLosses` that losses.npz holds, and their numbers of axes.
+RECORDED = {'losses': 2, 'errors': 2, 'token_losses': 1}
+# Bytes of code.bin, and of losses.npz.
+MOST_BYTES = 1 << 29
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,16 +44,11 @@ class Certificate:
   @property
   def headline(self) -> dict[str, Any]:
     """The claim in bits per token whose kind was declared beforehand."""
-    kind = self.tree['model']['certificate']['headline']
-    (claim,) = (
-        claim for claim in self.claims
-        if claim['loss'] == claims_lib.BITS and claim['kind'] == kind
-    )
-    return claim
+    return statement.headline(self.tree)
 
   def lines(self) -> list[str]:
     """The certificate for a person to read, a line at a time."""
-    return describe(self.tree)
+    return statement.describe(self.tree)
 
   def save(self, folder: epath.PathLike) -> None:
     """Writes code.bin, losses.npz and, last, certificate.json."""
@@ -67,20 +63,37 @@ class Certificate:
     """Reads the files of a certificate without checking what they say.
 
     Raises:
-      ValueError: A file is missing or is no JSON.
+      ValueError: A file is missing, no regular file, too large or damaged; or
+        what it holds has not the form of a certificate.
     """
     check_files(folder)
-    tree, code, losses = (
-        (epath.Path(folder) / name).read_bytes() for name in FILES
+    _, *others = FILES
+    return cls(
+        read_tree(folder),
+        *(
+            reading.read_bytes(epath.Path(folder) / name, MOST_BYTES)
+            for name in others
+        ),
     )
-    return cls(json.loads(tree), code, losses)
+
+
+def read_tree(folder: epath.PathLike) -> dict[str, Any]:
+  """The content of certificate.json, which has the form of a certificate.
+
+  Raises:
+    ValueError: It is missing, damaged or of another form.
+  """
+  path = epath.Path(folder) / FILES[0]
+  data = reading.read_bytes(path, reading.JSON_BYTES)
+  tree = reading.parse_json(data, str(path))
+  form.check(tree, str(folder))
+  return tree
 
 
 def check_files(folder: epath.PathLike) -> None:
   """ValueError unless a certificate is there, and what it takes to read it."""
   for name in FILES:
-    if not (epath.Path(folder) / name).exists():
-      raise ValueError(f'{folder} must hold {name}; there is none.')
+    reading.check_file(epath.Path(folder) / name)
   check_coder()
 
 
@@ -100,9 +113,13 @@ def pack_losses(found: DocumentLosses) -> bytes:
 
 
 def unpack_losses(data: bytes) -> DocumentLosses:
-  """What `pack_losses` has packed; the number of tokens is not in it."""
-  with np.load(io.BytesIO(data)) as file:
-    return DocumentLosses(**{name: file[name] for name in RECORDED}, tokens=0)
+  """What `pack_losses` has packed; the number of tokens is not in it.
+
+  Raises:
+    ValueError: It has not packed this.
+  """
+  arrays = reading.parse_arrays(data, FILES[2], RECORDED)
+  return DocumentLosses(**arrays, tokens=0)
 
 
 def hash_of(data: Any) -> str:
@@ -113,52 +130,3 @@ def hash_of(data: Any) -> str:
 def part_hash(part: Any) -> str:
   """The hash of a part of a certificate, however it is written."""
   return hash_of(json.dumps(part, sort_keys=True).encode())
-
-
-def describe(tree: Mapping[str, Any]) -> list[str]:
-  """The content of certificate.json for a person, a line at a time."""
-  code, population = tree['code'], tree['population']
-  headline = tree['model']['certificate']['headline']
-  scored = (
-      f'{population["m"]:,} units ({population["unit"]}),'
-      f' {population["n"]:,} scored'
-  )
-  if 'unigram' in population:
-    scored += (
-        f'; {population["unigram"]:.4f} bits per token is the best without'
-        ' context'
-    )
-  found = [
-      f'code: {code["payload"]:,.0f} bits for {code["numbers"]:,} numbers'
-      f' ({code["bits_per_number"]:.2f} each), {code["total"]:,.1f} with'
-      ' prefix, choice and search',
-      scored,
-  ]
-  for claim in tree['claims']:
-    name = f'{claim["loss"]}, {claim["kind"]}'
-    mark = (
-        'CERTIFIED ' if name == f'{claims_lib.BITS}, {headline}' else ''
-    )
-    found.append(f'{mark}{name}: {_said(claim, tree["heldout"])}')
-  return found
-
-
-def _said(claim: Mapping[str, Any], risks: Mapping[str, Any]) -> str:
-  heldout = risks.get(
-      f'{claim["loss"]}, {claim["kind"]}', risks.get(claim['loss'])
-  )
-  vacuous = ' (vacuous)' if claim['value'] >= claim['trivial'] else ''
-  sure = (
-      'no promise, for comparison'
-      if claim['delta'] is None
-      else f'with probability {1 - claim["delta"]:g}'
-  )
-  if claim['kind'] == claims_lib.TOKENS:
-    sure += ', of these tokens in their contexts and of no new documents'
-  means = [f'{claim["empirical"]:.4f} on the sample']
-  if 'unseen' in claim:
-    means.append(f'{claim["unseen"]:.4f} unseen at worst')
-  if heldout is not None:
-    means.append(f'{heldout:.4f} held out')
-  means.append(f'{claim["trivial"]:.4f} by guessing')
-  return f'at most {claim["value"]:.4f}{vacuous}, {sure}; {", ".join(means)}'

@@ -1,7 +1,8 @@
 """Everything after the bits of a certificate again, and compared."""
 
+import contextlib
+import dataclasses
 import math
-import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,19 +10,45 @@ import numpy as np
 from etils import epath
 
 from iblm_jax.bounds import options
-from iblm_jax.certification import assembly, certificate, quantisation
+from iblm_jax.certification import assembly, certificate, quantisation, reading
 from iblm_jax.certification.certificate import Certificate
 from iblm_jax.certification.scoring import Report, Subject
 
 # Not found again by verifying: only hashes tell whether somebody changed them.
 _GIVEN = ('model', 'made')
 _LOSS_TOLERANCE = 1e-4
+# Numbers that are decoded, at most: of a code of zeros nothing bounds them.
+_FEW_NUMBERS = 1 << 20
+_NUMBERS_PER_BYTE = 1 << 13
+_MOST_HELDOUT = 1 << 20
 # Two processors do not round a logarithm alike.
 _ROUNDING = 1e-9
+# In place of what a tree does not have; null is something that it has.
+_ABSENT = type('Absent', (), {'__repr__': lambda self: 'None'})()
 
 
 class Mismatch(Exception):
   """Something in a certificate is not what it should be."""
+
+
+@contextlib.contextmanager
+def in_one_line(folder: epath.PathLike) -> Iterator[None]:
+  """Turns whatever the values of a stranger lead to into an error of a line.
+
+  Raises:
+    Mismatch: As inside.
+    ValueError: For everything else.
+  """
+  try:
+    yield
+  except Mismatch as error:
+    raise Mismatch(reading.shown(error)) from error
+  except ValueError as error:
+    raise ValueError(reading.shown(error)) from error
+  # Its values reach every part of the library, and JAX.
+  except Exception as error:
+    said = f'{folder} cannot be verified: {type(error).__name__}: {error}'
+    raise ValueError(reading.shown(said)) from error
 
 
 def open_checked(folder: epath.PathLike) -> Certificate:
@@ -32,17 +59,12 @@ def open_checked(folder: epath.PathLike) -> Certificate:
     ValueError: A file is missing or damaged.
   """
   held = certificate.Certificate.load(folder)
-  try:
-    tree, hashes = held.tree, held.tree['hashes']
-    _same('hashes.code', certificate.hash_of(held.code), hashes['code'])
-    _same('hashes.losses', certificate.hash_of(held.losses), hashes['losses'])
-    for name in _GIVEN:
-      _same_part(name, tree)
-    # What `check` and its callers read.
-    certificate.unpack_losses(held.losses)
-    tree['code']['levels'], tree['model']['certificate'], hashes['data']
-  except (KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
-    raise ValueError(f'{folder} holds no certificate: {error!r}.') from error
+  hashes = held.tree['hashes']
+  _same('hashes.code', certificate.hash_of(held.code), hashes['code'])
+  _same('hashes.losses', certificate.hash_of(held.losses), hashes['losses'])
+  for name in _GIVEN:
+    _same_part(name, held.tree)
+  certificate.unpack_losses(held.losses)  # or it cannot be read
   return held
 
 
@@ -51,7 +73,7 @@ def check(
     subject: Subject,
     cfg: options.CertificateConfig,
     report: Report,
-) -> None:
+) -> Certificate:
   """Does everything after the bits again and compares.
 
   Args:
@@ -60,20 +82,30 @@ def check(
     cfg: What `held` declares.
     report: Receives lines for a person to read.
 
+  Returns:
+    The certificate with all options of its model, and with the claims that
+    follow from the losses found here: those of `held` may be lower, by as much
+    as the tolerance lets its author lower them.
+
   Raises:
     Mismatch: Something differs; the message names the first such thing.
-    ValueError: The code is damaged.
+    ValueError: The code is damaged, or sizes are beyond what is verified.
   """
   tree, hashes = held.tree, held.tree['hashes']
   code = quantisation.Code(held.code, tree['code']['levels'])
   paid_for('code.levels', code.levels, cfg.levels)
   _same('hashes.data', subject.population['hash'], hashes['data'])
-  scores = assembly.score(code, subject, cfg, report)
   recorded = certificate.unpack_losses(held.losses)
+  _check_sizes(held, subject, cfg, recorded)
+  scores = assembly.score(code, subject, cfg, report)
   _check_losses(scores.train, recorded)
-  # The claims are made of the numbers that were recorded.
-  scores = scores._replace(train=recorded._replace(tokens=scores.train.tokens))
-  found = assembly.make_tree(code, subject, cfg, scores)
+  # The claims of the file were made of the numbers that were recorded.
+  found, here = (
+      assembly.make_tree(code, subject, cfg, scores._replace(train=losses))
+      for losses in (
+          recorded._replace(tokens=scores.train.tokens), scores.train
+      )
+  )
   found['hashes'] |= {name: hashes[name] for name in ('losses', 'parts')}
   # What the model was built from, in the words of the certificate: data may lie
   # elsewhere here, and options may have been added since.
@@ -89,6 +121,10 @@ def check(
   _compare(found, {k: v for k, v in tree.items() if k != 'made'})
   for name in found.keys() - {'hashes'}:  # down to the last digit
     _same_part(name, tree)
+  claimed = {
+      name: here[name] for name in ('claims', 'terms', 'heldout', 'model')
+  }
+  return dataclasses.replace(held, tree={**tree, **claimed})
 
 
 def paid_for(name: str, taken: Any, paid: tuple[Any, ...]) -> None:
@@ -102,9 +138,16 @@ def paid_for(name: str, taken: Any, paid: tuple[Any, ...]) -> None:
 
 def _same(name: str, actual: Any, expected: Any) -> None:
   if actual != expected:
-    raise Mismatch(
-        f'{name} is {expected!r} in the certificate and {actual!r} here.'
-    )
+    raise _mismatch(name, actual, expected)
+
+
+def _mismatch(name: str, actual: Any, expected: Any) -> Mismatch:
+  there, here = (reading.shown(repr(x), 80) for x in (expected, actual))
+  end = ', which has no such field' if actual is _ABSENT else ''
+  return Mismatch(
+      f'{reading.shown(name)} is {there} in the certificate and {here} here'
+      f'{end}.'
+  )
 
 
 def _same_part(name: str, tree: Mapping[str, Any]) -> None:
@@ -122,7 +165,7 @@ def _compare(found: Any, held: Any) -> None:
     if not floats or not math.isclose(
         expected, actual, rel_tol=_ROUNDING, abs_tol=slack
     ):
-      _same(path, actual, expected)
+      raise _mismatch(path, actual, expected)
 
 
 def _differences(
@@ -135,19 +178,46 @@ def _differences(
   )
   if isinstance(old, dict) and isinstance(new, dict):
     for name in sorted(old.keys() | new.keys()):
-      yield from _differences(old.get(name), new.get(name), f'{path}.{name}')
-  elif old != new:
+      yield from _differences(
+          *(x.get(name, _ABSENT) for x in (old, new)), f'{path}.{name}'
+      )
+  elif old != new or isinstance(old, bool) != isinstance(new, bool):
     yield path, old, new
+
+
+def _check_sizes(held, subject, cfg, recorded) -> None:
+  """Compares sizes with those of the files, before anything has them."""
+  numbers, population = subject.size, subject.population
+  _same('code.numbers', numbers, held.tree['code']['numbers'])
+  most = _FEW_NUMBERS + _NUMBERS_PER_BYTE * len(held.code)
+  if numbers > most:
+    raise ValueError(
+        f'code.numbers must be at most {most:,} for {len(held.code):,} bytes of'
+        f' code, got {numbers:,}.'
+    )
+  heldout = min(population['num_heldout'], cfg.heldout)
+  if heldout > _MOST_HELDOUT:
+    raise ValueError(
+        f'certificate.heldout must be at most {_MOST_HELDOUT:,} units to be'
+        f' verified, got {heldout:,}.'
+    )
+  n = cfg.sample or population['num_train']
+  rows = len(cfg.alphas)
+  for name, actual in (
+      ('losses', (rows, n)),
+      ('errors', (len(cfg.top_k), n)),
+      ('token_losses', (rows,)),
+  ):
+    expected = getattr(recorded, name).shape
+    if actual != expected:
+      raise Mismatch(
+          f'losses.npz holds {name} of shape {expected}, {actual} here.'
+      )
 
 
 def _check_losses(found, recorded) -> None:
   for name in certificate.RECORDED:
     actual, expected = getattr(found, name), getattr(recorded, name)
-    if actual.shape != expected.shape:
-      raise Mismatch(
-          f'losses.npz holds {name} of shape {expected.shape}, {actual.shape}'
-          ' here.'
-      )
     gaps = np.abs(actual - expected)
     gap = float(gaps.max(initial=0.0))
     # An error is a share of few tokens: a tie that breaks the other way moves

@@ -138,7 +138,7 @@ def finished(cfg: CertifyConfig, workdir: epath.Path) -> dict[str, Any] | None:
   path = workdir / 'certificate' / 'certificate.json'
   if not path.exists():
     return None
-  held = json.loads(path.read_text())
+  held = certificate.read_tree(path.parent)
   changed = config.differences(
       held['model']['certificate'],
       config.to_dict(cfg.certificate),

@@ -6,13 +6,13 @@ A and B are workdirs of `iblm_jax.certify`; their names are those of the rows.
 Nothing is computed anew: `iblm_jax.certify --verify` does that.
 """
 
-import json
 from typing import Any
 
 from absl import flags
 from etils import epath
 
 from iblm_jax import cli
+from iblm_jax.certification import certificate
 from iblm_jax.experiments._harness import program, results
 from iblm_jax.experiments.certificates import rows as rows_lib
 
@@ -78,7 +78,7 @@ def read_row(run: epath.Path) -> dict[str, Any]:
   path = run / 'certificate' / 'certificate.json'
   if not path.exists():
     raise ValueError(f'{path} does not exist: make it with iblm_jax.certify.')
-  tree = json.loads(path.read_text())
+  tree = certificate.read_tree(path.parent)
   row = rows_lib.make_row(tree)
   size = tree['population']['size']
   return {

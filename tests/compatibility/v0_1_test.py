@@ -48,7 +48,8 @@ def test_the_table_of_a_report(made, tmp_path):
 
 
 def test_the_certificate_verifies(made, tmp_path):
-  done = run('certify', f'--verify={made}/certificate')
+  data = f'--data={HERE}/words.txt'
+  done = run('certify', f'--verify={made}/certificate', data)
   assert 'verified: ' in done.stdout
   copied = tmp_path / 'certificate'
   shutil.copytree(made / 'certificate', copied)
@@ -56,7 +57,7 @@ def test_the_certificate_verifies(made, tmp_path):
   tree = json.loads(path.read_text())
   tree['claims'][0]['value'] -= 1e-6
   path.write_text(json.dumps(tree))
-  done = run('certify', f'--verify={copied}', status=1)
+  done = run('certify', f'--verify={copied}', data, status=1)
   assert 'not verified: ' in done.stderr and 'claims' in done.stderr
 
 
