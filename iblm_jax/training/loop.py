@@ -17,6 +17,7 @@ from iblm_jax.data.sources import own
 from iblm_jax.models import flops
 from iblm_jax.training import (
   checkpoints,
+  data_record,
   evaluation,
   fitting,
   options,
@@ -41,6 +42,7 @@ class Job(NamedTuple):
   source: batches.Source
   eval_sources: dict[str, batches.Source]
   program: program_lib.Program
+  identity: Mapping[str, Any] = {}  # of the data, see `data_record`
 
 
 def prepare(
@@ -70,13 +72,15 @@ def prepare(
     if eval_sources:
       raise ValueError('eval_sources need a source to train on, got None.')
     splits = sources.make_sources(cfg.data)
+    identity = sources.identity_of(cfg.data)
   else:
     splits = _own_sources(cfg, {'train': source, **(eval_sources or {})})
+    identity = data_record.of_sources(splits)
   fitting.check_data(cfg, splits)
   if cfg.train.tensorboard:
     metrics_lib.check_tensorboard()
   source = splits.pop('train')
-  return Job(cfg, source, splits, program_lib.Program(cfg, devices))
+  return Job(cfg, source, splits, program_lib.Program(cfg, devices), identity)
 
 
 def _own_sources(cfg, objects) -> dict[str, batches.Source]:

@@ -7,7 +7,15 @@ import jax
 import ml_collections
 from etils import epath
 
-from iblm_jax.training import config, lock, loop, metrics, options, restoring
+from iblm_jax.training import (
+  config,
+  data_record,
+  lock,
+  loop,
+  metrics,
+  options,
+  restoring,
+)
 
 
 class Run(NamedTuple):
@@ -108,6 +116,7 @@ def prepare(
     raise ValueError(f'workdir must be a folder, but {workdir} is a file.')
   config.check_workdir(cfg, workdir)
   job = loop.prepare(cfg, source=source, eval_sources=eval_sources)
+  data_record.check(workdir, job.identity)
   return Run(job, workdir, restoring.beginning(cfg, workdir, read_run))
 
 
@@ -123,6 +132,7 @@ def complete(
     return _train(run, report, writers)
   with lock.held(run.workdir):
     config.claim_workdir(run.job.cfg, run.workdir)
+    data_record.claim(run.workdir, run.job.identity)
     return _train(run, report, writers)
 
 
