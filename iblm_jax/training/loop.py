@@ -31,9 +31,6 @@ from iblm_jax.training import summary as summary_lib
 from iblm_jax.training.scale import hardware
 from iblm_jax.training.scale import mesh as mesh_lib
 
-# Of a run that starts from another: which one, and after how many updates.
-_ORIGIN = 'start.json'
-
 
 class Job(NamedTuple):
   """A run whose parts fit together; nothing of it is on disk yet."""
@@ -168,7 +165,7 @@ def train(
         params, origin = begin(state.params)
         state = state._replace(params=params)
         if jax.process_index() == 0:
-          files.write_json(workdir / _ORIGIN, origin)
+          files.write_json(workdir / restoring.ORIGIN, origin)
     else:
       first, state, data = restored
       if first == cfg.train.num_steps and (workdir / 'summary.json').exists():
@@ -207,8 +204,9 @@ def train(
       resumed_from=None if restored is None else first,
   )
   if jax.process_index() == 0:
-    if (workdir / _ORIGIN).exists():
-      summary['start'] = json.loads((workdir / _ORIGIN).read_text())
+    if (workdir / restoring.ORIGIN).exists():
+      origin = json.loads((workdir / restoring.ORIGIN).read_text())
+      summary['start'] = {name: origin[name] for name in ('workdir', 'step')}
     files.write_json(workdir / 'summary.json', summary)
   return summary
 
