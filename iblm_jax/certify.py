@@ -16,6 +16,7 @@ from iblm_jax import config as config_lib
 from iblm_jax.bounds import options
 from iblm_jax.certification import statement, verification
 from iblm_jax.certification import pipeline as certification
+from iblm_jax.training import data_record
 
 FLAGS = flags.FLAGS
 
@@ -41,6 +42,7 @@ def main() -> None:
         each, certification.folders(cfg, workdir), strict=True
     ):
       config_lib.check_workdir(one.run, folder)
+      data_record.check_config(folder, one.run.data)
     jobs = [certification.prepare(one) for one in each if tree is None]
   if tree is not None:
     cli.report(f'{workdir} holds this certificate')

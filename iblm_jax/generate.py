@@ -21,7 +21,7 @@ from iblm_jax.data.text import tokenizers
 from iblm_jax.models import families
 from iblm_jax.models.generation import full_forward
 from iblm_jax.objectives import tasks
-from iblm_jax.training import options, restoring
+from iblm_jax.training import data_record, options, restoring
 
 FLAGS = flags.FLAGS
 
@@ -140,6 +140,7 @@ def main() -> None:
       )
     samples = sampler(cfg.model)
     tokenizer = sources.make_tokenizer(cfg.data)
+    data_record.check_config(FLAGS.workdir, cfg.data, tokenizer_only=True)
     mark = document_mark(cfg, tokenizer)
     prompt_ids = tokenizer.encode(FLAGS.prompt)
     prompt_T = np.concatenate([[mark], prompt_ids]).astype(np.int32)

@@ -18,6 +18,7 @@ from iblm_jax.data.text import packing, tokenizers
 from iblm_jax.information import entropy
 from iblm_jax.models import decoder, families
 from iblm_jax.models.pretrained import gpt2_file
+from iblm_jax.training import data_record
 
 # Most numbers of all layers' streams that are held at once.
 _MOST_HELD = 2**25
@@ -114,12 +115,13 @@ def _of_run(path, text, tokenizer, tokens) -> Subject:
           f'tokenizer {tokenizer!r} is of no use without text: the run reads'
           ' its own data.'
       )
+    data_record.check_config(path, cfg.data)
     return _of_data(name, seed, model, params, cfg.data, tokens, settings)
-  loaded = (
-      sources.make_tokenizer(cfg.data)
-      if tokenizer is None
-      else tokenizers.load_tokenizer(tokenizer)
-  )
+  if tokenizer is None:
+    data_record.check_config(path, cfg.data, tokenizer_only=True)
+    loaded = sources.make_tokenizer(cfg.data)
+  else:
+    loaded = tokenizers.load_tokenizer(tokenizer)
   return _of_text(
       name, seed, model, params, text, loaded, tokens,
       sources.row_length(cfg.data), settings,

@@ -29,7 +29,14 @@ from iblm_jax.certification import (
 from iblm_jax.data import documents as documents_lib
 from iblm_jax.data import kinds
 from iblm_jax.models import families
-from iblm_jax.training import config, loop, options, progress, restoring
+from iblm_jax.training import (
+    config,
+    data_record,
+    loop,
+    options,
+    progress,
+    restoring,
+)
 from iblm_jax.training import summary as summary_lib
 
 Report = scoring.Report
@@ -219,6 +226,7 @@ def certify(
       alternatives(cfg), jobs, folders(cfg, workdir), strict=True
   ):
     config.claim_workdir(one.run, folder)
+    data_record.claim(folder, job.identity)
     loop.train(job, folder, report=report)
     trained = restoring.restore_trained(one.run, folder).params
     w_d = np.asarray(job.program.parameterisation.to_vector(trained))

@@ -1,11 +1,12 @@
 """From one config to the sources of training and evaluation."""
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from iblm_jax import fields, tagged
-from iblm_jax.data import _checks, batches, kinds
+from iblm_jax.data import _checks, batches, identity, kinds
 from iblm_jax.data import documents as documents_lib
 from iblm_jax.data.text import tokenizers
 
@@ -121,6 +122,32 @@ def make_tokenizer(config: DataConfig) -> tokenizers.Tokenizer:
         f' {config.kind!r}, whose tokens are no text.'
     )
   return make(config.options)
+
+
+def identity_of(
+    config: DataConfig, *, tokenizer_only: bool = False
+) -> dict[str, Any]:
+  """Returns what the data are, JSON by name: see `identity.difference`.
+
+  Args:
+    config: The data; files are read in whole or in part.
+    tokenizer_only: Leaves out all but the file of the tokenizer.
+
+  Raises:
+    ValueError: A file is missing or none.
+
+  >>> identity_of(DataConfig())
+  {}
+  """
+  kind, found = kinds.get(config.kind), {}
+  if kind.tokenizer_file is not None:
+    path = kind.tokenizer_file(config.options)
+    paths = [] if path is None else [path]
+    found |= identity.of_files(paths, what='tokenizer')
+  if kind.identity is not None and not tokenizer_only:
+    with warnings.catch_warnings(action='ignore'):  # who reads them says it
+      found |= kind.identity(config.options)
+  return found
 
 
 def split_names(config: DataConfig) -> tuple[str, ...]:

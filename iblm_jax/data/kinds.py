@@ -52,6 +52,11 @@ class Kind:
     make_tokenizer: Returns the tokenizer between tokens and text; None where
       the tokens are no text.
     default: Options of a config that gives none; None if they must be given.
+    identity: Returns what the data are, JSON by name, such as
+      `identity.of_files`: a run resumes only on what it began with. None where
+      the options alone say it.
+    tokenizer_file: Returns the path of the file that `make_tokenizer` reads;
+      None where it reads none.
 
   Raises:
     ValueError: There are neither sources nor documents, or the name is none.
@@ -65,6 +70,8 @@ class Kind:
   row_length: Callable[[Any], int] = operator.attrgetter('length')
   make_tokenizer: Callable[[Any], tokenizers.Tokenizer] | None = None
   default: Any = None
+  identity: Callable[[Any], Mapping[str, Any]] | None = None
+  tokenizer_file: Callable[[Any], str | None] | None = None
 
   def __post_init__(self):
     if not isinstance(self.name, str) or not self.name.isidentifier():

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from absl import flags
 
 from iblm_jax import cli, files
-from iblm_jax.data import _checks
+from iblm_jax.data import _checks, identity
 from iblm_jax.data.shards import writer as shard_writer
 from iblm_jax.data.text import files as text
 from iblm_jax.data.text import tokenising
@@ -93,6 +93,9 @@ def prepare(
           'shard_tokens': shard_tokens,
           'sources': found,
       },
+      identity.of_files(
+          [one['name'] for one in found if 'bytes' in one], sampled=True
+      ),
   )
   try:
     if writer.finished:

@@ -63,7 +63,8 @@ def probe(
     'accuracy', 'mbe' (entropy of the embeddings in nats) and others.
 
   Raises:
-    ValueError: Shapes, dtypes or an option do not fit.
+    ValueError: Shapes, dtypes or an option do not fit, or an embedding is not
+      finite.
     TypeError: An option is unknown.
 
   Example:

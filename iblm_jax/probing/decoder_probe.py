@@ -9,14 +9,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from iblm_jax import fields
+from iblm_jax import errors, fields
 from iblm_jax.data import batches as batches_lib
 from iblm_jax.data import pipeline
 from iblm_jax.information import entropy, fidelity
@@ -164,7 +164,9 @@ def probe(
     sequences; 'tokens', counted in all, and 'num_tokens' of a mean sequence.
 
   Raises:
-    ValueError: The rows cannot be cut into the sequences that are needed.
+    ValueError: The rows cannot be cut into the sequences that are needed, or
+      (`errors.BadData`) an embedding is not finite.
+    FloatingPointError: The training of a decoder diverges.
   """
   check_rows(train, heldout, cfg)
   # Once, and not at every step.
@@ -280,13 +282,17 @@ def _train(encoder, train, heldout, cfg, report) -> dict[str, float]:
   params = reconstruction.init(jax.random.key(cfg.seed), decoder)
   state = tx.init(params)
   iterator = pipeline.make_iterator(train)
-  every = max(1, cfg.num_steps // 10)
+  every, value = max(1, cfg.num_steps // 10), 0.0
   for k, (tokens, mask) in zip(
       range(cfg.num_steps), sequences(iterator, cfg), strict=False
   ):
     params, state, value = step(params, state, encoder.params, tokens, mask)
     if (k + 1) % every == 0:
       report(f'step {k + 1}/{cfg.num_steps} | loss {float(value):.4f}')
+    if (k + 1) % every == 0 or k + 1 == cfg.num_steps:
+      if not math.isfinite(value):  # and so it stays
+        iterator.close()
+        _blame(encoder, train, cfg, k + 1, 'training')
   iterator.close()
 
   total, kept = None, []
@@ -299,6 +305,8 @@ def _train(encoder, train, heldout, cfg, report) -> dict[str, float]:
     total = found if total is None else jax.tree.map(jnp.add, total, found)
     kept.append(e_BxE)
   iterator.close()
+  if not all(jnp.isfinite(e_BxE).all() for e_BxE in kept):
+    _blame(encoder, heldout, cfg, batches, 'held-out')
   total = jax.device_get(total)
   e_NxE = jnp.concatenate(kept)[:_MEASURED].astype(jnp.float32)
   return {
@@ -308,6 +316,29 @@ def _train(encoder, train, heldout, cfg, report) -> dict[str, float]:
       'num_tokens': float(total.tokens / max(total.rows, 1.0)),
       **{name: float(value) for name, value in _entropies(e_NxE).items()},
   }
+
+
+def _blame(encoder, source, cfg, num_batches, name) -> NoReturn:
+  """Says which vector is not finite, or that training diverged."""
+  embed = jax.jit(encoder.embed)
+  iterator = pipeline.make_iterator(source)
+  for _, (tokens, mask) in zip(
+      range(num_batches), sequences(iterator, cfg), strict=False
+  ):
+    e_BxE = jnp.isfinite(embed(encoder.params, tokens, mask))
+    bad_B = np.asarray(~e_BxE.all(axis=-1))
+    if bad_B.any():
+      iterator.close()
+      row = int(bad_B.argmax())
+      raise errors.BadData(
+          f'embeddings must be finite, but that of the {name} sequence'
+          f' {tokens[row][mask[row]].tolist()!r:.80} is not.'
+      )
+  iterator.close()
+  raise FloatingPointError(
+      f'the loss of the decoder is not finite: peak={cfg.peak} may be too'
+      ' large.'
+  )
 
 
 @jax.jit

@@ -11,7 +11,7 @@ from iblm_jax.data.text import packing
 from iblm_jax.models import families
 from iblm_jax.models.pretrained import gpt2_file
 from iblm_jax.probing import decoder_probe as probing
-from iblm_jax.training import config, restoring
+from iblm_jax.training import config, data_record, restoring
 
 _LENGTH = 16  # of a decoder, which has no length of its own
 _HOLDOUT = 0.1
@@ -104,6 +104,8 @@ def load(
     raise ValueError('the data of the run must hold something out.')
   _check_length(length, families.lengths(run.model).longest)
   splits = sources.make_sources(run.data)
+  # Else rows that it was trained on might be held out here.
+  data_record.check_config(workdir, run.data)
   restored = restoring.restore_params(run, workdir, step=step)
   encoder = probing.of_model(run.model, restored.params, position)
   return Subject(

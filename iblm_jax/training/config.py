@@ -151,14 +151,15 @@ def claim_workdir(cfg: RunConfig, workdir: epath.PathLike) -> bool:
 
 
 def disclaim_workdir(workdir: epath.PathLike) -> None:
-  """Deletes config.json, unless updates were made: nothing is to resume."""
+  """Deletes what claims it, unless updates were made: nothing is to resume."""
   workdir = epath.Path(workdir)
   metrics = workdir / 'metrics.jsonl'
   lines = metrics.read_bytes().splitlines() if metrics.exists() else []
   if not (workdir / 'checkpoints').exists() and all(
       line.startswith(b'{"step": 0,') for line in lines
   ):
-    (workdir / 'config.json').unlink(missing_ok=True)
+    for name in ('config.json', 'data.json', 'start.json'):
+      (workdir / name).unlink(missing_ok=True)
 
 
 def differences(

@@ -17,6 +17,7 @@ from iblm_jax.data.sources import own
 from iblm_jax.models import flops
 from iblm_jax.training import (
   checkpoints,
+  data_record,
   evaluation,
   fitting,
   options,
@@ -30,9 +31,6 @@ from iblm_jax.training import summary as summary_lib
 from iblm_jax.training.scale import capacity, hardware
 from iblm_jax.training.scale import mesh as mesh_lib
 
-# Of a run that starts from another: which one, and after how many updates.
-_ORIGIN = 'start.json'
-
 
 class Job(NamedTuple):
   """A run whose parts fit together; nothing of it is on disk yet."""
@@ -41,6 +39,7 @@ class Job(NamedTuple):
   source: batches.Source
   eval_sources: dict[str, batches.Source]
   program: program_lib.Program
+  identity: Mapping[str, Any] = {}  # of the data, see `data_record`
 
 
 def prepare(
@@ -70,8 +69,10 @@ def prepare(
     if eval_sources:
       raise ValueError('eval_sources need a source to train on, got None.')
     splits = sources.make_sources(cfg.data)
+    identity = sources.identity_of(cfg.data)
   else:
     splits = _own_sources(cfg, {'train': source, **(eval_sources or {})})
+    identity = data_record.of_sources(splits)
   fitting.check_data(cfg, splits)
   if cfg.train.tensorboard:
     metrics_lib.check_tensorboard()
@@ -80,7 +81,7 @@ def prepare(
   capacity.check_memory(
       cfg, program.abstract_state, program.mesh, source.length
   )
-  return Job(cfg, source, splits, program)
+  return Job(cfg, source, splits, program, identity)
 
 
 def _own_sources(cfg, objects) -> dict[str, batches.Source]:
@@ -168,7 +169,7 @@ def train(
         params, origin = begin(state.params)
         state = state._replace(params=params)
         if jax.process_index() == 0:
-          files.write_json(workdir / _ORIGIN, origin)
+          files.write_json(workdir / restoring.ORIGIN, origin)
     else:
       first, state, data = restored
       if first == cfg.train.num_steps and (workdir / 'summary.json').exists():
@@ -207,8 +208,9 @@ def train(
       resumed_from=None if restored is None else first,
   )
   if jax.process_index() == 0:
-    if (workdir / _ORIGIN).exists():
-      summary['start'] = json.loads((workdir / _ORIGIN).read_text())
+    if (workdir / restoring.ORIGIN).exists():
+      origin = json.loads((workdir / restoring.ORIGIN).read_text())
+      summary['start'] = {name: origin[name] for name in ('workdir', 'step')}
     files.write_json(workdir / 'summary.json', summary)
   return summary
 

@@ -1,16 +1,22 @@
 """Restores parameters of a finished or running run, for readers of it."""
 
 import dataclasses
+import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.models import families
 from iblm_jax.training import checkpoints, options, warm_start
 from iblm_jax.training import program as program_lib
 from iblm_jax.training.scale import mesh as mesh_lib
+
+# Of a run that starts from another: which one, and after how many updates.
+ORIGIN = 'start.json'
 
 # From fresh parameters to those of step 0, and what they were taken from.
 Beginning = Callable[[Any], tuple[Any, dict[str, Any]]]
@@ -65,28 +71,76 @@ def beginning(
 
   Returns:
     A function from fresh parameters to those of step 0 and what they were taken
-    from (the donor's 'workdir' and 'step'), which reads the donor's checkpoint.
-    None for a run that starts from no other, or has checkpoints of its own.
+    from (the donor's 'workdir', 'step', and 'manifest', the SHA-256 of that of
+    the checkpoint), which reads the donor's checkpoint: the newest one, or that
+    with which the run began before. None for a run that starts from no other,
+    or has checkpoints of its own. A warning says if the donor's is another one
+    now.
 
   Raises:
     ValueError: The parts do not fit, or the donor has no checkpoint.
   """
-  start = cfg.start
-  if start is None or checkpoints.saved_steps(
-      epath.Path(workdir) / 'checkpoints'
-  ):
+  start, workdir = cfg.start, epath.Path(workdir)
+  if start is None:
+    return None
+  step, manifest = _began(workdir)
+  is_there = step is not None and manifest == _manifest(start.workdir, step)
+  if checkpoints.saved_steps(workdir / 'checkpoints'):
+    if not is_there and manifest and _manifest(start.workdir, step):
+      warnings.warn(
+          f'start: the checkpoint of step {step} in {start.workdir} is not the'
+          ' one that this run began with.',
+          stacklevel=2,
+      )
     return None
   donor = read_run(start.workdir)
   check_start(cfg, donor)
   if not checkpoints.saved_steps(epath.Path(start.workdir) / 'checkpoints'):
     raise ValueError(f'start.workdir: {start.workdir} holds no checkpoint yet.')
 
+  if manifest and not is_there:
+    warnings.warn(
+        f'start: this run began with the checkpoint of step {step} in'
+        f' {start.workdir}, which is another or gone: it begins anew with the'
+        ' newest one.',
+        stacklevel=2,
+    )
+
   def begin(params):
-    taken = restore_params(donor, start.workdir, cfg.mesh)
-    origin = {'workdir': start.workdir, 'step': taken.step}
+    taken = restore_params(
+        donor, start.workdir, cfg.mesh, step if is_there else None
+    )
+    origin = {
+        'workdir': start.workdir,
+        'step': taken.step,
+        'manifest': _manifest(start.workdir, taken.step),
+    }
     return warm_start.graft(params, taken.params, start.parts), origin
 
   return begin
+
+
+def _began(workdir: epath.Path) -> tuple[int | None, str | None]:
+  """Step and manifest that the run was begun with; version 0.1 kept no hash."""
+  path = workdir / ORIGIN
+  if not path.exists():
+    return None, None
+  try:
+    origin = files.read_json(path)
+    return int(origin['step']), origin.get('manifest')
+  except (ValueError, TypeError, KeyError) as error:
+    raise ValueError(
+        f'{path} must say where the run began: {error!r:.200}. Without the'
+        ' file that is not known.'
+    ) from error
+
+
+def _manifest(workdir: epath.PathLike, step: int | None) -> str | None:
+  """SHA-256 of the manifest of a checkpoint, None where there is none."""
+  path = epath.Path(workdir) / 'checkpoints' / str(step) / 'manifest.json'
+  if not path.is_file():
+    return None
+  return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # Of a stack: what tokens see is the run's to choose, no parameter depends on

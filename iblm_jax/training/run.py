@@ -8,7 +8,15 @@ import ml_collections
 from etils import epath
 
 from iblm_jax import files
-from iblm_jax.training import config, lock, loop, metrics, options, restoring
+from iblm_jax.training import (
+  config,
+  data_record,
+  lock,
+  loop,
+  metrics,
+  options,
+  restoring,
+)
 
 
 class Run(NamedTuple):
@@ -107,6 +115,7 @@ def prepare(
   workdir = files.folder('workdir', workdir)
   config.check_workdir(cfg, workdir)
   job = loop.prepare(cfg, source=source, eval_sources=eval_sources)
+  data_record.check(workdir, job.identity)
   return Run(job, workdir, restoring.beginning(cfg, workdir, read_run))
 
 
@@ -126,6 +135,7 @@ def complete(
     return _train(run, report, writers)
   with lock.held(run.workdir):
     is_new = config.claim_workdir(run.job.cfg, run.workdir)
+    data_record.claim(run.workdir, run.job.identity)
     try:
       return _train(run, report, writers)
     except Exception:

@@ -16,7 +16,7 @@ import types
 import numpy as np
 import pytest
 
-from iblm_jax.data import prepare, sources
+from iblm_jax.data import identity, prepare, sources
 from iblm_jax.data.shards import files as shard_files
 from iblm_jax.data.shards import source as shards
 from iblm_jax.data.shards import writer as shard_writer
@@ -660,3 +660,73 @@ def test_says_that_a_split_is_empty(tmp_path):
   lines.clear()
   run(source, tmp_path / 'none', holdout=0.0, report=lines.append)
   assert len(lines) == 2
+
+
+def swap_case(path):
+  """Other contents of the same size."""
+  data = path.read_bytes()
+  path.write_bytes(data[:1024] + data[1024:].swapcase())
+  assert path.read_bytes() != data
+
+
+@pytest.mark.parametrize('is_large', [True, False])
+@pytest.mark.parametrize('is_finished', [True, False])
+def test_other_contents_of_the_same_size_are_named(
+    tmp_path, monkeypatch, is_finished, is_large
+):
+  if is_large:
+    monkeypatch.setattr(identity, '_WHOLE_BYTES', 1500)
+    monkeypatch.setattr(identity, '_PIECE_BYTES', 100)
+  source = write_json(tmp_path / 'a.jsonl', some_documents(100))
+  out = tmp_path / 'out'
+  run(source, out, shard_tokens=700)
+  path = out / 'index.json'
+  index = json.loads(path.read_text())
+  assert is_large == ('sha256_of_samples' in index['shards'][0])
+  if not is_finished:
+    index['finished'] = False
+    index['progress'] = {'chunks': 100, 'partial': {}}
+    path.write_text(json.dumps(index))
+  config = sources.DataConfig(
+      kind='shards',
+      options=shards.ShardsConfig(
+          f'{out}/train_*', seq_len=8, eot_id=256, vocab_size=259
+      ),
+  )
+  sources.make_sources(config)
+  shard = out / 'train_000001.bin'
+  data = shard.read_bytes()
+  swap_case(shard)
+  for check in (
+      lambda: run(source, out, shard_tokens=700),
+      lambda: sources.make_sources(config),
+  ):
+    with pytest.raises(
+        ValueError, match="train_000001.bin' has other contents"
+    ):
+      check()
+  shard.write_bytes(data)
+  sources.make_sources(config)
+  swap_case(tmp_path / 'a.jsonl')
+  run(source, out, shard_tokens=700)
+
+
+def test_a_source_that_changes_half_way_is_refused(tmp_path):
+  source = write_json(tmp_path / 'a.jsonl', some_documents(300))
+  out = tmp_path / 'out'
+
+  def stop(line):
+    raise KeyboardInterrupt
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(prepare, '_REPORT_SECONDS', -1)
+    with pytest.raises(KeyboardInterrupt):
+      run(source, out, shard_tokens=700, report=stop)
+  assert not json.loads((out / 'index.json').read_text())['finished']
+  swap_case(tmp_path / 'a.jsonl')
+  before = files_of(out)
+  with pytest.raises(ValueError, match="a.jsonl' has other contents"):
+    run(source, out, shard_tokens=700)
+  assert files_of(out) == before
+  swap_case(tmp_path / 'a.jsonl')
+  run(source, out, shard_tokens=700)

@@ -97,3 +97,27 @@ def test_bad_input(options, said):
   given = {'tokens': TRAIN, 'heldout': HELDOUT, **options}
   with pytest.raises((ValueError, TypeError), match=said):
     probing.probe(last_two, **given)
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+@pytest.mark.parametrize('name', ['training', 'held-out'])
+def test_embeddings_that_are_not_finite_are_refused(name, bad):
+  """One among many, in the set for training or in the other one."""
+  odd = [3, 3, 3]
+  plain = TOKENS[(TOKENS != odd).any(axis=1)]
+  train, heldout = plain[:320], plain[320:]
+  both = {'training': train.copy(), 'held-out': heldout.copy()}
+  both[name][7] = odd
+
+  def encode(tokens_BxL, mask_BxL):
+    is_odd_Bx1 = (tokens_BxL == 3).all(axis=1, keepdims=True)
+    return jnp.where(is_odd_Bx1, bad, last_two(tokens_BxL, mask_BxL))
+
+  control = {'cross_entropy': 1.0, 'accuracy': 0.5}
+  with pytest.raises(
+      ValueError,
+      match=rf'embeddings must be finite.* {name} sequence \[3, 3, 3\] is not',
+  ):
+    probing.probe(
+        encode, *both.values(), control=control, **FAST | dict(num_steps=20)
+    )

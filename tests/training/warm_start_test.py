@@ -1,6 +1,8 @@
 """Parts of one run's parameters in place of another's."""
 
 import dataclasses
+import json
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -192,3 +194,51 @@ def test_a_parameterisation_cannot_start_from_a_run():
   memory.parameterisation = dict(kind='subspace', dims=4)
   with pytest.raises(ValueError, match="start is for .*/runs/a' with a"):
     config_lib.from_dict(memory)
+
+
+def test_a_run_knows_the_checkpoint_that_it_took(tmp_path, monkeypatch):
+  """And takes the same one when it is killed before it has saved."""
+  donor, workdir = tmp_path / 'donor', tmp_path / 'run'
+  workdir.mkdir()
+
+  def save(step, text):
+    (donor / f'checkpoints/{step}').mkdir(parents=True, exist_ok=True)
+    (donor / f'checkpoints/{step}/manifest.json').write_text(text)
+
+  def restore(cfg, folder, mesh, step=None):
+    saved = [int(p.name) for p in (donor / 'checkpoints').iterdir()]
+    return restoring.Restored('params', step or max(saved))
+
+  def begin():
+    tree = tiny_families.small('memory')
+    tree.start.workdir = str(donor)
+    return restoring.beginning(
+        config_lib.from_dict(tree), workdir, lambda folder: None
+    )
+
+  monkeypatch.setattr(restoring, 'restore_params', restore)
+  monkeypatch.setattr(restoring, 'check_start', lambda cfg, donor: None)
+  monkeypatch.setattr(warm_start, 'graft', lambda params, taken, parts: taken)
+  save(5, 'a')
+  _, origin = begin()(None)
+  assert origin['step'] == 5 and len(origin['manifest']) == 64
+  (workdir / 'start.json').write_text(json.dumps(origin))
+  save(10, 'b')
+  assert begin()(None)[1] == origin
+  save(5, 'c')
+  with pytest.warns(UserWarning, match='checkpoint of step 5 .* the newest'):
+    taken = begin()
+  assert taken(None)[1]['step'] == 10
+  (workdir / 'checkpoints/1').mkdir(parents=True)
+  with pytest.warns(UserWarning, match='step 5 .* is not the one that'):
+    assert begin() is None
+  # What is gone, or was never written down, is no other one.
+  for held in (origin | {'step': 7}, {'workdir': str(donor), 'step': 5}):
+    (workdir / 'start.json').write_text(json.dumps(held))
+    with warnings.catch_warnings():
+      warnings.simplefilter('error')
+      assert begin() is None
+  for damage in ('', '[]', '{}', '[' * 100_000):
+    (workdir / 'start.json').write_text(damage)
+    with pytest.raises(ValueError, match='start.json must say where'):
+      begin()

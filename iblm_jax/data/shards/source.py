@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from iblm_jax import fields
-from iblm_jax.data import _checks, batches, hashing
+from iblm_jax.data import _checks, batches, hashing, identity
 from iblm_jax.data.shards import files as shard_files
 from iblm_jax.data.text import tokenizers
 
@@ -76,6 +76,14 @@ def _paths(name: str, value: Any) -> tuple[str, ...]:
   return tuple(paths)
 
 
+def find_files(config: ShardsConfig) -> dict[str, list[str]]:
+  """Returns the paths of 'train' and 'validation', see `find_shards`."""
+  return {
+      name: shard_files.find_shards(name, getattr(config, name))
+      for name in ('train', 'validation')
+  }
+
+
 def open_shards(config: ShardsConfig) -> dict[str, list[shard_files.Shard]]:
   """Opens the files of 'train' and 'validation', in the order of their names.
 
@@ -86,10 +94,7 @@ def open_shards(config: ShardsConfig) -> dict[str, list[shard_files.Shard]]:
   Raises:
     ValueError: A pattern matches nothing, a file is damaged or in both splits.
   """
-  files = {
-      name: shard_files.find_shards(name, getattr(config, name))
-      for name in ('train', 'validation')
-  }
+  files = find_files(config)
   shared = sorted(set(files['train']) & set(files['validation']))
   if shared:
     raise ValueError(
@@ -123,20 +128,37 @@ def _long_enough(
 
 
 def check_index(config: ShardsConfig) -> None:
-  """Raises ValueError where an index names another mark between documents."""
-  for name in ('train', 'validation'):
-    for path in shard_files.find_shards(name, getattr(config, name))[:1]:
-      index = epath.Path(path).parent / shard_files.INDEX
-      try:
-        found = json.loads(index.read_text()) if index.exists() else {}
-        eot_id = found.get('eot_id')
-      except (ValueError, AttributeError, RecursionError):
-        continue  # It counts only for who needs the tokenizer.
-      if isinstance(eot_id, int) and eot_id != config.eot_id:
-        raise ValueError(
-            f'eot_id must be {eot_id}, which begins the documents of {path!r}'
-            f' as {str(index)!r} says, got {config.eot_id}.'
-        )
+  """Checks files against what an index beside them says.
+
+  Raises:
+    ValueError: It names another mark between documents, or has other contents
+      for a file, of which only some are read where it is large.
+  """
+  by_folder: dict[epath.Path, list[epath.Path]] = {}
+  for path in sum(find_files(config).values(), []):
+    by_folder.setdefault(epath.Path(path).parent, []).append(epath.Path(path))
+  for folder, paths in by_folder.items():
+    index = folder / shard_files.INDEX
+    try:
+      found = json.loads(index.read_text()) if index.exists() else {}
+      eot_id = found.get('eot_id')
+      listed = {one['name']: one for one in found.get('shards', ())}
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
+      continue  # It counts only for who needs the tokenizer.
+    if isinstance(eot_id, int) and eot_id != config.eot_id:
+      raise ValueError(
+          f'eot_id must be {eot_id}, which begins the documents of'
+          f' {str(paths[0])!r} as {str(index)!r} says, got {config.eot_id}.'
+      )
+    named = [path for path in paths if path.name in listed]
+    now = identity.of_files(named, sampled=True)
+    then = dict(zip(now, (listed[path.name] for path in named), strict=True))
+    differs = identity.difference(then, now)
+    if differs is not None:
+      raise ValueError(
+          f'{differs}: it is not the one that {str(index)!r} lists. Run'
+          ' iblm-prepare again with another --out, or copy all files anew.'
+      )
 
 
 def make_tokenizer(config: ShardsConfig) -> tokenizers.Tokenizer:
@@ -146,6 +168,19 @@ def make_tokenizer(config: ShardsConfig) -> tokenizers.Tokenizer:
     ValueError: There is no readable index, it names no tokenizer, or the
       tokenizer cannot be loaded.
   """
+  return tokenizers.load_tokenizer(_tokenizer_name(config))
+
+
+def tokenizer_file(config: ShardsConfig) -> str | None:
+  """Returns the path of that tokenizer; None if there is none, or no file."""
+  try:
+    name = _tokenizer_name(config)
+  except ValueError:
+    return None  # Only who needs the tokenizer needs to know why.
+  return name if epath.Path(name).is_file() else None
+
+
+def _tokenizer_name(config: ShardsConfig) -> str:
   first = shard_files.find_shards('train', config.train)[0]
   path = epath.Path(first).parent / shard_files.INDEX
   if not path.exists():
@@ -163,9 +198,7 @@ def make_tokenizer(config: ShardsConfig) -> tokenizers.Tokenizer:
         f" 'tokenizer': {e!r}."
     ) from e
   beside = path.parent / str(name)
-  return tokenizers.load_tokenizer(
-      str(beside) if beside.exists() else str(name)
-  )
+  return str(beside) if beside.exists() else str(name)
 
 
 class ShardSource:

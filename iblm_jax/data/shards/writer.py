@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from iblm_jax import files
+from iblm_jax.data import identity
 from iblm_jax.data.shards import files as shard_files
 
 _INDEX = shard_files.INDEX
@@ -50,13 +51,20 @@ class ShardWriter:
     folder: Where the files go; made if missing.
     settings: What determines the files, a dictionary for JSON with at least
       `format` and `shard_tokens`.
+    contents: What the sources are, see `identity.of_files`.
 
   Raises:
-    ValueError: The folder holds other files, or shards of other settings, or
-      its files do not agree with its index, or another program writes to it.
+    ValueError: The folder holds other files, or shards of other settings or
+      sources, or its files do not agree with its index, or another program
+      writes to it.
   """
 
-  def __init__(self, folder: str, settings: dict[str, Any]):
+  def __init__(
+      self,
+      folder: str,
+      settings: dict[str, Any],
+      contents: dict[str, Any] | None = None,
+  ):
     self._folder = folder
     self._suffix = '.' + settings['format']
     self._shard_tokens = settings['shard_tokens']
@@ -66,7 +74,9 @@ class ShardWriter:
     self._lock = os.open(folder, os.O_RDONLY)
     try:
       self._hold()
+      self._contents = contents or {}
       self.index = self._read_index(settings)
+      self._check_shards()
       if not self.index['finished']:
         self._go_back()
     except BaseException:
@@ -121,8 +131,13 @@ class ShardWriter:
     """Makes what was added last, as the first `chunks` chunks."""
     for part in self._parts.values():
       _sync(part.file)
-    self.index['progress'] = {
+    self.index['progress'] = self._progress(chunks)
+    self._write_index()
+
+  def _progress(self, chunks: int) -> dict[str, Any]:
+    return {
         'chunks': chunks,
+        **({'contents': self._contents} if self._contents else {}),
         'partial': {
             split: {
                 'number': part.number,
@@ -132,7 +147,6 @@ class ShardWriter:
             for split, part in sorted(self._parts.items())
         },
     }
-    self._write_index()
 
   def finish(self) -> None:
     """Finishes the last files; `add` may not be called any more."""
@@ -202,7 +216,7 @@ class ShardWriter:
           **settings,
           'shards': [],
           'finished': False,
-          'progress': {'chunks': 0, 'partial': {}},
+          'progress': self._progress(0),
       }
       self._write_index()
       return self.index
@@ -220,6 +234,15 @@ class ShardWriter:
           f'{found[name]!r:.200}, got {settings[name]!r:.200}: nothing was'
           ' written.'
       )
+    progress = {} if index['finished'] else index['progress']
+    # Version 0.1 did not write down what its sources held.
+    began = progress.get('contents', self._contents)
+    changed = identity.difference(began, self._contents)
+    if changed is not None:
+      raise ValueError(
+          f'folder {self._folder!r} holds shards of other sources: {changed}:'
+          ' nothing was written.'
+      )
     return index
 
   def _load(self, path: str) -> dict[str, Any]:
@@ -234,8 +257,8 @@ class ShardWriter:
       )
     return index
 
-  def _go_back(self) -> None:
-    """Makes the files agree with the index."""
+  def _check_shards(self) -> None:
+    """Makes sure that finished files are those that the index lists."""
     for shard in self.index['shards']:
       self._rename(shard['name'])
       opened = shard_files.open_shard(self._path(shard['name']))
@@ -244,6 +267,17 @@ class ShardWriter:
             f'shard {opened.path!r} must hold {shard["tokens"]} tokens as'
             f' {_INDEX} says, got {opened.num_tokens}.'
         )
+      now = identity.of_file(opened.path, sampled=True)
+      name = f'shard {opened.path!r}'
+      changed = identity.difference({name: shard}, {name: now})
+      if changed is not None:
+        raise ValueError(
+            f'{changed}: it is not the one that {_INDEX} lists. Remove the'
+            ' folder, or copy all of it anew.'
+        )
+
+  def _go_back(self) -> None:
+    """Makes unfinished files as long as the index says."""
     # Files that the index does not name are left as they are: they get written
     # anew under the same names.
     for split, state in self.index['progress']['partial'].items():
@@ -294,6 +328,7 @@ class ShardWriter:
       )
       path = self._path(name + '.tmp')
       shard_files.write_array_record(path, tokens)
+    known = identity.of_file(path, sampled=True)
     with open(path, 'rb') as file:
       digest = hashlib.file_digest(file, 'sha256').hexdigest()
       os.fsync(file.fileno())
@@ -303,6 +338,8 @@ class ShardWriter:
         'tokens': part.tokens,
         'documents': part.documents,
         'sha256': digest,
+        # What a run compares where hashing all of it would take long.
+        **{k: v for k, v in known.items() if k == 'sha256_of_samples'},
     })
 
   def _write_index(self) -> None:

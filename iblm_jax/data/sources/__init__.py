@@ -11,6 +11,7 @@ from iblm_jax.data import kinds
 from iblm_jax.data.config import (
     DataConfig,
     eval_sets,
+    identity_of,
     make_documents,
     make_source,
     make_sources,
@@ -34,6 +35,7 @@ from iblm_jax.data.sources import (
 __all__ = [
     'DataConfig',
     'eval_sets',
+    'identity_of',
     'make_documents',
     'make_source',
     'make_sources',

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from iblm_jax.data import _checks, batches, kinds
+from iblm_jax.data import _checks, batches, identity, kinds
 
 # No evaluation set is as long; `repeat` of grain says such numbers.
 _ENDLESS = 2**48
@@ -42,6 +42,10 @@ def as_source(
     there and has the same segment, so never at the last position.
 
   Other arrays are left out. Masks may be integers 0 and 1.
+
+  A run resumes only on the data that it began with: those with an equal
+  attribute `identity`, of JSON types, such as a hash of a file. Without one the
+  first batch has to be the same; of a `batches.Source` nothing is known then.
 
   Args:
     obj: One of these:
@@ -102,12 +106,14 @@ def as_source(
       vocab_size,
       size,
   )
-  if not source.batch(0)['loss_mask'].any():
+  batch = source.batch(0)
+  if not batch['loss_mask'].any():
     raise ValueError(
         'batch 0 must have a target that counts: rows of one token have no'
         ' next one.'
     )
-  return source
+  known = getattr(obj, 'identity', None) or identity.of_batch(batch)
+  return dataclasses.replace(source, identity=known)
 
 
 _SOURCE = ('batch_size', 'length', 'vocab_size', 'num_eval_batches')
@@ -122,6 +128,7 @@ class _Own:
   length: int
   vocab_size: int
   num_eval_batches: int | None
+  identity: Any = None
 
   def batch(
       self, k: int, rows: Sequence[int] | None = None

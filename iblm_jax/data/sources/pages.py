@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from iblm_jax import fields
-from iblm_jax.data import _checks, kinds, stored
+from iblm_jax.data import _checks, identity, kinds, stored
 from iblm_jax.data.text import files as text
 from iblm_jax.data.text import folders
 
@@ -122,5 +122,10 @@ def _read_texts(path: epath.Path) -> Iterator[tuple[str, bytes]]:
 
 
 kinds.register(
-    kinds.Kind('pages', PagesConfig, make_documents=load_pages)
+    kinds.Kind(
+        'pages',
+        PagesConfig,
+        make_documents=load_pages,
+        identity=lambda options: identity.of_files([options.path]),
+    )
 )

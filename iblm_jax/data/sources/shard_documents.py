@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 
 from iblm_jax import fields
-from iblm_jax.data import _checks, kinds, stored
+from iblm_jax.data import _checks, identity, kinds, stored
 from iblm_jax.data.shards import files as shard_files
 
 # Tokens that are looked at together, 32 MB.
@@ -144,6 +144,11 @@ class _Stream:
 
 kinds.register(
     kinds.Kind(
-        'shard_documents', ShardDocumentsConfig, make_documents=load_documents
+        'shard_documents',
+        ShardDocumentsConfig,
+        make_documents=load_documents,
+        identity=lambda options: identity.of_files(
+            shard_files.find_shards('files', options.files), sampled=True
+        ),
     )
 )

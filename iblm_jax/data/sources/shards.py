@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from iblm_jax.data import kinds
+from iblm_jax.data import identity, kinds
 from iblm_jax.data.shards import source
 
 ShardsConfig = source.ShardsConfig
@@ -48,5 +48,9 @@ kinds.register(
         ],
         row_length=lambda options: options.seq_len,
         make_tokenizer=source.make_tokenizer,
+        identity=lambda options: identity.of_files(
+            sum(source.find_files(options).values(), []), sampled=True
+        ),
+        tokenizer_file=source.tokenizer_file,
     )
 )

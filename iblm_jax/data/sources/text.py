@@ -1,9 +1,10 @@
 """Text files, tokenised and packed into rows when a run begins."""
 
+import os
 from collections.abc import Mapping
 
-from iblm_jax.data import kinds
-from iblm_jax.data.text import files, packing, tokenizers
+from iblm_jax.data import identity, kinds
+from iblm_jax.data.text import files, folders, packing, tokenizers
 
 TextConfig = files.TextConfig
 
@@ -54,5 +55,11 @@ kinds.register(
         ],
         row_length=lambda options: options.seq_len,
         make_tokenizer=make_tokenizer,
+        identity=lambda options: identity.of_files(
+            folders.find_files(options.paths)
+        ),
+        tokenizer_file=lambda options: (
+            options.tokenizer if os.path.isfile(options.tokenizer) else None
+        ),
     )
 )

@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 
 from iblm_jax import fields
-from iblm_jax.data import _checks, kinds, stored
+from iblm_jax.data import _checks, identity, kinds, stored
 from iblm_jax.data.text import files as text
 from iblm_jax.data.text import folders
 
@@ -102,5 +102,10 @@ def load_words(config: WordsConfig) -> stored.StoredDocuments:
 
 
 kinds.register(
-    kinds.Kind('words', WordsConfig, make_documents=load_words)
+    kinds.Kind(
+        'words',
+        WordsConfig,
+        make_documents=load_words,
+        identity=lambda options: identity.of_files([options.path]),
+    )
 )
