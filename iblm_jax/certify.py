@@ -14,8 +14,8 @@ from etils import epath
 from iblm_jax import cli, config_flag, errors
 from iblm_jax import config as config_lib
 from iblm_jax.bounds import options
-from iblm_jax.certification import statement, verification
 from iblm_jax.certification import pipeline as certification
+from iblm_jax.certification import statement, verification
 from iblm_jax.training import data_record
 
 FLAGS = flags.FLAGS

@@ -69,8 +69,9 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
       file.flush()
       os.fsync(file.fileno())
     os.replace(draft, path)
-  except OSError:
+  except OSError as error:
     draft.unlink(missing_ok=True)
+    error.filename = str(path)  # a full disk names none
     raise
   sync(path.parent)
 

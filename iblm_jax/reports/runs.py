@@ -2,15 +2,16 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.information import EntropyConfig
 from iblm_jax.models import families
-from iblm_jax.training import config, metrics
+from iblm_jax.training import config, manifest, metrics
+from iblm_jax.training import summary as summary_lib
 
 
 class Run(NamedTuple):
@@ -94,11 +95,10 @@ def _read(path: epath.Path, name: str) -> Run:
   rows = metrics.read_metrics(path / 'metrics.jsonl')
   if not rows:
     raise ValueError(f'{path} has no metrics yet.')
-  summary_path = path / 'summary.json'
-  summary = {}
-  if summary_path.exists():
-    summary = json.loads(summary_path.read_text())
-  return Run(name, json.loads(config_path.read_text()), rows, summary)
+  manifest.check_config(path)
+  manifest.check_metrics(path)
+  summary = summary_lib.read(path) or {}
+  return Run(name, files.read_json(config_path), rows, summary)
 
 
 def table(runs: Sequence[Run]) -> list[dict[str, Any]]:

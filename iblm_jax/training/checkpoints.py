@@ -93,13 +93,16 @@ class Checkpoints:
     """Says whether the cluster has announced that it will stop this job."""
     return ocp.multihost.reached_preemption(step)
 
-  def save(self, step: int, state: Any, data: dict[str, Any]) -> None:
+  def save(
+      self, step: int, state: Any, data: dict[str, Any], metrics: str = ''
+  ) -> None:
     """Starts to save; the arrays are copied before this returns.
 
     Args:
       step: How many updates were made.
       state: A tree of arrays.
       data: The state of the data iterator, JSON types.
+      metrics: The lines of metrics.jsonl up to here, on process 0.
 
     Raises:
       CheckpointError: This save or the one before it failed, or there is a
@@ -123,7 +126,7 @@ class Checkpoints:
           ),
           force=True,
       )
-    future = self._committer.submit(self._finish, staged, final)
+    future = self._committer.submit(self._finish, staged, final, metrics)
     self._saving = step, future
 
   def poll(self) -> None:
@@ -157,13 +160,20 @@ class Checkpoints:
           f' {self._directory} ({last}): {error}'
       ) from error
 
-  def _finish(self, staged: epath.Path, final: epath.Path) -> None:
+  def metrics(self, step: int) -> str | None:
+    """Reads the lines that a checkpoint holds; one of version 0.1 has none."""
+    return manifest.metrics(self._directory / str(step))
+
+  def _finish(
+      self, staged: epath.Path, final: epath.Path, metrics: str
+  ) -> None:
     """Makes a checkpoint of what this process has just written."""
     self._orbax.wait_until_finished()
     if jax.process_index() != 0:
       return
     step = int(final.name)
-    manifest.write(staged, step, manifest.digest(self._directory.parent))
+    config = manifest.digest(self._directory.parent)
+    manifest.write(staged, step, config, metrics)
     if staged != final:
       staged.rename(final)
       files.sync(self._directory)
@@ -246,7 +256,14 @@ class Checkpoints:
             data=ocp.args.JsonRestore(),
         ),
     )
-    return step, restored['state'], restored['data']
+    state, data = restored['state'], restored['data']
+    found = int(getattr(state, 'step', step))
+    if found != step:  # those of version 0.1 do not say of which step they are
+      raise CheckpointError(
+          f'{self._directory / str(step)} is the checkpoint of step {found}:'
+          ' give it that name back. Nothing was changed.'
+      )
+    return step, state, data
 
   def _newest_intact(
       self, only: int | None

@@ -18,7 +18,7 @@ from etils import epath
 from iblm_jax import files, tagged
 from iblm_jax.data import kinds
 from iblm_jax.models import families
-from iblm_jax.training import options
+from iblm_jax.training import manifest, options
 
 RunConfig = options.RunConfig
 
@@ -84,17 +84,19 @@ def read_run(workdir: epath.PathLike) -> RunConfig:
   """Reads the config of the run in a folder.
 
   Raises:
-    ValueError: The folder holds no run, or its config cannot be read.
+    ValueError: The folder holds no run, or its config cannot be read or has
+      changed since the newest checkpoint was written.
   """
   path = epath.Path(workdir) / 'config.json'
-  if not path.exists():
-    raise ValueError(f'{workdir} holds no run: there is no {path}.')
   try:
-    tree = json.loads(path.read_text())
-    _check_registered(tree, path)
-    return from_dict(tree)
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(f'{path} is not readable JSON: {error}') from error
+    tree = files.read_json(path)
+  except FileNotFoundError:
+    raise ValueError(
+        f'{workdir} holds no run: there is no {path}.'
+    ) from None
+  _check_registered(tree, path)
+  manifest.check_config(epath.Path(workdir))
+  return from_dict(tree)
 
 
 def _check_registered(tree: Any, path: epath.Path) -> None:

@@ -2,7 +2,6 @@
 
 import bisect
 import contextlib
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -157,8 +156,15 @@ def train(
         )
     )
     restored = store.restore(program.abstract_state)
+    first = 0 if restored is None else restored[0]
+    rows = None if restored is None else store.metrics(first)
+    summary = summary_lib.of_finished(
+        workdir, cfg.train.num_steps, restored and first, rows, report
+    )
+    if summary is not None:
+      return summary
     if restored is None:
-      first, data = 0, {'next_index': 0}
+      data = {'next_index': 0}
       if cfg.start is not None and begin is None:
         raise ValueError(
             f'start: the run begins with parameters of {cfg.start.workdir};'
@@ -171,17 +177,16 @@ def train(
         if jax.process_index() == 0:
           files.write_json(workdir / restoring.ORIGIN, origin)
     else:
-      first, state, data = restored
-      if first == cfg.train.num_steps and (workdir / 'summary.json').exists():
-        report(f'{workdir} holds this run, finished at step {first}')
-        return json.loads((workdir / 'summary.json').read_text())
+      _, state, data = restored
       report(f'resumed from the checkpoint of step {first}')
     report(
         f'{_num_trained(cfg, state.params):,} trained parameters,'
         f' {cfg.data.batch_size} rows of {job.source.length} tokens a step,'
         f' {program.mesh.size} x {jax.devices()[0].device_kind}'
     )
-    writers = _writers(cfg, workdir, -1 if restored is None else first, writers)
+    writers = _writers(
+        cfg, workdir, -1 if restored is None else first, rows, writers
+    )
     for writer in writers:
       stack.callback(writer.close)
     iterator = pipeline.make_iterator(
@@ -209,18 +214,22 @@ def train(
   )
   if jax.process_index() == 0:
     if (workdir / restoring.ORIGIN).exists():
-      origin = json.loads((workdir / restoring.ORIGIN).read_text())
+      origin = files.read_json(workdir / restoring.ORIGIN)
       summary['start'] = {name: origin[name] for name in ('workdir', 'step')}
-    files.write_json(workdir / 'summary.json', summary)
+    summary_lib.write(workdir, summary)
   return summary
 
 
-def _writers(cfg, workdir, keep_up_to, others) -> list[metrics_lib.Writer]:
+def _writers(
+    cfg, workdir, keep_up_to, rows, others
+) -> list[metrics_lib.Writer]:
   """All that take metrics; one process writes."""
   if jax.process_index() > 0:
     return []
-  jsonl = workdir / 'metrics.jsonl'
-  found = [metrics_lib.JsonLines(jsonl, keep_up_to=keep_up_to), *others]
+  jsonl = metrics_lib.JsonLines(
+      workdir / 'metrics.jsonl', keep_up_to=keep_up_to, text=rows
+  )
+  found = [jsonl, *others]
   if cfg.train.tensorboard:
     folder = workdir / 'tensorboard'
     found.append(metrics_lib.TensorBoard(folder, keep_up_to=keep_up_to))
@@ -250,9 +259,15 @@ def _steps(
   pending = None
 
   def write(step, values):
-    for writer in writers:
-      writer.write(step, values)
-      writer.flush()
+    try:
+      for writer in writers:
+        writer.write(step, values)
+        writer.flush()
+    except OSError as error:
+      raise errors.RunFailed(
+          f'could not write the metrics of step {step}: {error}. The same'
+          f' command goes on from the last checkpoint: {_last(store)}.'
+      ) from error
 
   def settle():
     """Reads the metrics of a step that the device has left behind."""
@@ -338,7 +353,8 @@ def _steps(
     if last or stopping or save:
       settle()
       _check_finite(step, jax.device_get(metrics), store)
-      store.save(step, state, iterator.get_state())
+      rows = writers[0].text() if writers else ''
+      store.save(step, state, iterator.get_state(), rows)
       meter.restart(step)
     if stopping and not last:
       store.wait()
@@ -363,10 +379,14 @@ def _num_trained(cfg, params) -> int:
 def _check_finite(step, values, store) -> None:
   for name in ('train/loss', 'optim/grad_norm'):
     if not math.isfinite(values[name]):
-      saved = store.steps()
-      last = f'step {saved[-1]}' if saved else 'none'
       raise FloatingPointError(
           f'{name} is {float(values[name])} at step {step}: training stopped.'
-          f' Last checkpoint: {last}. A smaller optimizer.schedule.peak, a'
-          ' longer warm-up or a smaller objective.weight may help.'
+          f' Last checkpoint: {_last(store)}. A smaller'
+          ' optimizer.schedule.peak, a longer warm-up or a smaller'
+          ' objective.weight may help.'
       )
+
+
+def _last(store) -> str:
+  saved = store.steps()
+  return f'step {saved[-1]}' if saved else 'none'

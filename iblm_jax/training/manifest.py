@@ -5,10 +5,12 @@ says of which step and of which config the checkpoint is. Files that the
 manifest does not name are other programs' leftovers, and are ignored.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+from typing import Any
 
 from etils import epath
 
@@ -16,6 +18,7 @@ from iblm_jax import files
 
 NAME = 'manifest.json'
 _PLACE = 'run.json'
+_METRICS = 'metrics.jsonl'
 # Steps whose folders have the one name that a save gives them, and fit int32.
 _STEP = re.compile('0|[1-9][0-9]{0,8}')
 _DIGEST = re.compile('[0-9a-f]{64}')
@@ -41,14 +44,18 @@ def is_there(folder: epath.Path) -> bool:
   return (folder / NAME).exists()
 
 
-def write(folder: epath.Path, step: int, config: str | None) -> None:
+def write(
+    folder: epath.Path, step: int, config: str | None, metrics: str
+) -> None:
   """Makes a checkpoint of the files in a folder, which is then on the disk.
 
   Args:
-    folder: Holds all files of the checkpoint.
+    folder: Holds all other files of the checkpoint.
     step: Its step.
     config: The `digest` of the run's config, None where it has none.
+    metrics: What metrics.jsonl held then.
   """
+  (folder / _METRICS).write_text(metrics)
   files.write_json(folder / _PLACE, {'step': step, 'config': config})
   digests, folders = {}, [folder]
   for path in _below(folder):
@@ -75,6 +82,48 @@ def find_damage(folder: epath.Path, config: str | None = None) -> str | None:
     return _find_damage(folder, config)
   except OSError as error:
     return f'it cannot be read: {error}'
+
+
+def metrics(folder: epath.Path) -> str | None:
+  """What metrics.jsonl held at a checkpoint; None where it does not say."""
+  try:
+    return files.read_bytes(folder / _METRICS, most=2**33).decode()
+  except (OSError, ValueError):
+    return None
+
+
+def check_config(workdir: epath.Path) -> None:
+  """Raises ValueError where config.json is not that of the checkpoints."""
+  folder, place = _newest(workdir)
+  if place.get('config') not in (None, digest(workdir)):
+    raise ValueError(
+        f'{workdir}/config.json has changed since {folder} was written.'
+    )
+
+
+def check_metrics(workdir: epath.Path) -> None:
+  """Raises ValueError where metrics.jsonl is not that of the checkpoints."""
+  folder, _ = _newest(workdir)
+  path = workdir / _METRICS
+  rows = folder and metrics(folder)
+  if not rows or not path.exists():
+    return
+  if not files.read_bytes(path, most=2**33).startswith(rows.encode()):
+    raise ValueError(
+        f'{path} has changed since {folder} was written, which holds its lines'
+        ' too: the command that made the run restores them.'
+    )
+
+
+def _newest(workdir: epath.Path) -> tuple[epath.Path | None, dict[str, Any]]:
+  """The newest checkpoint that says of what it is; one can go meanwhile."""
+  for step in reversed(steps(workdir / 'checkpoints')):
+    folder = workdir / 'checkpoints' / str(step)
+    with contextlib.suppress(OSError, ValueError):
+      place = files.read_json(folder / _PLACE)
+      if is_there(folder) and isinstance(place, dict):
+        return folder, place
+  return None, {}
 
 
 def digest(workdir: epath.Path) -> str | None:
@@ -108,9 +157,9 @@ def _find_damage(folder, config):
   if _PLACE not in expected:
     return None
   place = files.read_json(folder / _PLACE)
-  if str(place['step']) != folder.name:
-    return f'it is the checkpoint of step {place["step"]}'
-  if config and place['config'] and place['config'] != config:
+  if not isinstance(place, dict) or str(place.get('step')) != folder.name:
+    return f'{_PLACE} says of it {place!r:.80}'
+  if config and place.get('config') not in (None, config):
     return "it is of another run's config, or config.json has changed"
   return None
 

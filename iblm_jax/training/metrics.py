@@ -31,19 +31,31 @@ class Writer(Protocol):
 class JsonLines:
   """Writes one JSON object a line: `step`, and scalars by flat names."""
 
-  def __init__(self, path: epath.PathLike, *, keep_up_to: int):
+  def __init__(
+      self, path: epath.PathLike, *, keep_up_to: int, text: str | None = None
+  ):
     """Opens a file of metrics, created where missing, for more lines.
 
-    Lines of steps after `keep_up_to` are cut away: a resumed run writes them
-    again.
+    Args:
+      path: The file.
+      keep_up_to: Lines of later steps are cut away: a resumed run writes them
+        again.
+      text: What the file holds up to that step, as of `text`, whatever became
+        of it; None keeps its readable lines.
+
+    Raises:
+      ValueError: A folder, a pipe or the like is in its place.
     """
     self._path = epath.Path(path)
-    self._lines = [
-        line for line in _read_lines(self._path)
-        if json.loads(line)['step'] <= keep_up_to
-    ]
-    self._rewrite()
-    self._pending = []
+    there = _read(self._path)
+    if text is None:
+      rows = ((line, _row(line)) for line in _whole_lines(there))
+      lines = [line for line, row in rows if row and row['step'] <= keep_up_to]
+    else:
+      lines = _whole_lines(text)
+    self._lines, self._pending = lines, []
+    if there != self.text():
+      self._rewrite()
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Adds a line; non-finite values are written as null."""
@@ -56,19 +68,27 @@ class JsonLines:
     if not self._pending:
       return
     self._lines += self._pending
+    added, self._pending = _joined(self._pending), []
     if '://' in str(self._path):
       self._rewrite()  # object stores cannot append
-    else:
+      return
+    try:
       with self._path.open('a') as file:
-        file.write(''.join(f'{line}\n' for line in self._pending))
-    self._pending = []
+        file.write(added)
+    except OSError as error:
+      error.filename = str(self._path)  # a full disk names none
+      raise
 
   def close(self) -> None:
     """Flushes."""
     self.flush()
 
+  def text(self) -> str:
+    """Returns all lines that were flushed, each with its line end."""
+    return _joined(self._lines)
+
   def _rewrite(self):
-    files.write_text(self._path, ''.join(f'{line}\n' for line in self._lines))
+    files.write_text(self._path, self.text())
 
 
 class TensorBoard:
@@ -121,14 +141,44 @@ def to_python(value: Any) -> int | float | None:
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-  """Reads the lines of a metrics file, but for a last one that was cut off."""
-  return [json.loads(line) for line in _read_lines(epath.Path(path))]
+  """Reads the lines of a metrics file, but for a last one that was cut off.
+
+  Raises:
+    ValueError: Another line is no object with a `step`; the message names it.
+  """
+  rows = []
+  for number, line in enumerate(_whole_lines(_read(epath.Path(path))), 1):
+    row = _row(line)
+    if row is None:
+      raise ValueError(
+          f'{path}: line {number} must be a JSON object with a step, got'
+          f' {line!r:.80}. The command that made the run restores the file.'
+      )
+    rows.append(row)
+  return rows
 
 
-def _read_lines(path: epath.Path) -> list[str]:
-  """Whole lines; a process that was killed can leave half of one."""
-  if not path.exists():
-    return []
-  *lines, rest = path.read_text().split('\n')
-  del rest
-  return [line for line in lines if line]
+def _read(path: epath.Path) -> str:
+  try:
+    data = files.read_bytes(path, most=2**33)
+  except FileNotFoundError:
+    return ''
+  return data.decode(errors='replace')
+
+
+def _whole_lines(text: str) -> list[str]:
+  """Lines with their end; a process that was killed can leave half of one."""
+  return [line for line in text.split('\n')[:-1] if line]
+
+
+def _joined(lines: list[str]) -> str:
+  return ''.join(f'{line}\n' for line in lines)
+
+
+def _row(line: str) -> dict[str, Any] | None:
+  try:
+    row = json.loads(line)
+  except (ValueError, RecursionError):
+    return None
+  is_row = isinstance(row, dict) and type(row.get('step')) is int
+  return row if is_row else None

@@ -2,18 +2,104 @@
 
 import hashlib
 import importlib.metadata
+import json
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 
 import iblm_jax
+from iblm_jax import files
 from iblm_jax.optim import inspection
 from iblm_jax.sublora import paths
-from iblm_jax.training import options
+from iblm_jax.training import metrics, options
 from iblm_jax.training import state as state_lib
+
+_NAME = 'summary.json'
+
+
+def write(workdir: epath.PathLike, summary: dict[str, Any]) -> None:
+  """Writes the summary of a run into its folder, with a hash of it."""
+  path = epath.Path(workdir) / _NAME
+  files.write_json(path, summary | {'sha256': _digest(summary)})
+
+
+def read(workdir: epath.PathLike) -> dict[str, Any] | None:
+  """Reads the summary of the run in a folder; None where it is not finished.
+
+  Raises:
+    ValueError: It was changed since it was written, or is none. Those of
+      version 0.1 have no hash.
+  """
+  path = epath.Path(workdir) / _NAME
+  try:
+    summary = files.read_json(path)
+  except FileNotFoundError:
+    return None
+  if not isinstance(summary, dict) or not isinstance(summary.get('eval'), dict):
+    raise ValueError(f'{path} must hold a summary, got {summary!r:.80}.')
+  digest = summary.pop('sha256', None)
+  if digest not in (None, _digest(summary)):
+    raise ValueError(
+        f'{path} has changed since it was written. Without it, the command that'
+        ' made the run makes it again.'
+    )
+  return summary
+
+
+def of_finished(
+    workdir: epath.Path,
+    last: int,
+    first: int | None,
+    rows: str | None,
+    report: Callable[[str], None],
+) -> dict[str, Any] | None:
+  """Reads the summary of a run that is over, and makes its metrics whole.
+
+  Args:
+    workdir: The folder of the run.
+    last: Its last step.
+    first: The step of the checkpoint that it goes on from, None without one.
+    rows: The metrics that this checkpoint holds, None where it holds none.
+    report: Takes what a person should know.
+
+  Returns:
+    The summary; None where there is more to do.
+
+  Raises:
+    ValueError: It is damaged, and there is no checkpoint to make it of.
+  """
+  path = workdir / 'metrics.jsonl'
+  try:
+    summary = read(workdir)
+  except ValueError as error:
+    if first is None:
+      raise
+    report(str(error))
+    return None
+  if first is None and summary is not None:
+    report(
+        f'{workdir} holds this run, finished at step {last}; its checkpoints'
+        ' are gone'
+    )
+    return summary
+  if first is None and path.exists():
+    report('there is no checkpoint: the run and its metrics start again')
+  if first != last or summary is None:
+    return None
+  if jax.process_index() == 0:
+    metrics.JsonLines(path, keep_up_to=last, text=rows)
+  report(f'{workdir} holds this run, finished at step {last}')
+  return summary
+
+
+def _digest(summary: dict[str, Any]) -> str:
+  text = json.dumps(json.loads(json.dumps(summary)), sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def make_summary(

@@ -347,8 +347,8 @@ def _replace(path, how):
         ('manifest.json', '[]', 'manifest.json does not map'),
         ('manifest.json', 'null', 'manifest.json does not map'),
         ('manifest.json', '{}', 'manifest.json does not map'),
-        ('manifest.json', '{"/dev/zero": "%s"}' % ('0' * 64), 'manifest.json does not map'),
-        ('manifest.json', '{"../2/x": "%s"}' % ('0' * 64), 'does not map'),
+        ('manifest.json', '{"/dev/zero": "' + '0' * 64 + '"}', 'does not map'),
+        ('manifest.json', '{"../2/x": "' + '0' * 64 + '"}', 'does not map'),
         ('manifest.json', '[' * 100_000, 'manifest.json is not readable JSON'),
         ('manifest.json', '', 'manifest.json is not readable'),
         ('manifest.json', 'folder', 'manifest.json must be a file'),
@@ -379,13 +379,13 @@ def test_a_checkpoint_is_of_its_step_and_of_its_run(folder, tmp_path):
   shutil.copytree(folder / '1', folder / '3')
   (step, _, _), messages = restore(folder)
   assert step == 2
-  assert '5 is damaged (it is the checkpoint of step 3)' in messages[0]
-  assert '3 is damaged (it is the checkpoint of step 1)' in messages[1]
+  assert "5 is damaged (run.json says of it {'step': 3, " in messages[0]
+  assert "3 is damaged (run.json says of it {'step': 1, " in messages[1]
 
   other = tmp_path / 'other' / 'checkpoints'
   for run, seed in (folder.parent, 0), (other.parent, 1):
     run.mkdir(exist_ok=True)
-    (run / 'config.json').write_text('{"seed": %d}' % seed)
+    (run / 'config.json').write_text('{"seed": ' + f'{seed}}}')
   with checkpoints.Checkpoints(folder) as store:
     store.save(7, make_state(7), {})
   with checkpoints.Checkpoints(other) as store:

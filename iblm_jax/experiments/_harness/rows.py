@@ -8,6 +8,7 @@ from etils import epath
 from iblm_jax import files
 from iblm_jax.analysis import profiles
 from iblm_jax.training import metrics
+from iblm_jax.training import summary as summary_lib
 
 # Steps whose mean is the training loss that is reported.
 _LAST = 100
@@ -42,7 +43,7 @@ def make_row(
   if held.exists():
     return {'method': method, 'seed': seed} | json.loads(held.read_text())
   cfg, params = profiles.load_params(run)
-  summary = json.loads((run / 'summary.json').read_text())
+  summary = summary_lib.read(run)
   logged = metrics.read_metrics(run / 'metrics.jsonl')
   evaluations = [
       line for line in logged if f'eval/{select}/cross_entropy' in line
