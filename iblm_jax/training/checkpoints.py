@@ -8,6 +8,7 @@ aside, never deleted.
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable
 from concurrent import futures
@@ -59,6 +60,7 @@ class Checkpoints:
     self._directory = _absolute(directory)
     self._keep = keep
     self._report = report
+    logging.getLogger('absl').addFilter(_is_news)
     self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
     # Hashing and committing run beside training, as writing does.
     self._committer = futures.ThreadPoolExecutor(max_workers=1)
@@ -84,6 +86,7 @@ class Checkpoints:
     finally:
       self._committer.shutdown()
       self._orbax.close()
+      logging.getLogger('absl').removeFilter(_is_news)
 
   def steps(self) -> list[int]:
     """Lists the steps that have a finished checkpoint, ascending."""
@@ -157,7 +160,7 @@ class Checkpoints:
         last = f'the last good one is of step {kept[-1]}' if kept else last
       raise CheckpointError(
           f'could not save the checkpoint of step {step} in'
-          f' {self._directory} ({last}): {error}'
+          f' {self._directory} ({last}): {" ".join(str(error).split()):.800}'
       ) from error
 
   def metrics(self, step: int) -> str | None:
@@ -300,6 +303,11 @@ def _is_remote(path: epath.Path) -> bool:
 
 def _with_suffix(path: epath.Path, suffix: str) -> epath.Path:
   return path.parent / f'{path.name}{suffix}'
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+  """Hides tracebacks of orbax's threads, whose errors `wait` raises."""
+  return not (record.exc_info and 'orbax' in record.pathname)
 
 
 def _delete(folder: epath.Path) -> None:
