@@ -11,7 +11,7 @@ import io
 from absl import flags
 from etils import epath
 
-from iblm_jax import cli
+from iblm_jax import cli, files
 from iblm_jax.reports import figures, page
 from iblm_jax.reports import runs as runs_lib
 
@@ -57,12 +57,12 @@ def main(workdirs: list[str]) -> None:
       continue
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png')
-    (out / f'{name}.png').write_bytes(buffer.getvalue())
+    files.write_bytes(out / f'{name}.png', buffer.getvalue())
     drawn.append((heading, text, buffer.getvalue()))
   rows = runs_lib.table(runs)
-  (out / 'table.csv').write_text(runs_lib.to_csv(rows))
+  files.write_text(out / 'table.csv', runs_lib.to_csv(rows))
   title = ' against '.join(run.name for run in runs)
-  (out / 'report.html').write_text(page.make_page(title, rows, drawn))
+  files.write_text(out / 'report.html', page.make_page(title, rows, drawn))
   cli.report(f'wrote {out}/report.html')
 
 

@@ -194,7 +194,7 @@ def _made_up_text(workdir: epath.Path) -> str:
         for _ in range(40)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('\n'.join(lines) + '\n')
+    files.write_text(path, '\n'.join(lines) + '\n')
   return str(path)
 
 

@@ -210,6 +210,6 @@ def _write(experiment, found, workdir, seconds):
     if figure is not None:
       buffer = io.BytesIO()
       figure.savefig(buffer, format='png')
-      (workdir / f'{name}.png').write_bytes(buffer.getvalue())
+      files.write_bytes(workdir / f'{name}.png', buffer.getvalue())
   for line in found.lines:
     cli.report(line)
