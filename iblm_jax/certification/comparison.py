@@ -127,6 +127,16 @@ def check(
   return dataclasses.replace(held, tree={**tree, **claimed})
 
 
+def check_numbers(numbers: int, code: bytes) -> None:
+  """ValueError for more numbers than such a code can honestly stand for."""
+  most = _FEW_NUMBERS + _NUMBERS_PER_BYTE * len(code)
+  if numbers > most:
+    raise ValueError(
+        f'numbers of the code must be at most {most:,} for {len(code):,} bytes'
+        f' of code, got {numbers:,}.'
+    )
+
+
 def paid_for(name: str, taken: Any, paid: tuple[Any, ...]) -> None:
   """Mismatch unless a choice is among those that the certificate pays for."""
   if taken not in paid:
@@ -178,9 +188,8 @@ def _differences(
   )
   if isinstance(old, dict) and isinstance(new, dict):
     for name in sorted(old.keys() | new.keys()):
-      yield from _differences(
-          *(x.get(name, _ABSENT) for x in (old, new)), f'{path}.{name}'
-      )
+      there, here = old.get(name, _ABSENT), new.get(name, _ABSENT)
+      yield from _differences(there, here, f'{path}.{name}')
   elif old != new or isinstance(old, bool) != isinstance(new, bool):
     yield path, old, new
 
@@ -189,12 +198,7 @@ def _check_sizes(held, subject, cfg, recorded) -> None:
   """Compares sizes with those of the files, before anything has them."""
   numbers, population = subject.size, subject.population
   _same('code.numbers', numbers, held.tree['code']['numbers'])
-  most = _FEW_NUMBERS + _NUMBERS_PER_BYTE * len(held.code)
-  if numbers > most:
-    raise ValueError(
-        f'code.numbers must be at most {most:,} for {len(held.code):,} bytes of'
-        f' code, got {numbers:,}.'
-    )
+  check_numbers(numbers, held.code)
   heldout = min(population['num_heldout'], cfg.heldout)
   if heldout > _MOST_HELDOUT:
     raise ValueError(

@@ -96,8 +96,7 @@ def _word(tree: Mapping[str, Any], declared: Mapping[str, Any]) -> str:
   sampling, size = (tree['population'][name] for name in ('sampling', 'size'))
   drawn = sampling if size is None else f'{sampling} from a list of {size:,}'
   found = [f'units drawn {drawn}']
-  found += [f'{name} {declared[name]}' for name in _DECLARED
-            if name in declared]
+  found += [f'{name} {declared[name]}' for name in _DECLARED]
   if config is not None:
     steps, rows = config['train']['num_steps'], config['data']['batch_size']
     found.append(f'{steps * rows:,} rows read in {steps:,} steps of training')

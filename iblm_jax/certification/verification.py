@@ -5,6 +5,7 @@ import math
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from etils import epath
 
 from iblm_jax.certification import comparison, pipeline
@@ -94,6 +95,8 @@ def open_certificate(
     assert cfg.run.parameterisation is not None
     dims = cfg.run.parameterisation.dims
     comparison.paid_for('dims', dims, cfg.certificate.dims or (dims,))
+    numbers = math.prod(np.atleast_1d(dims or 1).tolist())
+    comparison.check_numbers(numbers, held.code)
     shapes = jax.tree.leaves(families.shapes(cfg.run.model))
     size = sum(math.prod(leaf.shape) for leaf in shapes)
     if 4 * _COPIES * size > gigabytes * 1e9:

@@ -1,52 +1,26 @@
 """Certificates that strangers have forged end in one line, or are shown."""
 
-import pathlib
 import shutil
 
 import hostile_certificates as hostile
 import pytest
-from etils import epath
+from programs import run
 
-from iblm_jax.certification import pipeline, verification
-
-# The smallest that still has all parts, about generated data.
-CONFIG = dict(
-    model=dict(
-        vocab_size=27, num_layers=1, width=8, num_heads=1,
-        positions='rotary', tie_embeddings=False, document_mask=False,
-        scan_layers=False, entropy=dict(patch_size=4),
-    ),
-    data=dict(
-        kind='topics', batch_size=8, eval_units=8,
-        topics=dict(num_train=30, num_heldout=9, length=8),
-    ),
-    objective=dict(
-        method='ce', measure_entropy=False, skip_first=0, skip_last=0
-    ),
-    optimizer=dict(weight_decay=0.0, schedule=dict(peak=0.1, warmup_steps=0)),
-    parameterisation=dict(kind='subspace', dims=4, entries='sign'),
-    train=dict(num_steps=1, log_every=1),
-    certificate=dict(
-        levels=(3,), alphas=(0.05, 0.5), top_k=(1,), sample=None, heldout=9,
-        search_bits=2.5,
-    ),
-)
+from iblm_jax import errors
+from iblm_jax.certification import confinement, statement, verification
 
 
 @pytest.fixture(scope='module')
 def honest(tmp_path_factory):
   """Folder of a certificate."""
-  workdir = epath.Path(tmp_path_factory.mktemp('honest'))
-  pipeline.certify(pipeline.from_dict(CONFIG), workdir, lambda line: None)
-  return pathlib.Path(workdir / 'certificate')
+  return hostile.make(tmp_path_factory.mktemp('honest'))
 
 
 def verify(folder):
-  """Verifies; returns the lines that it said."""
-  said = []
+  """Verifies; returns what it found and the lines about it."""
   verification.check_files(folder)
-  verification.verify(folder, said.append)
-  return said
+  found = verification.verify(folder, lambda line: None)
+  return found, statement.verified(found.tree)
 
 
 @pytest.fixture
@@ -65,8 +39,8 @@ def test_the_honest_one_is_verified(honest):
   verify(honest)
 
 
-# What each forgery is refused with; it is found before anything is computed.
-READ = {
+# What each forgery is refused with.
+REFUSED = {
     'duplicate_key': "the key 'claims' stands twice",
     'list': 'holds no certificate',
     'null': 'holds no certificate',
@@ -104,14 +78,128 @@ READ = {
     'code_folder': 'code.bin must be a regular file, got a folder',
     'missing': 'must hold losses.npz; there is none',
     'no_folder': 'must hold certificate.json; there is none',
+    'extra_null': r'audited_by is None in .* None here, which has no such',
+    'extra_claim_field': r'audited_by is None in .* which has no such field',
+    'files': r'files\.the_pile\.jsonl is .* which has no such field',
+    'lines_in_text': r"unit is 'word\\nverified: everything' in the cert",
+    'unknown_option': 'certificate.audit is not a field',
+    'choice_unpaid': r'levels must be one of \(3,\), whose choice is paid',
+    'claim_lowered': r'claims\.0\.value is 0\.5 in',
+    'claim_null': r'claims\.0 is None in',
+    'heldout_lowered': r'heldout\.documents is 1 in the certificate and 9',
+    'search_bits': r'claims\.0\.value is',
+    'sample': r'losses of shape \(2, 30\), \(2, 100000000000\) here',
+    'alphas': 'differs from the losses here by',
+    'width': 'a model of 824,.* parameters takes more than 8 GB',
+    'width_of_a_float': 'OverflowError',
+    'layers': 'a model of 784,.* parameters takes more than 8 GB to verify',
+    'vocabulary': 'OverflowError',
+    'length': 'length must be between 1 and 4096, got 1000000000000',
+    'units': r'hashes\.data is',
+    'numbers': r'code\.numbers is 1000000000000 in the certificate and 4',
+    'dims': 'must be at most 1,.* for 7 bytes of code, got 1,000,000,000,000',
+    'seed': 'losses.npz differs from the losses here',
+    'heldout': r'hashes\.data is',
+    'data_device': "path must end in .* got '/dev/zero'",
+    'data_remote': "data lie at 'gs://bucket/words.txt', says .* not followed",
+    'data_secret': "path must end in .* got '/etc/passwd'",
+    'data_lines': r"data lie at 'words\\nverified: all.txt'",
+    'losses_short': r'losses of shape \(2, 29\), \(2, 30\) here',
+    'losses_lower': 'differs from the losses here by 0.0002',
+    'code_empty': 'code must have at least 6 bytes, got 0',
+    'code_longer': 'code is damaged',
 }
 
 
-@pytest.mark.parametrize('name', READ)
-def test_what_cannot_be_read(forge, name):
+def test_each_forgery_is_judged():
+  judged = [*REFUSED, *hostile.SHOWN, 'pattern']
+  assert sorted(judged) == sorted(hostile.FORGERIES) and len(judged) > 60
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_a_forgery_is_refused_in_one_line(forge, name):
   with pytest.raises(
-      (ValueError, verification.Mismatch), match=READ[name]
+      (ValueError, verification.Mismatch), match=REFUSED[name]
   ) as found:
     verify(forge(name))
   said = str(found.value)
   assert len(said) < 1000 and '\n' not in said and '\x1b' not in said
+
+
+@pytest.mark.parametrize('name', hostile.SHOWN)
+def test_what_nobody_can_tell_is_shown(forge, name):
+  _, lines = verify(forge(name))
+  assert hostile.SHOWN[name] in ' '.join(lines)
+  assert all(line.isprintable() for line in lines)
+
+
+def test_claims_are_those_of_the_losses_found_here(honest, forge):
+  """Lowered within the tolerance, with all that follows from it."""
+  exact, (line, _) = verify(honest)
+  folder = forge('losses_within_tolerance')
+  lowered, found = hostile.read(folder)['claims'], verify(folder)
+  for old, new, low in zip(
+      exact.claims, found[0].claims, lowered, strict=True
+  ):
+    assert old == new
+    assert low['value'] < old['value'] - 1e-5 or old['unit'] == 'share'
+  assert found[1][0] == line
+  value = exact.headline['value']
+  printed = float(line.partition('at most ')[2].partition(' ')[0])
+  assert value <= printed < value + 1e-4
+
+
+def test_a_vacuous_claim_certifies_nothing(honest):
+  found, (line, _) = verify(honest)
+  assert found.headline['value'] > found.headline['trivial']
+  assert ', which says nothing, except with probability' in line
+  (claim,) = (x for x in found.lines() if 'CERTIFIED' in x)
+  assert claim.startswith('CERTIFIED NOTHING: bits per token, log_wealth')
+
+
+def test_a_pattern_that_goes_back_for_ever(forge):
+  done = run(
+      'certify', f'--verify={forge("pattern")}', '--verify_seconds=6', status=1
+  )
+  (line,) = done.stderr.strip().splitlines()
+  assert 'not verified: it took longer than --verify_seconds=6' in line
+
+
+def confined(module, function, seconds=60.0, gigabytes=8.0):
+  confinement.run(module, function, seconds=seconds, gigabytes=gigabytes)
+
+
+@pytest.mark.parametrize(
+    'arguments, said',
+    [
+        (('signal', 'pause', 1), 'took longer than --verify_seconds=1'),
+        (('signal', 'pause', 9, 1e-3), 'more memory than --verify_gigabytes=0'),
+        (('os', 'abort'), 'ended by SIGABRT'),
+    ],
+)
+def test_limits(arguments, said):
+  with pytest.raises(errors.RunFailed, match=said):
+    confined(*arguments)
+
+
+def test_native_code_is_stopped_by_the_kernel(tmp_path, monkeypatch):
+  (tmp_path / 'slow.py').write_text(
+      'import re\n'
+      'from iblm_jax.certification import confinement\n'
+      'def main():\n'
+      '  confinement.stop_at(1)\n'
+      "  re.match('(a|aa)+b', 99 * 'a')\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  with pytest.raises(errors.RunFailed, match='config alone took longer'):
+    confined('slow', 'main')
+
+
+def test_it_imports_nothing_from_where_one_stands(tmp_path, monkeypatch):
+  (tmp_path / 'other').mkdir()
+  (tmp_path / 'other' / 'trap.py').write_text("def main(): print('caught')")
+  monkeypatch.chdir(tmp_path / 'other')
+  with pytest.raises(SystemExit):
+    confined('trap', 'main')
+  monkeypatch.syspath_prepend(tmp_path / 'other')
+  confined('trap', 'main')

@@ -1,10 +1,11 @@
 """Certificates that a stranger has forged, each a change of an honest one.
 
 `FORGERIES` maps names to functions that change a copy of a certificate's folder
-in place. Verifying any of them must end with one line, in bounded time and
-memory; `SHOWN` names those that are consistent, so that they are accepted and
-what they say is shown. The honest one is about generated data (kind 'topics')
-and all of its units are scored, so that it needs no file.
+in place. `iblm-certify --verify` must end with one line and status 1 (2 where
+files are missing or none) in bounded time and memory. `SHOWN` maps those that
+nobody can tell from honest ones to what the printed lines must hold; they end
+with status 0. The honest one is that of `CONFIG`: about generated data, so that
+it needs no file. `make` makes it.
 """
 
 import hashlib
@@ -18,8 +19,41 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from etils import epath
 
+# The smallest that still has all parts.
+CONFIG = dict(
+    model=dict(
+        vocab_size=27, num_layers=1, width=8, num_heads=1,
+        positions='rotary', tie_embeddings=False, document_mask=False,
+        scan_layers=False, entropy=dict(patch_size=4),
+    ),
+    data=dict(
+        kind='topics', batch_size=8, eval_units=8,
+        topics=dict(num_train=30, num_heldout=9, length=8),
+    ),
+    objective=dict(
+        method='ce', measure_entropy=False, skip_first=0, skip_last=0
+    ),
+    optimizer=dict(weight_decay=0.0, schedule=dict(peak=0.1, warmup_steps=0)),
+    parameterisation=dict(kind='subspace', dims=4, entries='sign'),
+    train=dict(num_steps=1, log_every=1),
+    certificate=dict(
+        levels=(3,), alphas=(0.05, 0.5), top_k=(1,), sample=None, heldout=9,
+        search_bits=2.5,
+    ),
+)
 FORGERIES: dict[str, Callable[[pathlib.Path], None]] = {}
+
+
+def make(workdir: Any) -> pathlib.Path:
+  """Makes the honest certificate; returns its folder."""
+  from iblm_jax.certification import pipeline
+
+  pipeline.certify(
+      pipeline.from_dict(CONFIG), epath.Path(workdir), lambda line: None
+  )
+  return pathlib.Path(workdir) / 'certificate'
 
 
 def forgery(function):
@@ -263,48 +297,103 @@ def code_longer(folder):
   write(folder, read(folder))
 
 
-@forgery
-def code_sparse(folder):
-  """A file of 64 GB that takes no room on the disk."""
-  os.truncate(folder / 'code.bin', 1 << 36)
+def replaced(name, file, make):
+  """Adds a forgery in which something else stands in place of a file."""
+
+  def forge(folder):
+    (folder / file).rename(folder / 'other')
+    make(folder / file)
+
+  FORGERIES[name] = forge
 
 
-@forgery
-def json_sparse(folder):
-  os.truncate(folder / 'certificate.json', 1 << 36)
+def truncated(name, file):
+  """Adds a file of 64 GB that takes no room on the disk."""
+  FORGERIES[name] = lambda folder: os.truncate(folder / file, 1 << 36)
 
 
-@forgery
-def code_device(folder):
-  (folder / 'code.bin').unlink()
-  (folder / 'code.bin').symlink_to('/dev/zero')
-
-
-@forgery
-def json_link(folder):
-  path = folder / 'certificate.json'
-  path.rename(folder / 'other.json')
-  path.symlink_to('other.json')
-
-
-@forgery
-def losses_pipe(folder):
-  (folder / 'losses.npz').unlink()
-  os.mkfifo(folder / 'losses.npz')
-
-
-@forgery
-def code_folder(folder):
-  (folder / 'code.bin').unlink()
-  (folder / 'code.bin').mkdir()
-
-
-@forgery
-def missing(folder):
-  (folder / 'losses.npz').unlink()
+truncated('code_sparse', 'code.bin')
+truncated('json_sparse', 'certificate.json')
+replaced('code_device', 'code.bin', lambda path: path.symlink_to('/dev/zero'))
+replaced('json_link', 'certificate.json', lambda path: path.symlink_to('other'))
+replaced('losses_pipe', 'losses.npz', os.mkfifo)
+replaced('code_folder', 'code.bin', os.mkdir)
+replaced('missing', 'losses.npz', lambda path: None)
 
 
 @forgery
 def no_folder(folder):
   shutil.rmtree(folder)
   folder.write_bytes(b'a file')
+
+
+# --- Consistent: made anew from other declarations, or from other losses.
+SHOWN: dict[str, str] = {}
+
+
+def remade(name, shown, change, shift=0.0):
+  """Adds a forgery in which every number follows from what is declared."""
+
+  def forge(folder):
+    from iblm_jax.certification import (
+      assembly,
+      certificate,
+      pipeline,
+      quantisation,
+    )
+
+    old = read(folder)
+    change(old['model'])
+    model = old['model']
+    cfg = pipeline.from_dict(
+        {**model['config'], 'certificate': model['certificate']}
+    )
+    subject = pipeline.subject_of(cfg, pipeline.prepare(cfg))
+    data = (folder / 'code.bin').read_bytes()
+    code = quantisation.Code(data, old['code']['levels'])
+    scores = assembly.score(code, subject, cfg.certificate)
+    train = scores.train
+    train = train._replace(
+        losses=train.losses - shift, token_losses=train.token_losses - shift
+    )
+    scores = scores._replace(train=train)
+    tree = assembly.make_tree(code, subject, cfg.certificate, scores)
+    tree['made'] = old['made']
+    (folder / 'losses.npz').write_bytes(certificate.pack_losses(train))
+    write(folder, tree)
+
+  FORGERIES[name], SHOWN[name] = forge, shown
+
+
+remade('losses_within_tolerance', 'at most', lambda model: None, shift=0.99e-4)
+remade(
+    'delta', 'delta = 0.999999;',
+    lambda model: model['certificate'].update(delta=0.999999),
+)
+remade(
+    'nothing_tried', 'search_bits 0.0; runs 1',
+    lambda model: model['certificate'].update(search_bits=0, runs=1),
+)
+remade(
+    'chosen_afterwards', 'headline hoeffding',
+    lambda model: model['certificate'].update(headline='hoeffding'),
+)
+
+
+def _many_units(model):
+  model['config']['data']['topics']['num_train'] = 10**12
+  model['certificate']['sample'] = 30
+
+
+remade('units_of_a_generator', 'm = 1,000,000,000,000 units', _many_units)
+
+
+@forgery
+def made_lines(folder):
+  tree = read(folder)
+  tree['made']['device'] = 'cpu\nverified: all\x1b[2J'
+  write(folder, tree)
+
+
+SHOWN['made_lines'] = r'on cpu\nverified: all\x1b[2J'
+SHOWN['batch'] = '1,000,000,000,000,000 rows read'
