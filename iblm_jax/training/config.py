@@ -122,6 +122,8 @@ def check_workdir(cfg: RunConfig, workdir: epath.PathLike) -> None:
       differs.
   """
   workdir = epath.Path(workdir)
+  if _is_of_checkpoints(cfg, workdir):  # whatever became of config.json
+    return
   if not (workdir / 'config.json').exists():
     if (workdir / 'checkpoints').exists():
       raise ValueError(
@@ -142,14 +144,21 @@ def check_workdir(cfg: RunConfig, workdir: epath.PathLike) -> None:
 
 
 def claim_workdir(cfg: RunConfig, workdir: epath.PathLike) -> bool:
-  """Writes config.json, unless it is there; returns whether it did."""
+  """Writes config.json, unless it is there and whole; says whether it did."""
   workdir = epath.Path(workdir)
   path = workdir / 'config.json'
   is_new = not path.exists()
+  if _is_of_checkpoints(cfg, workdir):
+    is_new = manifest.digest(workdir) != manifest.config_of(workdir)
   if is_new:
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(path, to_dict(cfg))
   return is_new
+
+
+def _is_of_checkpoints(cfg: RunConfig, workdir: epath.Path) -> bool:
+  """Whether the newest checkpoint there says that it is of this config."""
+  return manifest.config_of(workdir) == manifest.digest_of(to_dict(cfg))
 
 
 def disclaim_workdir(workdir: epath.PathLike) -> None:

@@ -92,6 +92,11 @@ def metrics(folder: epath.Path) -> str | None:
     return None
 
 
+def config_of(workdir: epath.Path) -> str | None:
+  """The `digest` of the config of the newest checkpoint, if it says one."""
+  return _newest(workdir)[1].get('config')
+
+
 def check_config(workdir: epath.Path) -> None:
   """Raises ValueError where config.json is not that of the checkpoints."""
   folder, place = _newest(workdir)
@@ -132,6 +137,11 @@ def digest(workdir: epath.Path) -> str | None:
     tree = files.read_json(workdir / 'config.json')
   except (OSError, ValueError):
     return None
+  return digest_of(tree)
+
+
+def digest_of(tree: Any) -> str:
+  """SHA-256 of a JSON tree, however it is written."""
   return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Whatever becomes of its small files, a run comes back as it was."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -169,6 +170,21 @@ def test_a_report_names_a_file_that_changed(finished, tmp_path, name, digit):
     path.write_text(path.read_text().replace(digit, digit[:-1] + '7'))
   with pytest.raises(ValueError, match=f'{path} has changed since'):
     runs.read_runs([tmp_path / 'run'])
+
+
+@pytest.mark.parametrize('damage', [cut, put_garbage, os.remove])
+def test_a_config_is_restored_by_the_same_command(finished, tmp_path, damage):
+  cfg, folder = finished
+  shutil.copytree(folder / 'cut', tmp_path / 'run')
+  damage(tmp_path / 'run' / 'config.json')
+  with pytest.raises(ValueError, match='config.json'):
+    config_lib.read_run(tmp_path / 'run')
+  again(cfg, tmp_path / 'run')
+  assert config_lib.read_run(tmp_path / 'run') == cfg
+  damage(tmp_path / 'run' / 'config.json')
+  train = dataclasses.replace(cfg.train, seed=1)
+  with pytest.raises(ValueError, match='config.json'):
+    again(dataclasses.replace(cfg, train=train), tmp_path / 'run')
 
 
 def test_a_full_disk_is_one_line_with_file_and_step(
