@@ -1,4 +1,4 @@
-"""Certificates of vectors: losses that cannot be, and files that are damaged."""
+"""Certificates of vectors: impossible losses, and files that are damaged."""
 
 import hostile_certificates as hostile
 import numpy as np
