@@ -12,11 +12,10 @@ from etils import epath
 from iblm_jax.bounds import options
 from iblm_jax.certification import assembly, certificate, quantisation, reading
 from iblm_jax.certification.certificate import Certificate
-from iblm_jax.certification.scoring import Report, Subject
+from iblm_jax.certification.scoring import TOLERANCE, Report, Subject
 
 # Not found again by verifying: only hashes tell whether somebody changed them.
 _GIVEN = ('model', 'made')
-_LOSS_TOLERANCE = 1e-4
 # Numbers that are decoded, at most: of a code of zeros nothing bounds them.
 _FEW_NUMBERS = 1 << 20
 _NUMBERS_PER_BYTE = 1 << 13
@@ -170,7 +169,7 @@ def _same_part(name: str, tree: Mapping[str, Any]) -> None:
 
 def _compare(found: Any, held: Any) -> None:
   for path, expected, actual in _differences(held, found, 'certificate'):
-    slack = _LOSS_TOLERANCE if '.heldout.' in path else _ROUNDING
+    slack = TOLERANCE if '.heldout.' in path else _ROUNDING
     floats = isinstance(expected, float) and isinstance(actual, float)
     if not floats or not math.isclose(
         expected, actual, rel_tol=_ROUNDING, abs_tol=slack
@@ -226,9 +225,9 @@ def _check_losses(found, recorded) -> None:
     gap = float(gaps.max(initial=0.0))
     # An error is a share of few tokens: a tie that breaks the other way moves
     # that of one document a lot, but those of few documents.
-    if name != 'errors' and not gap <= _LOSS_TOLERANCE:
+    if name != 'errors' and not gap <= TOLERANCE:
       raise Mismatch(f'losses.npz differs from the {name} here by {gap} bits.')
     if name == 'errors' and actual.size:
       gap = float(gaps.mean(axis=1).max())
-      if not gap <= _LOSS_TOLERANCE:
+      if not gap <= TOLERANCE:
         raise Mismatch(f'losses.npz differs from the errors here by {gap}.')

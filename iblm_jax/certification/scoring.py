@@ -10,6 +10,9 @@ from iblm_jax import bounds
 
 Report = Callable[[str], None]
 
+# Bits by which losses may differ between two machines.
+TOLERANCE = 1e-4
+
 
 def quiet(line: str) -> None:
   """Tells nobody."""

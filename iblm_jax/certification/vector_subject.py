@@ -89,20 +89,27 @@ def make_subject(
   _checks.integer('vocab_size', vocab_size, 2)
   _checks.integer('batch_size', batch_size)
 
+  checked = False
+
   def measure(w_d, split, indices, *, alphas, top_k=(), report=scoring.quiet):
+    nonlocal checked
     del top_k, report
     source = documents if split == 'train' else heldout
     unique_U, place_N = np.unique(indices, return_inverse=True)
     bits = []
     for start in range(0, unique_U.size, batch_size):
       part = unique_U[start:start + batch_size].tolist()
-      found = list(nll_bits(w_d.copy(), [source[i] for i in part]))
+      some = [source[i] for i in part]
+      found = list(nll_bits(w_d.copy(), some))
       if len(found) != len(part):
         raise ValueError(
             f'nll_bits must return an array for each of {len(part)} documents,'
             f' got {len(found)}.'
         )
       bits += found
+      if not checked:
+        _check_same(found, list(nll_bits(w_d.copy(), some)))
+        checked = True
     losses = scoring.losses_of_tokens(bits, alphas, vocab_size)
     return losses._replace(
         losses=losses.losses[:, place_N], errors=losses.errors[:, place_N]
@@ -123,6 +130,20 @@ def make_subject(
       lambda w_d: functools.partial(measure, w_d),
       {'certificate': dataclasses.asdict(cfg), 'parameters': size},
   )
+
+
+def _check_same(first, second) -> None:
+  """ValueError unless a loss says the same twice, as far as verifying needs."""
+  for place, both in enumerate(zip(first, second, strict=True)):
+    a, b = (np.asarray(bits, np.float64) for bits in both)
+    # What is no loss is refused where it is averaged.
+    if a.shape != b.shape or not np.allclose(
+        a, b, rtol=0, atol=scoring.TOLERANCE, equal_nan=True
+    ):
+      raise ValueError(
+          'nll_bits must be deterministic, but asked twice for the document at'
+          f' place {place} of those scored it returned {a} and then {b}.'
+      )
 
 
 def _hash_of(documents, heldout, encode) -> str:

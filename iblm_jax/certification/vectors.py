@@ -13,7 +13,12 @@ from etils import epath
 import iblm_jax
 from iblm_jax import bounds
 from iblm_jax.bounds import options
-from iblm_jax.certification import assembly, comparison, quantisation
+from iblm_jax.certification import (
+    assembly,
+    comparison,
+    quantisation,
+    statement,
+)
 from iblm_jax.certification.certificate import Certificate
 from iblm_jax.certification.scoring import Report, quiet
 from iblm_jax.certification.vector_subject import (
@@ -74,7 +79,8 @@ def certify(
       'freedman', and for a list 'log_wealth_finite' or 'serfling'. The smallest
       of several kinds would hold with less than 1 - delta.
     sample: Number of training documents that are scored, drawn with
-      replacement by the hash of the code; None scores all.
+      replacement by the hash of the code; None scores all. At most the size of
+      a finite list; more than there are documents is allowed and reported.
     search_bits: log2 of the number of models, options and starts that were
       tried, this one included.
     codebook, scheme, alphas, runs: See `CertificateConfig`.
@@ -121,6 +127,17 @@ def certify(
         f'headline={headline!r} is for a part of a finite list, got'
         f' population={population!r}.'
     )
+  size = population.size
+  if sample is not None and size is not None and sample > size:
+    raise ValueError(
+        f'sample must be at most the size of the list, {size}, got {sample};'
+        ' None scores every document once.'
+    )
+  if sample is not None and sample > len(documents):
+    report(
+        f'sample={sample} draws some of the {len(documents)} documents more'
+        ' than once: None scores each once and needs no second bound'
+    )
   w_d = np.asarray(w, np.float32)
   subject = make_subject(
       nll_bits, w_d.size, documents, heldout, vocab_size=vocab_size,
@@ -163,36 +180,38 @@ def verify(
     report: Receives lines for a person to read.
 
   Returns:
-    The certificate, if nothing differs.
+    The certificate, if nothing differs, with the claims that follow from the
+    losses found here.
 
   Raises:
     Mismatch: Something differs; the message names the first such thing.
-    ValueError: A file is missing or damaged.
+    ValueError: A file is missing or damaged, or the certificate is about a run.
   """
-  held = comparison.open_checked(folder)
-  try:
-    declared, said = held.tree['model']['certificate'], held.tree['population']
-    size = held.tree['code']['numbers']
+  with comparison.in_one_line(folder):
+    held = comparison.open_checked(folder)
+    model, said = held.tree['model'], held.tree['population']
+    if 'config' in model:
+      raise ValueError(
+          f'{folder} is about a run, not about a vector: check it with'
+          ' iblm-certify --verify.'
+      )
     stated: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in declared.items()
+        for name, value in model['certificate'].items()
     }
     cfg = options.CertificateConfig(**stated)
     population = Population(
         said['sampling'], said['size'], said['average'], said['unit']
     )
-    vocab_size = said['V']
-  except (KeyError, TypeError) as error:
-    raise ValueError(
-        f'{folder} holds no certificate of a vector: {error!r}.'
-    ) from error
   subject = make_subject(
-      nll_bits, size, documents, heldout, vocab_size=vocab_size,
-      population=population, cfg=cfg, batch_size=batch_size,
-      hash_document=hash_document,
+      nll_bits, held.tree['code']['numbers'], documents, heldout,
+      vocab_size=said['V'], population=population, cfg=cfg,
+      batch_size=batch_size, hash_document=hash_document,
   )
-  comparison.check(held, subject, cfg, report)
-  return held
+  found = comparison.check(held, subject, cfg, report)
+  for line in statement.verified(found.tree):
+    report(line)
+  return found
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from iblm_jax.certification.scoring import Report
 from iblm_jax.data.text import folders
 from iblm_jax.models import families
 from iblm_jax.training import options, program
+from iblm_jax.training.scale import capacity
 
 __all__ = ['Mismatch', 'Opened', 'check_files', 'open_certificate', 'verify']
 
@@ -97,7 +98,8 @@ def open_certificate(
     comparison.paid_for('dims', dims, cfg.certificate.dims or (dims,))
     numbers = math.prod(np.atleast_1d(dims or 1).tolist())
     comparison.check_numbers(numbers, held.code)
-    shapes = jax.tree.leaves(families.shapes(cfg.run.model))
+    with capacity.counting(cfg.run):
+      shapes = jax.tree.leaves(families.shapes(cfg.run.model))
     size = sum(math.prod(leaf.shape) for leaf in shapes)
     if 4 * _COPIES * size > gigabytes * 1e9:
       raise ValueError(
