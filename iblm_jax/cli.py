@@ -15,12 +15,18 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from iblm_jax import errors, files
+from iblm_jax import errors, files, foreign
 
 _BAD_USAGE = 2
 # Limits of a flag that is a seed.
 SEEDS = {'lower_bound': 0, 'upper_bound': 2**63 - 1}
 _PREEMPTED = 143
+# Flags of absl that print and leave.
+_HELP = {
+    f'{dashes}{name}'
+    for dashes in ('-', '--')
+    for name in ('?', 'help', 'helpfull', 'helpshort', 'helpxml')
+}
 
 
 class BadUsage(Exception):
@@ -33,6 +39,8 @@ def refusing():
   try:
     yield
   except (ValueError, OSError) as error:
+    if foreign.is_of_machine(error):
+      raise
     raise BadUsage(str(error).strip()) from error
 
 
@@ -74,10 +82,15 @@ def run(
     except BrokenPipeError:  # who reads the lines has seen enough, like `head`
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       sys.exit(1)
-    except (errors.RunFailed, FloatingPointError, OSError) as error:
+    except (errors.RunFailed, FloatingPointError) as error:
       _leave(str(error), 1)
     except errors.Preempted as error:
       _leave(str(error), _PREEMPTED)
+    except Exception as error:
+      explained = foreign.explain(error)
+      if explained is None:  # a bug: whoever reports it needs all of it
+        raise
+      _leave(explained, _BAD_USAGE if foreign.is_usage(error) else 1)
 
   _describe(module or main.__module__)
   app.run(guarded, flags_parser=_parse)
@@ -135,8 +148,10 @@ def _parse(argv):
     _leave(str(error).strip().splitlines()[-1], _BAD_USAGE)
   except (AttributeError, KeyError) as error:  # an override of no field
     _leave(f'--config: no field {error.args[0]}', _BAD_USAGE)
+  except SystemExit:
+    sys.exit(0 if _HELP.intersection(argv) else _BAD_USAGE)
   except Exception as error:  # a config file is code and may raise anything
-    _leave(f'--config: {error}', _BAD_USAGE)
+    _leave(f'--config: {foreign.one_line(error)}', _BAD_USAGE)
 
 
 def _import_plugins(argv):
@@ -150,8 +165,14 @@ def _import_plugins(argv):
   for name in known.plugin:
     try:
       importlib.import_module(name)
-    except Exception as error:  # a plugin is code and may raise anything
-      _leave(f'--plugin: cannot import {name!r}: {error}', _BAD_USAGE)
+    except (Exception, SystemExit) as error:  # it is code and may do anything
+      hint = ''
+      if name.endswith('.py'):
+        hint = ' A plugin is named as in Python: mine, of ./mine.py.'
+      _leave(
+          f'--plugin: cannot import {name!r}: {foreign.one_line(error)}{hint}',
+          _BAD_USAGE,
+      )
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
@@ -169,5 +190,6 @@ def _program() -> str:
 
 def _leave(message: str, status: int) -> NoReturn:
   logging.flush()
-  print(f'{_program()}: {message}', file=sys.stderr)
+  line = ' '.join(part.strip() for part in message.splitlines())
+  print(f'{_program()}: {line}', file=sys.stderr)
   sys.exit(status)

@@ -1,14 +1,15 @@
 """The flag --config of the programs, and what they say about configs."""
 
 import dataclasses
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from iblm_jax import cli, config_files, field_listing
+from iblm_jax import cli, config_files, field_listing, foreign
 
 FLAGS = flags.FLAGS
 # Dataclasses of the groups of a config, by path.
@@ -23,7 +24,21 @@ class _Parser(config_flags.config_flags.ConfigFileFlagParser):
     self.layout = layout
 
   def parse(self, path: str) -> Any:
-    config = super().parse(config_files.find(path))
+    found = config_files.find(path)
+    file = found.partition(':')[0]
+    if not os.path.isfile(file):
+      what = 'no file' if os.path.lexists(file) else 'not there'
+      raise ValueError(f'--config must be a name or a file: {file} is {what}.')
+    try:
+      config = super().parse(found)
+    except (Exception, SystemExit) as error:  # it is code and may do anything
+      # Some come wrapped, with their traceback for a text.
+      own = error.__context__ if 'Traceback' in str(error) else error
+      raise ValueError(f'{file}: {foreign.one_line(own or error)}') from error
+    if not isinstance(config, ml_collections.ConfigDict | Mapping):
+      raise ValueError(
+          f'{file}: get_config must return a ConfigDict, got {config!r:.80}.'
+      )
     if isinstance(config, ml_collections.ConfigDict):
       for group_path, cls in self.layout(config).items():
         group = config

@@ -129,6 +129,19 @@ def read_json(path: epath.PathLike, most: int = 2**26) -> Any:
     raise ValueError(f'{path} is not readable JSON: {error}') from error
 
 
+def read_object(path: epath.PathLike) -> dict[str, Any]:
+  """Reads a JSON file that holds an object, see `read_json`.
+
+  Raises:
+    FileNotFoundError: There is nothing.
+    ValueError: It cannot be read, or holds something else.
+  """
+  tree = read_json(path)
+  if not isinstance(tree, dict):
+    raise ValueError(f'{path} must hold a JSON object, got {tree!r:.80}.')
+  return tree
+
+
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   tree = dict(pairs)
   if len(tree) < len(pairs):  # readers differ in which one they take

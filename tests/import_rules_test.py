@@ -9,8 +9,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / 'iblm_jax'
 # From the ground up; a package imports from floors below its own, and itself.
 FLOORS = (
     {
-        'errors', 'fields', 'tagged', 'files', 'typing', 'config_files',
-        '_lazy', '_moved',
+        'errors', 'fields', 'tagged', 'files', 'foreign', 'typing',
+        'config_files', '_lazy', '_moved',
     },
     {'information', 'optim', 'data'},
     {'models', 'sublora'},

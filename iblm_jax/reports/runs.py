@@ -98,7 +98,7 @@ def _read(path: epath.Path, name: str) -> Run:
   manifest.check_config(path)
   manifest.check_metrics(path)
   summary = summary_lib.read(path) or {}
-  return Run(name, files.read_json(config_path), rows, summary)
+  return Run(name, files.read_object(config_path), rows, summary)
 
 
 def table(runs: Sequence[Run]) -> list[dict[str, Any]]:

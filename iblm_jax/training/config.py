@@ -89,23 +89,26 @@ def read_run(workdir: epath.PathLike) -> RunConfig:
   """
   path = epath.Path(workdir) / 'config.json'
   try:
-    tree = files.read_json(path)
+    tree = files.read_object(path)
   except FileNotFoundError:
     raise ValueError(
         f'{workdir} holds no run: there is no {path}.'
     ) from None
   _check_registered(tree, path)
   manifest.check_config(epath.Path(workdir))
-  return from_dict(tree)
+  try:
+    return from_dict(tree)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
 
 
-def _check_registered(tree: Any, path: epath.Path) -> None:
+def _check_registered(tree: Mapping[str, Any], path: epath.Path) -> None:
   """Says what to type where a family or a kind of a run is somebody's own."""
   for group, tag, known in (
       ('model', 'family', families.registered()),
       ('data', 'kind', kinds.names()),
   ):
-    options_ = tree.get(group) if isinstance(tree, dict) else None
+    options_ = tree.get(group)
     name = options_.get(tag) if isinstance(options_, dict) else None
     if isinstance(name, str) and name not in known:
       raise ValueError(

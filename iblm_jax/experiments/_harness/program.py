@@ -165,7 +165,7 @@ def check_settings(settings: Mapping[str, Any], workdir: epath.Path) -> None:
           ' results of something else. Use another workdir.'
       )
     return
-  held = json.loads(path.read_text())
+  held = files.read_object(path)
   here = json.loads(json.dumps(settings))
   changed = sorted(
       name for name in held | here if held.get(name) != here.get(name)

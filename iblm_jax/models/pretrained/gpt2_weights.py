@@ -1,6 +1,6 @@
 """GPT-2 as it is published: a `model.safetensors` to our parameters."""
 
-import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.models import config as model_config
 from iblm_jax.models import decoder
 
@@ -61,12 +62,7 @@ def load_gpt2(
     path = path / 'model.safetensors'
   tensors = _read(path)
   beside = path.parent / 'config.json'
-  settings = {}
-  if beside.exists():
-    try:
-      settings = json.loads(beside.read_text())
-    except ValueError as error:
-      raise ValueError(f'{beside} is not readable JSON: {error}') from error
+  settings = files.read_object(beside) if beside.exists() else {}
   try:
     return convert_gpt2(tensors, settings)
   except ValueError as error:
@@ -151,8 +147,9 @@ def convert_gpt2(
 
 
 def _read(path: epath.Path) -> dict[str, np.ndarray]:
-  if not path.exists():
-    raise ValueError(f'file {str(path)!r} does not exist.')
+  if not os.path.isfile(path):  # a pipe would be waited for
+    what = 'is no file' if path.exists() else 'does not exist'
+    raise ValueError(f'file {str(path)!r} {what}.')
   try:
     import safetensors
   except ImportError as error:
@@ -160,13 +157,21 @@ def _read(path: epath.Path) -> dict[str, np.ndarray]:
         f'{str(path)!r} needs the package safetensors: run'
         " `pip install 'iblm-jax[hf]'`."
     ) from error
+  tensors, name = {}, None
   try:
     with safetensors.safe_open(str(path), framework='numpy') as file:
-      return {name: file.get_tensor(name) for name in file.keys()}
+      for name in file.keys():
+        tensors[name] = file.get_tensor(name)
   except safetensors.SafetensorError as error:
     raise ValueError(
         f'file {str(path)!r} is no safetensors file, or damaged: {error}.'
     ) from error
+  except (AttributeError, TypeError) as error:  # such as FP8
+    raise ValueError(
+        f'file {str(path)!r}: {name} is of a dtype that numpy lacks ({error});'
+        ' convert it to float32, float16 or bfloat16.'
+    ) from error
+  return tensors
 
 
 def _check_names(named: Mapping[str, np.ndarray]) -> int:

@@ -1,0 +1,89 @@
+"""What the errors of other libraries mean to who started a program; light."""
+
+import errno
+import os
+import re
+import sys
+import traceback
+
+from absl import flags
+
+# Told by the machine, whatever was typed.
+_MACHINE = frozenset({
+    errno.EACCES, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE,
+    errno.ENOMEM, errno.ENOSPC, errno.EPERM, errno.EROFS,
+})
+# Packages that talk to object stores.
+_CLIENTS = ('aiohttp', 'gcsfs', 'google', 's3fs', 'botocore')
+# Flags and fields of a config that say how much memory is taken.
+_SIZES = ('batch_size', 'length', 'max_tokens', 'tokens', 'width', 'workers')
+_FIELDS = ('data.batch_size', 'model.width', 'model.num_layers')
+
+
+def is_of_machine(error: BaseException) -> bool:
+  """Whether a disk, a limit or a right stopped it, not what was asked for.
+
+  >>> is_of_machine(OSError(errno.ENOSPC, 'No space left on device'))
+  True
+  """
+  return isinstance(error, OSError) and error.errno in _MACHINE
+
+
+def one_line(error: BaseException) -> str:
+  r"""Says in one line what an error says, and what it is where that is little.
+
+  >>> one_line(ValueError('a\n  b')), one_line(KeyError('a'))
+  ('a b', "KeyError: 'a'")
+  """
+  text = ' '.join(str(error).split())
+  is_plain = isinstance(error, ValueError | ImportError | OSError | SyntaxError)
+  return text if text and is_plain else f'{type(error).__name__}: {text}'
+
+
+def explain(error: BaseException) -> str | None:
+  """Explains an error that no line of ours has made; None for a bug.
+
+  Args:
+    error: It has been raised, so that it knows by whom.
+
+  Returns:
+    A line: what went wrong, and what to do.
+
+  >>> explain(KeyError('weights')) is None
+  True
+  """
+  text = one_line(error)
+  if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text:
+    return f'out of memory: {_smaller()} ({text})'
+  where = _raised_in(error)
+  if where.endswith('jax/_src/xla_bridge.py'):
+    wanted = os.environ.get('JAX_PLATFORMS')
+    return f'JAX_PLATFORMS={wanted!r}: JAX cannot start that here ({text}).'
+  if isinstance(error, ImportError) and re.search('/(etils|fsspec)/', where):
+    given = next((a for a in sys.argv[1:] if '://' in a), 'a path')
+    extra = " pip install 'iblm-jax[gcs]'" if 'gcsfs' in text else ''
+    return f'{given}: a package is missing:{extra} ({text}).'
+  is_client = type(error).__module__.partition('.')[0] in _CLIENTS
+  return text if isinstance(error, OSError) or is_client else None
+
+
+def is_usage(error: BaseException) -> bool:
+  """Whether an error that was explained comes of how a program was started."""
+  where = _raised_in(error)
+  return isinstance(error, ImportError) or where.endswith('xla_bridge.py')
+
+
+def _raised_in(error: BaseException) -> str:
+  frames = traceback.extract_tb(error.__traceback__)
+  return frames[-1].filename.replace(os.sep, '/') if frames else ''
+
+
+def _smaller() -> str:
+  """What to make smaller, of what the program takes."""
+  if 'config' in flags.FLAGS:
+    return (
+        'smaller ' + ', '.join(f'--config.{name}' for name in _FIELDS)
+        + ', or a larger --config.train.accumulation help'
+    )
+  named = [f'--{name}' for name in _SIZES if name in flags.FLAGS]
+  return f'smaller {" or ".join(named) or "sizes"} help'
