@@ -4,8 +4,8 @@ import numpy as np
 
 from iblm_jax.bounds import code_length, compositions
 
-# Rows of an adaptive model that are made at a time.
-_CHUNK = 1 << 16
+# Weights of an adaptive model that are made at a time, 32 MB.
+_CHUNK = 1 << 22
 
 
 def encode_symbols(symbols: np.ndarray, L: int, scheme: str) -> bytes:
@@ -20,8 +20,9 @@ def encode_symbols(symbols: np.ndarray, L: int, scheme: str) -> bytes:
     family = stream.model.Categorical(perfect=False)
     weights = _first_weights(counts, scheme)
     change = _change(scheme)
-    for start in range(0, narrow.size, _CHUNK):
-      part = narrow[start:start + _CHUNK]
+    rows_at_once = _CHUNK // L
+    for start in range(0, narrow.size, rows_at_once):
+      part = narrow[start:start + rows_at_once]
       steps = np.zeros((part.size + 1, L))
       steps[0] = weights
       steps[np.arange(part.size) + 1, part] = change

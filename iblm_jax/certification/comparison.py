@@ -19,6 +19,7 @@ _GIVEN = ('model', 'made')
 # Numbers that are decoded, at most: of a code of zeros nothing bounds them.
 _FEW_NUMBERS = 1 << 20
 _NUMBERS_PER_BYTE = 1 << 13
+_MOST_NUMBERS = 1 << 28
 _MOST_HELDOUT = 1 << 20
 # Two processors do not round a logarithm alike.
 _ROUNDING = 1e-9
@@ -46,7 +47,7 @@ def in_one_line(folder: epath.PathLike) -> Iterator[None]:
     raise ValueError(reading.shown(error)) from error
   # Its values reach every part of the library, and JAX.
   except Exception as error:
-    said = f'{folder} cannot be verified: {type(error).__name__}: {error}'
+    said = f'{folder} cannot be used: {type(error).__name__}: {error}'
     raise ValueError(reading.shown(said)) from error
 
 
@@ -128,7 +129,7 @@ def check(
 
 def check_numbers(numbers: int, code: bytes) -> None:
   """ValueError for more numbers than such a code can honestly stand for."""
-  most = _FEW_NUMBERS + _NUMBERS_PER_BYTE * len(code)
+  most = min(_MOST_NUMBERS, _FEW_NUMBERS + _NUMBERS_PER_BYTE * len(code))
   if numbers > most:
     raise ValueError(
         f'numbers of the code must be at most {most:,} for {len(code):,} bytes'
@@ -140,8 +141,8 @@ def paid_for(name: str, taken: Any, paid: tuple[Any, ...]) -> None:
   """Mismatch unless a choice is among those that the certificate pays for."""
   if taken not in paid:
     raise Mismatch(
-        f'{name} must be one of {paid}, whose choice is paid for, got'
-        f' {taken!r}.'
+        f'{name} must be one of {reading.shown(paid)}, whose choice is paid'
+        f' for, got {taken!r}.'
     )
 
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 
 from iblm_jax import errors
+from iblm_jax.certification import reading
 
 # Time to understand a config, before any data or array: a second as a rule.
 CONFIG_SECONDS = 30
@@ -36,7 +37,7 @@ def run(
     gigabytes: Memory that it may take, where /proc tells how much it takes.
 
   Raises:
-    errors.RunFailed: It took more, or ended by a signal.
+    errors.RunFailed: It took more, or ended by a signal or a traceback.
     SystemExit: It ended with another status than 0.
   """
   path = os.pathsep.join(filter(None, sys.path))
@@ -66,6 +67,8 @@ def run(
         f'the process that verified it ended by {name}, as where there is no'
         ' more memory.'
     )
+  if 'Traceback (most recent call last)' in text:
+    raise errors.RunFailed(reading.shown(text.strip().splitlines()[-1]))
   sys.stderr.write(text)
   if child.returncode:
     sys.exit(child.returncode)

@@ -31,11 +31,19 @@ _READ: dict[tuple[str, ...], Any] = {
     ('code',): dict,
     ('code', 'numbers'): int,
     ('code', 'levels'): int,
+    ('code', 'payload'): _NUMBER,
+    ('code', 'total'): _NUMBER,
+    ('code', 'bits_per_number'): _NUMBER,
     ('model',): dict,
     ('model', 'certificate'): dict,
+    ('model', 'certificate', 'headline'): str,
     ('made',): dict,
     ('made', 'seconds'): _NUMBER,
     ('made', 'versions'): dict,
+}
+_CLAIM = {
+    'loss': str, 'kind': str, 'value': _NUMBER, 'empirical': _NUMBER,
+    'trivial': _NUMBER, 'delta': (*_NUMBER, type(None)),
 }
 _HASHED = {path[0] for path in _READ} - {'hashes'}
 # Nothing of it can be found again, so nothing else may stand there.
@@ -63,6 +71,14 @@ def check(tree: Any, name: str) -> None:
       if field not in _MADE:
         raise TypeError(f'made.{field} is not a field')
       _check_type(value, _MADE[field], f'made.{field}')
+    for number, claim in enumerate(tree['claims']):
+      for field, kind in _CLAIM.items():
+        path = f'claims.{number}.{field}'
+        _check_type(_at(claim, (field,)), kind, path)
+      if 'unseen' in claim:
+        _check_type(claim['unseen'], _NUMBER, f'claims.{number}.unseen')
+    for field, risk in tree['heldout'].items():
+      _check_type(risk, _NUMBER, f'heldout.{field}')
     texts = {
         'made.versions': tree['made']['versions'],
         'population.files': tree['population']['files'],

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import stat
+import struct
 import zipfile
 from typing import Any
 
@@ -19,6 +20,8 @@ from etils import epath
 # Bytes of JSON; it takes some twenty times as much memory once it is read.
 JSON_BYTES = 4 << 20
 _DEPTH = 32
+# Names of a few arrays in a zip file.
+_LISTING_BYTES = 4096
 _INTEGERS = range(-(2**63), 2**63)
 _KINDS = {
     stat.S_IFLNK: 'a link', stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a pipe',
@@ -154,6 +157,9 @@ def parse_arrays(
   try:
     if data[:4] != b'PK\3\4' or data[-22:-18] != b'PK\5\6':
       raise ValueError('it is no npz file.')
+    (listing,) = struct.unpack('<I', data[-10:-6])
+    if listing > _LISTING_BYTES:
+      raise ValueError(f'it lists its parts in {listing:,} bytes.')
     with zipfile.ZipFile(io.BytesIO(data)) as file:
       members = {one.filename: one for one in file.infolist()}
       wanted = sorted(f'{one}.npy' for one in dims)

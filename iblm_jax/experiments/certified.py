@@ -12,7 +12,7 @@ from absl import flags
 from etils import epath
 
 from iblm_jax import cli
-from iblm_jax.certification import certificate
+from iblm_jax.certification import certificate, comparison
 from iblm_jax.experiments._harness import program, results
 from iblm_jax.experiments.certificates import rows as rows_lib
 
@@ -78,15 +78,16 @@ def read_row(run: epath.Path) -> dict[str, Any]:
   path = run / 'certificate' / 'certificate.json'
   if not path.exists():
     raise ValueError(f'{path} does not exist: make it with iblm_jax.certify.')
-  tree = certificate.read_tree(path.parent)
-  row = rows_lib.make_row(tree)
-  size = tree['population']['size']
-  return {
-      'method': run.name,
-      'seed': tree['model']['config']['train']['seed'],
-      **row,
-      **({} if size is None else {'population': size}),
-  }
+  with comparison.in_one_line(path.parent):
+    tree = certificate.read_tree(path.parent)
+    row = rows_lib.make_row(tree)
+    size = tree['population']['size']
+    return {
+        'method': run.name,
+        'seed': tree['model']['config']['train']['seed'],
+        **row,
+        **({} if size is None else {'population': size}),
+    }
 
 
 EXPERIMENT = program.Experiment(

@@ -1,13 +1,21 @@
 """Certificates that strangers have forged end in one line, or are shown."""
 
+import json
 import shutil
 
 import hostile_certificates as hostile
 import pytest
+from etils import epath
 from programs import run
 
 from iblm_jax import errors
-from iblm_jax.certification import confinement, statement, verification
+from iblm_jax.certification import (
+    confinement,
+    reading,
+    statement,
+    verification,
+)
+from iblm_jax.experiments import certified
 
 
 @pytest.fixture(scope='module')
@@ -85,7 +93,7 @@ REFUSED = {
     'unknown_option': 'certificate.audit is not a field',
     'choice_unpaid': r'levels must be one of \(3,\), whose choice is paid',
     'claim_lowered': r'claims\.0\.value is 0\.5 in',
-    'claim_null': r'claims\.0 is None in',
+    'claim_null': r'loss has no place in NoneType',
     'heldout_lowered': r'heldout\.documents is 1 in the certificate and 9',
     'search_bits': r'claims\.0\.value is',
     'sample': r'losses of shape \(2, 30\), \(2, 100000000000\) here',
@@ -175,6 +183,7 @@ def confined(module, function, seconds=60.0, gigabytes=8.0):
         (('signal', 'pause', 1), 'took longer than --verify_seconds=1'),
         (('signal', 'pause', 9, 1e-3), 'more memory than --verify_gigabytes=0'),
         (('os', 'abort'), 'ended by SIGABRT'),
+        (('os', 'fspath'), '^TypeError: fspath'),
     ],
 )
 def test_limits(arguments, said):
@@ -199,7 +208,26 @@ def test_it_imports_nothing_from_where_one_stands(tmp_path, monkeypatch):
   (tmp_path / 'other').mkdir()
   (tmp_path / 'other' / 'trap.py').write_text("def main(): print('caught')")
   monkeypatch.chdir(tmp_path / 'other')
-  with pytest.raises(SystemExit):
+  with pytest.raises(errors.RunFailed, match="No module named 'trap'"):
     confined('trap', 'main')
   monkeypatch.syspath_prepend(tmp_path / 'other')
   confined('trap', 'main')
+
+
+def test_a_list_of_parts_is_short(honest):
+  """Before it is read: each entry takes ten times its size in memory."""
+  data = bytearray((honest / 'losses.npz').read_bytes())
+  data[-10:-6] = (5000).to_bytes(4, 'little')
+  with pytest.raises(ValueError, match='lists its parts in 5,000 bytes'):
+    reading.parse_arrays(bytes(data), 'losses.npz', {'losses': 2})
+
+
+def test_tables_of_strange_certificates_end_in_one_line(forge, tmp_path):
+  (tmp_path / 'run').mkdir()
+  folder = forge('missing')
+  tree = hostile.read(folder)
+  del tree['terms']['bits per token, log_wealth']
+  (folder / 'certificate.json').write_text(json.dumps(tree))
+  folder.rename(tmp_path / 'run' / 'certificate')
+  with pytest.raises(ValueError, match="cannot be used: KeyError: 'bits"):
+    certified.read_row(epath.Path(tmp_path / 'run'))
