@@ -8,7 +8,11 @@ saved its state first.
 import contextlib
 import importlib
 import os
+import re
 import sys
+import threading
+import time
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
@@ -21,6 +25,7 @@ _BAD_USAGE = 2
 # Limits of a flag that is a seed.
 SEEDS = {'lower_bound': 0, 'upper_bound': 2**63 - 1}
 _PREEMPTED = 143
+_PATIENCE = 3.0  # seconds for the other processes of a run
 
 
 class BadUsage(Exception):
@@ -78,6 +83,19 @@ def run(
       _leave(str(error), 1)
     except errors.Preempted as error:
       _leave(str(error), _PREEMPTED)
+    except (Exception, KeyboardInterrupt) as error:
+      if not _is_one_of_several():
+        raise
+      if not isinstance(error, sys.modules['jax'].errors.JaxRuntimeError):
+        traceback.print_exc()
+        _exit(1)
+      time.sleep(_PATIENCE)  # JAX may be about to end this process
+      said = re.sub(r'(.+?: )\1+', r'\1', str(error).strip().splitlines()[0])
+      _leave(
+          'JAX stopped, as when another process of this run has ended, whose'
+          f' own output says why: {said:.200}',
+          1,
+      )
 
   _describe(module or main.__module__)
   app.run(guarded, flags_parser=_parse)
@@ -170,4 +188,23 @@ def _program() -> str:
 def _leave(message: str, status: int) -> NoReturn:
   logging.flush()
   print(f'{_program()}: {message}', file=sys.stderr)
+  _exit(status)
+
+
+def _exit(status: int) -> NoReturn:
+  if status != _PREEMPTED and _is_one_of_several():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # JAX ends when all do. Who does not end alike waits for this one in a step.
+    ending = threading.Thread(
+        target=sys.modules['jax'].distributed.shutdown, daemon=True
+    )
+    ending.start()
+    ending.join(_PATIENCE)
+    os._exit(status)
   sys.exit(status)
+
+
+def _is_one_of_several() -> bool:
+  jax = sys.modules.get('jax')
+  return jax is not None and jax.distributed.is_initialized()
