@@ -8,7 +8,11 @@ saved its state first.
 import contextlib
 import importlib
 import os
+import re
 import sys
+import threading
+import time
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
@@ -27,6 +31,7 @@ _HELP = {
     for dashes in ('-', '--')
     for name in ('?', 'help', 'helpfull', 'helpshort', 'helpxml')
 }
+_PATIENCE = 3.0  # seconds for the other processes of a run
 
 
 class BadUsage(Exception):
@@ -86,11 +91,22 @@ def run(
       _leave(str(error), 1)
     except errors.Preempted as error:
       _leave(str(error), _PREEMPTED)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
       explained = foreign.explain(error)
-      if explained is None:  # a bug: whoever reports it needs all of it
-        raise
-      _leave(explained, _BAD_USAGE if foreign.is_usage(error) else 1)
+      if explained is not None:
+        _leave(explained, _BAD_USAGE if foreign.is_usage(error) else 1)
+      if not _is_one_of_several():
+        raise  # a bug: whoever reports it needs all of it
+      if not isinstance(error, sys.modules['jax'].errors.JaxRuntimeError):
+        traceback.print_exc()
+        _exit(1)
+      time.sleep(_PATIENCE)  # JAX may be about to end this process
+      said = re.sub(r'(.+?: )\1+', r'\1', str(error).strip().splitlines()[0])
+      _leave(
+          'JAX stopped, as when another process of this run has ended, whose'
+          f' own output says why: {said:.200}',
+          1,
+      )
 
   _describe(module or main.__module__)
   app.run(guarded, flags_parser=_parse)
@@ -192,4 +208,23 @@ def _leave(message: str, status: int) -> NoReturn:
   logging.flush()
   line = ' '.join(part.strip() for part in message.splitlines())
   print(f'{_program()}: {line}', file=sys.stderr)
+  _exit(status)
+
+
+def _exit(status: int) -> NoReturn:
+  if status != _PREEMPTED and _is_one_of_several():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # JAX ends when all do. Who does not end alike waits for this one in a step.
+    ending = threading.Thread(
+        target=sys.modules['jax'].distributed.shutdown, daemon=True
+    )
+    ending.start()
+    ending.join(_PATIENCE)
+    os._exit(status)
   sys.exit(status)
+
+
+def _is_one_of_several() -> bool:
+  jax = sys.modules.get('jax')
+  return jax is not None and jax.distributed.is_initialized()

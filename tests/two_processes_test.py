@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import time
 
 import numpy as np
 import programs
@@ -18,7 +19,7 @@ from iblm_jax.training import checkpoints
 
 STEPS = 36
 ARGS = [
-    '--config=configs/multiplication.py:smoke',
+    '--config=multiplication:smoke',
     '--config.model.width=16',
     '--config.data.batch_size=8',
     '--config.data.multiplication.eval_rows=16',
@@ -35,7 +36,7 @@ ARGS = [
 ]
 
 
-def start(workdir, *args, processes=2, devices=2):
+def start(workdir, *args, processes=2, devices=2, folder=programs.ROOT):
   """Starts the processes of a run."""
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
@@ -50,7 +51,7 @@ def start(workdir, *args, processes=2, devices=2):
     started.append(
         programs.start(
             'main', *ARGS, *args, f'--workdir={workdir}',
-            *(join if processes > 1 else []), devices=devices,
+            *(join if processes > 1 else []), devices=devices, folder=folder,
         )
     )
   return started
@@ -154,3 +155,48 @@ def test_a_stop_of_one_stops_all_at_the_same_step(tmp_path):
   assert steps[0] == steps[1]
   saved = checkpoints.intact_steps(workdir / 'checkpoints')
   assert saved[-1] == int(steps[0]) < STEPS
+
+
+_FAILS = '''
+import os, signal
+import jax
+from iblm_jax.data import pipeline
+from iblm_jax.training.scale import distributed
+
+distributed._SILENCE_SECONDS = 10
+read = pipeline._Batches.__getitem__
+
+def fail(self, index):
+  if index == 3 and jax.process_index() == {who}:
+    {how}
+  return read(self, index)
+
+pipeline._Batches.__getitem__ = fail
+'''
+
+
+@pytest.mark.parametrize(
+    'who, how, status',
+    [
+        (0, 'os.kill(os.getpid(), signal.SIGKILL)', -9),
+        (1, "raise OSError('the disk of this host is gone')", 1),
+    ],
+)
+def test_when_one_fails_the_other_ends_with_one_line(
+    tmp_path, who, how, status
+):
+  """One that is killed says nothing; JAX would print stacks, or wait."""
+  (tmp_path / 'fails.py').write_text(_FAILS.format(who=who, how=how))
+  processes = start(tmp_path / 'run', '--plugin=fails', folder=tmp_path)
+  assert processes[who].wait() == status
+  assert processes[1 - who].wait(timeout=60) not in (0, None)
+  other = processes[1 - who]
+  # Who has the last word of a process that was aborted may be a moment late.
+  for _ in range(100):
+    if other.stderr:
+      break
+    time.sleep(0.05)
+  (line,) = other.stderr.splitlines()
+  assert 'another process of this run has ended' in line, str(other)
+  if status == 1:
+    assert processes[who].stderr.endswith('the disk of this host is gone\n')

@@ -5,6 +5,11 @@ from collections.abc import Callable
 
 import jax
 
+from iblm_jax.training.scale import companions
+
+# A process that is not heard of for so long counts as gone, and all others end.
+_SILENCE_SECONDS = 60
+
 
 def initialize(
     coordinator_address: str | None = None,
@@ -32,9 +37,10 @@ def initialize(
   given = (coordinator_address, num_processes, process_id)
   if given == (None, None, None):
     try:
-      jax.distributed.initialize()
+      jax.distributed.initialize(heartbeat_timeout_seconds=_SILENCE_SECONDS)
     except ValueError:
       return  # No cluster was detected: this is the only process.
+    companions.listen()
   else:
     if coordinator_address is None or num_processes is None or (
         process_id is None
@@ -53,5 +59,11 @@ def initialize(
           f'process_id must be in 0..num_processes - 1, got {process_id} of'
           f' {num_processes}.'
       )
-    jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    companions.listen()  # the others may never come
+    jax.distributed.initialize(
+        coordinator_address,
+        num_processes,
+        process_id,
+        heartbeat_timeout_seconds=_SILENCE_SECONDS,
+    )
   report(f'process {jax.process_index()} of {jax.process_count()}')
