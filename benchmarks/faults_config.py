@@ -1,15 +1,17 @@
 """The runs of `faults.py`: four families, a second of training each."""
 
 import ml_collections
+from ml_collections import config_dict
 
 VARIANTS = ('transformer', 'mixer', 'memory', 'sublora')
+TEXT = 'text'  # a transformer that reads files
 VOCAB, CHUNKS, CHUNK = 16, 4, 8
 LENGTH = CHUNKS * CHUNK
 STEPS, EVERY = 40, 4
 
 
 def get_config(variant: str) -> ml_collections.ConfigDict:
-  if variant not in VARIANTS:
+  if variant not in (*VARIANTS, TEXT):
     raise ValueError(f'variant must be one of {VARIANTS}, got {variant!r}.')
   c = ml_collections.ConfigDict()
   stack = dict(
@@ -32,6 +34,15 @@ def get_config(variant: str) -> ml_collections.ConfigDict:
       kind='markov', batch_size=8,
       markov=dict(vocab_size=VOCAB - 1, length=LENGTH, num_heldout=8),
   )
+  if variant == TEXT:
+    c.model.vocab_size = 259
+    c.data = dict(
+        kind='text', batch_size=8,
+        text=dict(
+            paths=config_dict.placeholder(str), documents='line',
+            tokenizer='bytes', seq_len=LENGTH, eval_rows=8,
+        ),
+    )
   c.objective = dict(
       method='gapt' if variant == 'transformer' else 'ce', skip_first=0,
       skip_last=0, measure_entropy=variant == 'transformer',

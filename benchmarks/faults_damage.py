@@ -6,6 +6,7 @@ import io
 import json
 import pathlib
 import random
+import shutil
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -92,16 +93,23 @@ def _judge(
         verdict = f'accepted with another result: {said}'
     finally:
       signal.alarm(0)
-    if harm.sha256 and harm.sha256 not in faults_harm.held(copy).values():
+    if harm.sha256 and _is_gone(harm, copy):
       verdict = 'the stray is gone'
     figures['named'] += verdict == 'named'
     figures['harmless'] += verdict == 'harmless'
     if verdict not in ('named', 'harmless'):
       violations.append(f'{copy}: {name}, {harm}: {verdict}')
     else:
-      faults_harm.copy(base, copy)
-      faults_harm.shutil.rmtree(copy)
+      shutil.rmtree(copy, ignore_errors=True)
   return dict(figures), violations
+
+
+def _is_gone(harm, copy):
+  """Of a stray; one within an old checkpoint goes with it."""
+  first, _, rest = harm.path.partition('/')
+  whole = copy / first / rest.split('/')[0]
+  is_old = first == 'checkpoints' and '/' in rest and not whole.exists()
+  return not is_old and harm.sha256 not in faults_harm.held(copy).values()
 
 
 def _of_refusal(message, before, after):
