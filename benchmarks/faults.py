@@ -16,11 +16,14 @@ import time
 
 from absl import app, flags, logging
 
-_PARTS = ('kills', 'devices')
+_PARTS = ('kills', 'devices', 'damage', 'hostile', 'cost')
 FLAGS = flags.FLAGS
 flags.DEFINE_list('parts', list(_PARTS), f'Which of {_PARTS}.')
 flags.DEFINE_integer('kills', 200, 'Kills that find a run alive.')
 flags.DEFINE_integer('changes', 10, 'Kills after which the devices change.')
+flags.DEFINE_integer('damages', 300, 'Files harmed.')
+flags.DEFINE_integer('inputs', 100, 'Hostile inputs of programs.')
+flags.DEFINE_integer('rounds', 5, 'Saves that are timed.')
 flags.DEFINE_integer('draws', 0, 'Seed of all that is random.')
 flags.DEFINE_string('folder', None, 'Keeps what a violation left; a new one.')
 
@@ -43,7 +46,11 @@ def main(argv):
   folder.mkdir(parents=True, exist_ok=True)
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder / 'cache'))
   logging.set_verbosity(logging.ERROR)
-  import faults_kills  # Now, since it imports JAX.
+  # Now, since they import JAX.
+  import faults_cost
+  import faults_damage
+  import faults_hostile
+  import faults_kills
 
   seed = FLAGS.draws
   parts = {
@@ -51,6 +58,9 @@ def main(argv):
       'devices': lambda: faults_kills.changed_devices(
           FLAGS.changes, folder, seed
       ),
+      'damage': lambda: faults_damage.damage(FLAGS.damages, folder, seed),
+      'hostile': lambda: faults_hostile.hostile(FLAGS.inputs, folder, seed),
+      'cost': lambda: faults_cost.cost(FLAGS.rounds, folder),
   }
   failed = False
   for part in _PARTS:

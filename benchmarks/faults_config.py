@@ -1,15 +1,17 @@
 """The runs of `faults.py`: four families, a second of training each."""
 
 import ml_collections
+from ml_collections import config_dict
 
 VARIANTS = ('transformer', 'mixer', 'memory', 'sublora')
+TEXT = 'text'  # a transformer that reads files
 VOCAB, CHUNKS, CHUNK = 16, 4, 8
 LENGTH = CHUNKS * CHUNK
 STEPS, EVERY = 40, 4
 
 
 def get_config(variant: str) -> ml_collections.ConfigDict:
-  if variant not in VARIANTS:
+  if variant not in (*VARIANTS, TEXT):
     raise ValueError(f'variant must be one of {VARIANTS}, got {variant!r}.')
   c = ml_collections.ConfigDict()
   stack = dict(
@@ -32,6 +34,15 @@ def get_config(variant: str) -> ml_collections.ConfigDict:
       kind='markov', batch_size=8,
       markov=dict(vocab_size=VOCAB - 1, length=LENGTH, num_heldout=8),
   )
+  if variant == TEXT:
+    c.model.vocab_size = 259
+    c.data = dict(
+        kind='text', batch_size=8,
+        text=dict(
+            paths=config_dict.placeholder(str), documents='line',
+            tokenizer='bytes', seq_len=LENGTH, eval_rows=8,
+        ),
+    )
   c.objective = dict(
       method='gapt' if variant == 'transformer' else 'ce', skip_first=0,
       skip_last=0, measure_entropy=variant == 'transformer',
@@ -49,5 +60,32 @@ def get_config(variant: str) -> ml_collections.ConfigDict:
   c.train = dict(
       num_steps=STEPS, log_every=1, eval_every=2 * EVERY,
       checkpoint_every=EVERY, keep_checkpoints=3,
+  )
+  return c
+
+
+def certificate(path: str) -> ml_collections.ConfigDict:
+  """A certificate about the words of a file, of the fewest numbers."""
+  c = ml_collections.ConfigDict()
+  c.model = dict(
+      vocab_size=27, num_layers=1, width=8, num_heads=1, activation='relu2',
+      tie_embeddings=False, document_mask=False, scan_layers=False,
+      entropy=dict(patch_size=4),
+  )
+  c.data = dict(
+      kind='words', batch_size=8, eval_units=8,
+      words=dict(path=path, num_train=60, length=8),
+  )
+  c.objective = dict(
+      method='ce', measure_entropy=False, skip_first=0, skip_last=0
+  )
+  c.optimizer = dict(
+      weight_decay=0.0, schedule=dict(peak=0.1, warmup_steps=0)
+  )
+  c.parameterisation = dict(kind='subspace', dims=(3, 4), entries='sign')
+  c.train = dict(num_steps=6, log_every=3, checkpoint_every=3)
+  c.certificate = dict(
+      levels=(3, 5), tuning_steps=2, alphas=(0.05, 0.5), top_k=(1,),
+      sample=40, heldout=9, search_bits=2.5,
   )
   return c

@@ -24,8 +24,8 @@ _STARTING_SECONDS = 1.0
 # Kinds of moments, and how often each is drawn.
 _KINDS = {'any moment': 5, 'commit': 4, 'start-up': 1}
 _MOST_KILLS_A_RUN = 8
-# What depends on the clock, or on where a process began.
-_OF_THE_CLOCK = ('wall_seconds', 'resumed_from')
+# What depends on the clock, on where a process began, and a hash of all that.
+_OF_THE_CLOCK = ('wall_seconds', 'resumed_from', 'sha256')
 
 
 def command(family: str, workdir: pathlib.Path) -> tuple[str, ...]:

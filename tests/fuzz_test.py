@@ -31,7 +31,7 @@ from iblm_jax.data.shards import files as shard_files
 from iblm_jax.data.shards import source as shard_source
 from iblm_jax.data.text import tokenizers
 from iblm_jax.models.pretrained import gpt2_weights
-from iblm_jax.training import manifest
+from iblm_jax.training import manifest, metrics
 
 EXAMPLES = 60
 SECONDS_EACH, BYTES_IN_ALL = 5.0, 1 << 30
@@ -64,7 +64,7 @@ def make_checkpoint(folder):
   (folder / 'state').mkdir(parents=True)
   (folder / 'state/array').write_bytes(b'numbers')
   (folder / 'data').write_text('{"next_index": 7}')
-  manifest.write(epath.Path(folder), 7, 'f' * 64)
+  manifest.write(epath.Path(folder), 7, 'f' * 64, '')
 
 
 def read_checkpoint(folder):
@@ -73,6 +73,13 @@ def read_checkpoint(folder):
   assert said is None or isinstance(said, str) and '\n' not in said
   path = folder / '7' / manifest.NAME
   return said, said or json.loads(path.read_text()).items()
+
+
+def make_metrics(folder):
+  writer = metrics.JsonLines(folder / 'metrics.jsonl', keep_up_to=-1)
+  for step in range(5):
+    writer.write(step, {'train/loss': 1 / (step + 1), 'gapt/phase': 1})
+  writer.close()
 
 
 def make_certificate(folder):
@@ -146,6 +153,14 @@ READERS = {
         make_checkpoint, '7/state/array', read_checkpoint,
         harm=mutations.harmed_bytes,
         check=lambda right, found: found[0] is not None,
+    ),
+    'metrics': Reader(
+        make_metrics, 'metrics.jsonl',
+        lambda folder: metrics.read_metrics(folder / 'metrics.jsonl'),
+        harm=mutations.harmed_lines,
+        check=lambda right, found: all(
+            isinstance(row['step'], int) for row in found
+        ),
     ),
     'certificate': Reader(
         make_certificate, 'certificate.json', comparison.open_checked,
