@@ -164,6 +164,10 @@ def _find_damage(folder, config):
       return f'{name} is not a file'
     if _sha256(path) != expected_digest:
       return f'file {name} has changed since it was written'
+  for path in folder.glob('*/array_metadatas/process_*'):
+    name = str(path.relative_to(folder))
+    if name not in expected:  # orbax would read it
+      return f'file {name} does not belong to it'
   if _PLACE not in expected:
     return None
   place = files.read_json(folder / _PLACE)

@@ -399,6 +399,13 @@ def test_a_checkpoint_is_of_its_step_and_of_its_run(folder, tmp_path):
   assert checkpoints.intact_steps(folder) == [1, 2, 7]
 
 
+def test_a_stray_that_orbax_would_read_is_named(folder):
+  place = folder / '3' / 'state' / 'array_metadatas'
+  os.mkfifo(place / 'process_0~')
+  (step, _, _), (told,) = restore(folder)
+  assert step == 2 and 'array_metadatas/process_0~ does not belong' in told
+
+
 def test_checkpoints_that_are_no_folder(tmp_path):
   (tmp_path / 'checkpoints').touch()
   with pytest.raises(checkpoints.CheckpointError, match='must be a folder'):
