@@ -139,6 +139,8 @@ def test_ctrl_c_saves_first(tmp_path):
 
 
 def test_a_second_ctrl_c_interrupts_at_once():
+  # Processes in the background of a script are started without it.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   with pytest.raises(KeyboardInterrupt), signals.StopOnSignal() as stop:
     signal.raise_signal(signal.SIGINT)
     assert stop.requested

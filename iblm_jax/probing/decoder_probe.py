@@ -74,7 +74,7 @@ class ProbeConfig:
   width: int = fields.field(64, above=0, high=2**16)
   num_heads: int = fields.field(4, above=0, high=2**16)
   injection: str = fields.field('unroll', choices=reconstruction.INJECTIONS)
-  num_steps: int = fields.field(2000, above=0, high=2**31 - 1)
+  num_steps: int = fields.field(2000, above=0)
   batch_size: int = fields.field(64, above=0, high=2**20)
   peak: float = fields.field(3e-3, above=0)
   seed: int = 0
@@ -82,6 +82,8 @@ class ProbeConfig:
 
   def __post_init__(self):
     fields.check(self)
+    if self.num_steps >= 2**31:  # optimizers count in 32 bits
+      raise ValueError(f'num_steps must be < 2**31, got {self.num_steps}.')
 
   def decoder(self, vocab_size: int) -> model_config.DecoderConfig:
     """The config of the decoder's blocks."""
