@@ -145,3 +145,16 @@ def test_a_second_ctrl_c_interrupts_at_once():
     signal.raise_signal(signal.SIGINT)
     assert stop.requested
     signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_to_one_of_several_processes_is_a_sigterm():
+  """Which JAX turns into a step at which all of them save."""
+  seen = []
+  before = signal.signal(signal.SIGTERM, lambda *args: seen.append('SIGTERM'))
+  try:
+    with pytest.raises(KeyboardInterrupt), signals.StopOnSignal(False) as stop:
+      signal.raise_signal(signal.SIGINT)
+      assert seen == ['SIGTERM'] and not stop.requested
+      signal.raise_signal(signal.SIGINT)
+  finally:
+    signal.signal(signal.SIGTERM, before)

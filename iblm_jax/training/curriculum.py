@@ -9,6 +9,7 @@ from etils import epath
 from iblm_jax import errors, files
 from iblm_jax.training import (
   config,
+  data_record,
   loop,
   options,
   restoring,
@@ -95,7 +96,9 @@ def check(stages: list[Stage], workdir: epath.Path) -> None:
         restoring.check_start(stage.cfg, by_name[stage.after].cfg)
       except ValueError as error:
         raise ValueError(f'stage {stage.name}: {error}') from error
-    loop.prepare(stage.cfg)
+    data_record.check(
+        workdir / stage.name, loop.prepare(stage.cfg).identity
+    )
 
 
 def train(

@@ -10,12 +10,13 @@ class StopOnSignal:
 
   A second Ctrl-C interrupts at once.
 
-  For a single process. Under `jax.distributed` the signal is JAX's: it agrees
-  with the other processes on a step at which all of them stop, and orbax tells.
+  For a single process. Under `jax.distributed` SIGTERM is JAX's: it agrees with
+  the other processes on a step at which all of them stop, and orbax tells. A
+  first Ctrl-C becomes a SIGTERM there.
   """
 
   def __init__(self, enabled: bool = True) -> None:
-    """Args: enabled: False leaves the signal alone."""
+    """Args: enabled: False leaves SIGTERM alone."""
     self._enabled = enabled
     self._requested = threading.Event()
     self._previous = {}
@@ -27,8 +28,9 @@ class StopOnSignal:
 
   def __enter__(self) -> 'StopOnSignal':
     main_thread = threading.current_thread() is threading.main_thread()
-    if self._enabled and main_thread:
-      for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = [signal.SIGINT] + [signal.SIGTERM] * self._enabled
+    if main_thread:
+      for number in numbers:
         self._previous[number] = signal.signal(number, self._handle)
     return self
 
@@ -38,6 +40,9 @@ class StopOnSignal:
 
   def _handle(self, number: int, frame: types.FrameType | None) -> None:
     del frame
-    self._requested.set()
+    if self._enabled:
+      self._requested.set()
+    else:
+      signal.raise_signal(signal.SIGTERM)
     if number == signal.SIGINT:
       signal.signal(number, self._previous[number])

@@ -1,6 +1,8 @@
 """Prepared shards against plain Python, restarts, and bad input."""
 
 import contextlib
+import errno
+import fcntl
 import gzip
 import hashlib
 import json
@@ -354,6 +356,18 @@ def test_two_programs_cannot_write_to_a_folder(tmp_path):
   with pytest.raises(ValueError, match='written by another program'):
     run(source, tmp_path / 'out')
   writer.close()
+
+
+def test_a_disk_that_cannot_lock_is_said(tmp_path, monkeypatch):
+
+  def refuse(file, flags):
+    raise OSError(errno.ENOLCK, 'No locks available')
+
+  monkeypatch.setattr(fcntl, 'flock', refuse)
+  source = write_json(tmp_path / 'a.jsonl', some_documents(50))
+  with pytest.warns(UserWarning, match='cannot be locked .No locks available'):
+    run(source, tmp_path / 'out')
+  assert 'index.json' in files_of(tmp_path / 'out')
 
 
 @pytest.mark.parametrize(

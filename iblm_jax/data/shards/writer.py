@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -189,6 +190,12 @@ class ShardWriter:
       raise ValueError(
           f'folder {self._folder!r} is being written by another program.'
       ) from e
+    except OSError as e:  # such as some network disks
+      warnings.warn(
+          f'folder {self._folder!r} cannot be locked ({e.strerror}): let no'
+          ' second program write to it.',
+          stacklevel=3,
+      )
 
   def _path(self, name: str) -> str:
     return os.path.join(self._folder, name)

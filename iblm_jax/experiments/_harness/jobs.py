@@ -24,7 +24,7 @@ from etils import epath
 
 from iblm_jax import errors, files
 from iblm_jax.experiments._harness import variants
-from iblm_jax.training import config, options, progress, signals
+from iblm_jax.training import config, data_record, options, progress, signals
 from iblm_jax.training import run as run_lib
 
 Report = Callable[[str], None]
@@ -107,9 +107,10 @@ def make_rows(
 def check(
     runs: Mapping[str, options.RunConfig], folder: epath.Path
 ) -> None:
-  """Raises ValueError where the folder of a run holds another one."""
+  """Raises ValueError where the folder of a run holds another, or its data."""
   for name, cfg in runs.items():
     config.check_workdir(cfg, folder / name)
+    data_record.check_config(folder / name, cfg.data)
 
 
 def train(
