@@ -9,8 +9,10 @@ from iblm_jax.certification import reading
 
 # Options on which claims depend and of which nobody finds a trace.
 _DECLARED = (
-    'headline', 'search_bits', 'runs', 'levels', 'dims', 'alphas', 'sample',
+    'headline', 'search_bits', 'runs', 'sample', 'levels', 'dims', 'alphas',
 )
+# Letters of each thing that an author may make as long as he likes.
+_MOST = 160
 
 
 def describe(tree: Mapping[str, Any]) -> list[str]:
@@ -58,13 +60,12 @@ def verified(tree: Mapping[str, Any]) -> list[str]:
       f'at most {rounded_up(claim["value"])} {claim["loss"]}'
       f' ({claim["kind"]}){vacuous}, except with probability delta ='
       f' {claim["delta"]:g}; {claim["trivial"]:.4f} by guessing;'
-      f' m = {population["m"]:,} units ({population["unit"]}),'
-      f' {population["n"]:,} scored; {population["average"]}'
+      f' m = {population["m"]:,} units, {population["n"]:,} scored'
   )
-  return [
-      reading.shown(line)
-      for line in (claimed, 'the word of its author: ' + _word(tree, declared))
-  ]
+  word = '; '.join(
+      reading.shown(part, _MOST) for part in _word(tree, declared)
+  )
+  return [reading.shown(claimed), f'the word of its author: {word}']
 
 
 def headline(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,25 +91,29 @@ def _is_vacuous(claim: Mapping[str, Any]) -> bool:
   return claim['value'] >= claim['trivial']
 
 
-def _word(tree: Mapping[str, Any], declared: Mapping[str, Any]) -> str:
+def _word(
+    tree: Mapping[str, Any], declared: Mapping[str, Any]
+) -> Iterator[str]:
   """What is declared, and cannot be found again."""
-  config = tree['model'].get('config')
-  sampling, size = (tree['population'][name] for name in ('sampling', 'size'))
-  drawn = sampling if size is None else f'{sampling} from a list of {size:,}'
-  found = [f'units drawn {drawn}']
-  found += [f'{name} {declared[name]}' for name in _DECLARED]
+  config, population = tree['model'].get('config'), tree['population']
+  size = population['size']
+  listed = '' if size is None else f' from a list of {size:,}'
+  yield f'units drawn {population["sampling"]}{listed}'
+  for name in _DECLARED:
+    yield f'{name} {declared[name]}'
   if config is not None:
     steps, rows = config['train']['num_steps'], config['data']['batch_size']
-    found.append(f'{steps * rows:,} rows read in {steps:,} steps of training')
-    found.append(', '.join(f'{name} {x}' for name, x in _seeds(config)))
+    yield f'{steps * rows:,} rows read in {steps:,} steps of training'
+    yield from (f'{name} {value}' for name, value in _seeds(config))
   made = tree['made']
   if 'heldout_before_quantisation' in made:
     held = made['heldout_before_quantisation']
-    found.append(f'{held:.4f} held out before coding')
+    yield f'{held:.4f} held out before coding'
   versions = ' '.join(f'{k} {v}' for k, v in made['versions'].items())
   device = f', on {made["device"]}' if 'device' in made else ''
-  found.append(f'made in {made["seconds"]:,} s by {versions}{device}')
-  return '; '.join(found)
+  yield f'made in {made["seconds"]:,} s by {versions}{device}'
+  yield f'a unit is: {population["unit"]}'
+  yield f'what is bounded is the {population["average"]}'
 
 
 def _seeds(tree: Any, path: str = '') -> Iterator[tuple[str, Any]]:

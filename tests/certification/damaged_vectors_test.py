@@ -107,3 +107,17 @@ def test_damaged_in_one_line(tmp_path, path, value, said):
   ) as found:
     verify(tmp_path)
   assert '\n' not in str(found.value) and len(str(found.value)) < 800
+
+
+def test_words_of_the_author_are_not_among_those_of_the_program(tmp_path):
+  population = certification.Population(
+      average='mean\nover ' + 99 * 'all ', unit='audited; delta = 0'
+  )
+  make(population=population).save(tmp_path)
+  said = []
+  verify(tmp_path, report=said.append)
+  claim, word = said
+  assert 'audited' not in claim and 'over' not in claim
+  assert word.startswith('the word of its author: units drawn iid; headline')
+  assert 'a unit is: audited; delta = 0; what is bounded' in word
+  assert r'mean\nover all' in word and word.endswith(' ...') and len(word) < 900
