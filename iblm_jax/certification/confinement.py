@@ -17,7 +17,7 @@ from iblm_jax import errors
 from iblm_jax.certification import reading
 
 # Time to understand a config, before any data or array: a second as a rule.
-CONFIG_SECONDS = 30
+CONFIG_SECONDS = 20
 # The same program, without the folder that the interpreter would add.
 _START = 'import sys; del sys.argv[0]; from {} import {} as run; run()'
 
