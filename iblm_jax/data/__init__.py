@@ -5,7 +5,7 @@ of an object of your own, and `register` a kind that configs can name. Batch k
 of a source is a function of its seed and of k.
 """
 
-from iblm_jax.data import sources
+from iblm_jax.data import identity, sources
 from iblm_jax.data.batches import Batch, Source, process_rows
 from iblm_jax.data.config import (
     DataConfig,
@@ -65,6 +65,7 @@ __all__ = [
     'Tokenizer',
     'as_source',
     'eval_sets',
+    'identity',
     'load_tokenizer',
     'make_documents',
     'make_iterator',

@@ -22,6 +22,7 @@ from iblm_jax.data import identity, prepare, sources
 from iblm_jax.data.shards import files as shard_files
 from iblm_jax.data.shards import source as shards
 from iblm_jax.data.shards import writer as shard_writer
+from iblm_jax.data.sources import shard_documents
 from iblm_jax.data.text import files as text
 from iblm_jax.data.text import tokenising
 
@@ -708,12 +709,20 @@ def test_other_contents_of_the_same_size_are_named(
       ),
   )
   sources.make_sources(config)
+  documents = sources.DataConfig(
+      kind='shard_documents',
+      options=shard_documents.ShardDocumentsConfig(
+          (f'{out}/train_*',), eot_id=256, vocab_size=259, num_train=3
+      ),
+  )
+  sources.make_documents(documents)
   shard = out / 'train_000001.bin'
   data = shard.read_bytes()
   swap_case(shard)
   for check in (
       lambda: run(source, out, shard_tokens=700),
       lambda: sources.make_sources(config),
+      lambda: sources.make_documents(documents),
   ):
     with pytest.raises(
         ValueError, match="train_000001.bin' has other contents"

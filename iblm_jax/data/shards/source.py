@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,6 +128,11 @@ def _long_enough(
 
 
 def check_index(config: ShardsConfig) -> None:
+  """Checks the files of a config, see `check_listed`."""
+  check_listed(sum(find_files(config).values(), []), config.eot_id)
+
+
+def check_listed(paths: Iterable[str], eot_id: int) -> None:
   """Checks files against what an index beside them says.
 
   Raises:
@@ -135,22 +140,22 @@ def check_index(config: ShardsConfig) -> None:
       for a file, of which only some are read where it is large.
   """
   by_folder: dict[epath.Path, list[epath.Path]] = {}
-  for path in sum(find_files(config).values(), []):
+  for path in paths:
     by_folder.setdefault(epath.Path(path).parent, []).append(epath.Path(path))
-  for folder, paths in by_folder.items():
+  for folder, inside in by_folder.items():
     index = folder / shard_files.INDEX
     try:
       found = json.loads(index.read_text()) if index.exists() else {}
-      eot_id = found.get('eot_id')
+      mark = found.get('eot_id')
       listed = {one['name']: one for one in found.get('shards', ())}
     except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
       continue  # It counts only for who needs the tokenizer.
-    if isinstance(eot_id, int) and eot_id != config.eot_id:
+    if isinstance(mark, int) and mark != eot_id:
       raise ValueError(
-          f'eot_id must be {eot_id}, which begins the documents of'
-          f' {str(paths[0])!r} as {str(index)!r} says, got {config.eot_id}.'
+          f'eot_id must be {mark}, which begins the documents of'
+          f' {str(inside[0])!r} as {str(index)!r} says, got {eot_id}.'
       )
-    named = [path for path in paths if path.name in listed]
+    named = [path for path in inside if path.name in listed]
     now = identity.of_files(named, sampled=True)
     then = dict(zip(now, (listed[path.name] for path in named), strict=True))
     differs = identity.difference(then, now)

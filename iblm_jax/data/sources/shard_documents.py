@@ -13,6 +13,7 @@ import numpy as np
 from iblm_jax import fields
 from iblm_jax.data import _checks, identity, kinds, stored
 from iblm_jax.data.shards import files as shard_files
+from iblm_jax.data.shards import source
 
 # Tokens that are looked at together, 32 MB.
 _PIECE = 2**24
@@ -62,13 +63,15 @@ def load_documents(config: ShardDocumentsConfig) -> stored.StoredDocuments:
   """Finds the documents of token shards; see `documents.Documents`.
 
   Raises:
-    ValueError: A file is missing, damaged or no `.bin`, holds another token
-      than the vocabulary, or the files hold too few documents.
+    ValueError: A file is missing, damaged, no `.bin` or not the one that the
+      index beside it lists, holds another token than the vocabulary, or the
+      files hold too few documents.
   """
   paths = shard_files.find_shards('files', config.files)
   for path in paths:
     if not path.endswith('.bin'):
       raise ValueError(f'files must be .bin files, got {path!r}.')
+  source.check_listed(paths, config.eot_id)
   shards = [shard_files.BinShard(path) for path in paths]
   hashes = {}
   starts, total = [], 0
