@@ -22,6 +22,7 @@ from iblm_jax.models import families
 from iblm_jax.models.generation import full_forward
 from iblm_jax.objectives import tasks
 from iblm_jax.training import data_record, options, restoring
+from iblm_jax.training.scale import capacity
 
 FLAGS = flags.FLAGS
 
@@ -115,6 +116,7 @@ def _fitted(
         stacklevel=2,
     )
     return prompt_T[-kept:], num_tokens
+  capacity.check_prompt(cfg, prompt_T.size)
   trained = sources.row_length(cfg.data)
   if longest is None and prompt_T.size > trained:
     warnings.warn(

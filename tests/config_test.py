@@ -92,6 +92,8 @@ def test_infinite_order_survives():
         ('train.keep_checkpoints', 1, 'keep_checkpoints must be >= 2'),
         ('train.accumulation', 3, 'multiple of train.accumulation'),
         ('mesh.data', 0, 'data must be >= 1, or -1, got 0'),
+        ('mesh.rules', [['embed', {}]], "rules must be pairs .* {}"),
+        ('mesh.rules', [['embed', 'model']], "rules must be .* 'model'"),
         ('optimizer.schedule.total_steps', 1400, 'total_steps must equal'),
         ('optimizer.schedule.peak', -1.0, 'peak'),
         ('data.batch_size', 0, 'batch_size'),

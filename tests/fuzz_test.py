@@ -23,9 +23,11 @@ import hypothesis
 import mutations
 import numpy as np
 import pytest
+import tiny_families
 from etils import epath
 from hypothesis import strategies as st
 
+from iblm_jax import config
 from iblm_jax.certification import certificate, comparison
 from iblm_jax.data.shards import files as shard_files
 from iblm_jax.data.shards import source as shard_source
@@ -80,6 +82,11 @@ def make_metrics(folder):
   for step in range(5):
     writer.write(step, {'train/loss': 1 / (step + 1), 'gapt/phase': 1})
   writer.close()
+
+
+def make_config(name, folder):
+  tree = config.to_dict(config.from_dict(tiny_families.small(name)))
+  (folder / 'config.json').write_text(json.dumps(tree))
 
 
 def make_certificate(folder):
@@ -162,6 +169,13 @@ READERS = {
             isinstance(row['step'], int) for row in found
         ),
     ),
+    **{
+        f'config of {name}': Reader(
+            functools.partial(make_config, name), 'config.json',
+            config.read_run, check=lambda right, found: hash(found) or True,
+        )
+        for name in ('autoencoder', 'memory')
+    },
     'certificate': Reader(
         make_certificate, 'certificate.json', comparison.open_checked,
         errors=(ValueError, comparison.Mismatch),
@@ -200,6 +214,7 @@ READERS = {
         make_gpt2, 'model.safetensors', gpt2_weights.load_gpt2,
         harm=harmed_header,
     ),
+    'gpt2_config': Reader(make_gpt2, 'config.json', gpt2_weights.load_gpt2),
     'tokenizer': Reader(make_tokenizer, 'tokenizer.json', read_tokenizer),
 }
 

@@ -95,6 +95,13 @@ def test_what_a_state_takes_is_counted_by_device():
   assert not pathlib.Path('never_made').exists()
 
 
+def test_a_prompt_that_no_memory_holds():
+  cfg = config.from_dict(smoke())
+  capacity.check_prompt(cfg, 1000)
+  with pytest.raises(ValueError, match='got 10000000 tokens, whose attention'):
+    capacity.check_prompt(cfg, 10**7)
+
+
 @pytest.mark.parametrize('name', ['', ' ', 'file', 'file/a/b'])
 def test_a_folder_that_cannot_be(tmp_path, name):
   (tmp_path / 'file').write_text('mine')

@@ -79,7 +79,13 @@ class OptimizerConfig:
           'clip_norm', self.clip_norm, 'None or finite and > 0', low_open=True
       )
     # Pairs, unlike a mapping, keep the options hashable.
-    pairs = tuple(dict(self.group_peaks).items())
+    try:
+      pairs = tuple(dict(self.group_peaks).items())
+    except (TypeError, ValueError):
+      raise ValueError(
+          'group_peaks must map groups to learning rates, got'
+          f' {self.group_peaks!r:.80}.'
+      ) from None
     object.__setattr__(self, 'group_peaks', pairs)
     for group, peak in pairs:
       name = f'group_peaks[{group!r}]'

@@ -271,6 +271,8 @@ def test_default_decay_mask():
         (dict(momentum_start=2.0), r'momentum_start must be in \[0, 1\)'),
         (dict(momentum_warmup_steps=-1), 'momentum_warmup_steps must be an'),
         (dict(group_peaks={'a': 0.0}), r"group_peaks\['a'\] must be finite"),
+        (dict(group_peaks=(1,)), r'group_peaks must map .* got \(1,\)'),
+        (dict(group_peaks=5), 'group_peaks must map groups to .* got 5'),
     ],
 )
 def test_bad_options_raise(options, message):

@@ -86,6 +86,20 @@ def check_memory(
     )
 
 
+def check_prompt(cfg: options.RunConfig, length: int) -> None:
+  """Raises ValueError where a CPU cannot hold the scores of all its tokens."""
+  host = _host_memory()
+  if host is None or jax.default_backend() != 'cpu':
+    return
+  heads = max(stack.num_heads for stack in families.stacks(cfg.model).values())
+  scores = 4 * heads * length**2
+  if scores > host:
+    raise ValueError(
+        f'the prompt must fit into the {_gigabytes(host)} of this host, got'
+        f' {length} tokens, whose attention takes {_gigabytes(scores)}.'
+    )
+
+
 def _refuse_beyond(limit, whose, cfg, state, more=0):
   needed = state_bytes(state) + more
   if limit is None or needed <= limit:

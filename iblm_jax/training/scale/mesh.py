@@ -15,6 +15,8 @@ from iblm_jax import fields
 
 Rules = tuple[tuple[str, Any], ...]
 
+_AXES = ('data', 'fsdp', 'tensor')
+
 DEFAULT_RULES: Rules = (
     ('batch', ('data', 'fsdp')),
     ('lookup', 'data'),
@@ -41,7 +43,8 @@ class MeshConfig:
     rules: pairs (logical axis, mesh axis, axes or None).
 
   Raises:
-    ValueError: for an axis size that is neither positive nor -1 (data only).
+    ValueError: for an axis size that is neither positive nor -1 (data only),
+      or a rule that is no such pair.
   """
 
   data: int = fields.field(-1, low=1, also=(-1,))
@@ -51,6 +54,21 @@ class MeshConfig:
 
   def __post_init__(self):
     fields.check(self)
+    for rule in self.rules:
+      if not _is_rule(rule):
+        raise ValueError(
+            'rules must be pairs of a logical axis and None, one or several of'
+            f' {_AXES}, got {rule!r:.80}.'
+        )
+
+
+def _is_rule(rule: Any) -> bool:
+  if not isinstance(rule, tuple) or len(rule) != 2:
+    return False
+  name, axes = rule
+  axes = axes if isinstance(axes, tuple) else (axes,)
+  known = axes == (None,) or all(axis in _AXES for axis in axes)
+  return isinstance(name, str) and known
 
 
 def make_mesh(cfg: MeshConfig, devices: Any = None) -> Mesh:
@@ -74,7 +92,7 @@ def make_mesh(cfg: MeshConfig, devices: Any = None) -> Mesh:
         f'mesh of data={cfg.data}, fsdp={cfg.fsdp}, tensor={cfg.tensor} does'
         f' not fit {len(devices)} devices: the sizes must multiply to it.'
     )
-  shape, names = (data, cfg.fsdp, cfg.tensor), ('data', 'fsdp', 'tensor')
+  shape, names = (data, cfg.fsdp, cfg.tensor), _AXES
   auto = (AxisType.Auto,) * 3
   try:
     return jax.make_mesh(shape, names, axis_types=auto, devices=devices)
