@@ -32,6 +32,7 @@ from iblm_jax.models import families
 from iblm_jax.training import (
     config,
     data_record,
+    lock,
     loop,
     options,
     progress,
@@ -218,7 +219,17 @@ def certify(
 
   Returns:
     The content of certificate.json.
+
+  Raises:
+    errors.RunFailed: Another process writes into the folder.
   """
+  workdir = epath.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  with lock.held(workdir):
+    return _certify(cfg, workdir, report, jobs)
+
+
+def _certify(cfg, workdir, report, jobs) -> dict[str, Any]:
   started = time.monotonic()
   jobs = jobs or [prepare(one) for one in alternatives(cfg)]
   candidates = []

@@ -18,7 +18,7 @@ import pytest
 from etils import epath
 from programs import run, start
 
-from iblm_jax import bounds
+from iblm_jax import bounds, errors
 from iblm_jax.bounds import claims as claims_lib
 from iblm_jax.bounds import options as bound_options
 from iblm_jax.certification import (
@@ -31,7 +31,7 @@ from iblm_jax.certification import (
 from iblm_jax.certification import pipeline as certification
 from iblm_jax.data.sources import words as wordlist
 from iblm_jax.experiments._harness import results
-from iblm_jax.training import restoring
+from iblm_jax.training import lock, restoring
 
 WORDS = [a + b + c for a in 'abcdefgh' for b in 'xyz' for c in ('', 'no', 'a')]
 NUM_TRAIN = 60
@@ -659,3 +659,22 @@ def test_table_of_certificates(folder, made, tmp_path):
       status=2,
   )
   assert 'certificate.json does not exist' in refused.stderr
+
+
+def test_a_folder_makes_one_certificate_at_a_time(tmp_path):
+  """Before anything else is looked at."""
+  with lock.held(tmp_path):
+    with pytest.raises(errors.RunFailed, match='is in use by another run'):
+      certification.certify(None, tmp_path, print, [])
+  assert not any(tmp_path.iterdir())
+
+
+def test_a_finished_certificate_says_that_its_data_changed(folder, made):
+  """Where they are looked at: the record stands for the words of before."""
+  shutil.copytree(made.parent, folder / 'changed')
+  path = folder / 'changed/data.json'
+  ((name, known),) = json.loads(path.read_text()).items()
+  assert 'words.txt' in name and known.keys() == {'bytes', 'sha256'}
+  path.write_text(json.dumps({name: known | {'sha256': 'f' * 64}}))
+  program = run('certify', *args(folder, 'changed'), status=2)
+  assert "words.txt' has other contents" in program.stderr
