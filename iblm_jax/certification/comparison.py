@@ -20,7 +20,7 @@ _GIVEN = ('model', 'made')
 _FEW_NUMBERS = 1 << 20
 _NUMBERS_PER_BYTE = 1 << 13
 _MOST_NUMBERS = 1 << 28
-_MOST_HELDOUT = 1 << 20
+_MOST_HELDOUT = 1 << 24
 # Two processors do not round a logarithm alike.
 _ROUNDING = 1e-9
 # In place of what a tree does not have; null is something that it has.

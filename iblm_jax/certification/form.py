@@ -77,6 +77,8 @@ def check(tree: Any, name: str) -> None:
         _check_type(_at(claim, (field,)), kind, path)
       if 'unseen' in claim:
         _check_type(claim['unseen'], _NUMBER, f'claims.{number}.unseen')
+    best = tree['population'].get('unigram', 0)
+    _check_type(best, _NUMBER, 'population.unigram')
     for field, risk in tree['heldout'].items():
       _check_type(risk, _NUMBER, f'heldout.{field}')
     texts = {

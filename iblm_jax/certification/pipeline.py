@@ -127,7 +127,17 @@ def prepare(cfg: CertifyConfig) -> loop.Job:
         'config.data must hold documents out: the certificate gives the loss'
         ' on them beside its bounds.'
     )
-  headline = cfg.certificate.headline
+  declared = cfg.certificate
+  scored = declared.sample or documents_of(job).num_train
+  rows = len(declared.alphas) + len(declared.top_k)
+  if 8 * rows * scored > certificate.MOST_BYTES:
+    raise ValueError(
+        'config.certificate.sample must be at most'
+        f' {certificate.MOST_BYTES // (8 * rows):,} for'
+        f' {rows} alphas and top_k: others cannot verify so many losses, got'
+        f' {scored:,}.'
+    )
+  headline = declared.headline
   size = documents_of(job).population['size']
   if headline in bound_options.FINITE_KINDS and size is None:
     raise ValueError(
