@@ -29,7 +29,9 @@ def make_sources(
   """
   tokenizer = make_tokenizer(options)
   documents = files.read_documents(options)
-  train, validation = files.split_documents(documents, options.holdout)
+  train, validation = files.split_documents(
+      documents, options.holdout, options.holdout_by
+  )
   sides = {'train': train, 'validation': validation}
   return {
       split: packing.pack_text(

@@ -22,6 +22,7 @@ MIN_DOCUMENTS_TO_SPLIT = 20
 
 # What a document of a `.txt` can be.
 DOCUMENTS = ('file', 'line', 'paragraph')
+HOLDOUT_BY = ('rank', 'hash')
 
 # What a gzip of text does not reach: 5 to 20 are usual, 1,032 is the most.
 GZ_RATIO = 100
@@ -44,6 +45,8 @@ class TextConfig:
     text_field: Field of a JSON line that holds the text.
     holdout: Share of the documents kept for validation, 0 to 0.9; 0 means no
       validation set. See `split_documents`.
+    holdout_by: 'rank' keeps exactly that share; by 'hash' a document that is
+      held out stays so when others are added.
     tokenizer: See `tokenizers.load_tokenizer`.
     seq_len: Tokens of a row, L, 1..2**24.
     eval_rows: Rows of the validation pass, evenly spread over the held-out
@@ -62,6 +65,7 @@ class TextConfig:
   documents: str = fields.field('file', choices=DOCUMENTS)
   text_field: str = 'text'
   holdout: float = fields.field(0.1, low=0.0, high=0.9)
+  holdout_by: str = fields.field('rank', choices=HOLDOUT_BY)
   tokenizer: str = 'bytes'
   seq_len: int = fields.field(256, low=1, high=2**24)
   eval_rows: int | None = fields.field(None, low=1)
@@ -221,7 +225,7 @@ def chunk_documents(
 
 
 def split_documents(
-    documents: list[str], holdout: float
+    documents: list[str], holdout: float, by: str = 'rank'
 ) -> tuple[list[str], list[str]]:
   """Divides documents into those for training and those for validation.
 
@@ -230,6 +234,13 @@ def split_documents(
   document are on the same side, and the order of files does not matter. With
   fewer documents the tail of each is held out, the share `holdout` of its
   characters, and becomes a document of its own.
+
+  Args:
+    documents: All texts.
+    holdout: The share, 0 to 0.9.
+    by: 'rank' takes the smallest hashes, so that an added document may push
+      another one to the other side; 'hash' all below `holdout` of the largest
+      one that there could be, with few documents too, as `iblm-prepare` does.
 
   Returns:
     Two lists in the order of `documents`; the second is empty if `holdout`, 0
@@ -243,7 +254,11 @@ def split_documents(
   """
   if not holdout:
     return list(documents), []
-  if len(documents) < MIN_DOCUMENTS_TO_SPLIT:
+  if by == 'hash':
+    sides = [is_held_out(document, holdout) for document in documents]
+    train = [d for d, held in zip(documents, sides, strict=True) if not held]
+    validation = [d for d, held in zip(documents, sides, strict=True) if held]
+  elif len(documents) < MIN_DOCUMENTS_TO_SPLIT:
     cuts = [(d, len(d) - round(holdout * len(d))) for d in documents]
     train = [d[:cut] for d, cut in cuts if d[:cut]]
     validation = [d[cut:] for d, cut in cuts if d[cut:]]
@@ -258,9 +273,19 @@ def split_documents(
   if not train or not validation:
     raise ValueError(
         'holdout must leave text for training and for validation, got'
-        f' {holdout=} with {len(documents)} documents.'
+        f' {holdout=} by {by} with {len(documents)} documents.'
     )
   return train, validation
+
+
+def is_held_out(document: str, holdout: float) -> bool:
+  """Returns whether a document is in the share held out, by its text alone.
+
+  >>> is_held_out('some text', 1.0), is_held_out('some text', 0.0)
+  (True, False)
+  """
+  word = int.from_bytes(content_hash(document)[:8], 'big')
+  return word < holdout * 2.0**64
 
 
 def content_hash(document: str) -> bytes:

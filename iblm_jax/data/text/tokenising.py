@@ -95,14 +95,7 @@ class Tokeniser:
     }
 
 
-def is_held_out(document: str, holdout: float) -> bool:
-  """Returns whether a document is in the share held out, by its text alone.
-
-  >>> is_held_out('some text', 1.0), is_held_out('some text', 0.0)
-  (True, False)
-  """
-  word = int.from_bytes(text_lib.content_hash(document)[:8], 'big')
-  return word < holdout * 2.0**64
+is_held_out = text_lib.is_held_out
 
 
 def describe(sources: Iterable[str]) -> list[dict[str, Any]]:

@@ -187,6 +187,21 @@ def test_no_holdout():
   assert text.split_documents(['a', 'b'], 0.0) == (['a', 'b'], [])
 
 
+def test_held_out_stays_held_out_when_documents_are_added():
+  documents = [f'document {k}' for k in range(200)]
+  more = documents + [f'another {k}' for k in range(200)]
+  train, validation = text.split_documents(documents, 0.3, 'hash')
+  assert 40 <= len(validation) <= 80
+  grown_train, grown_validation = text.split_documents(more, 0.3, 'hash')
+  assert set(train) <= set(grown_train)
+  assert set(validation) <= set(grown_validation)
+  # By rank the share is exact instead, and one of them changes sides.
+  _, exact = text.split_documents(documents, 0.3)
+  _, grown_exact = text.split_documents(more, 0.3)
+  assert (len(exact), len(grown_exact)) == (60, 120)
+  assert not set(exact) <= set(grown_exact)
+
+
 @pytest.mark.parametrize('documents', [['same'] * 30, ['x'], ['a', 'b']])
 def test_hold_out_of_too_little_is_refused(documents):
   with pytest.raises(ValueError, match='holdout must leave .* got holdout=0.1'):
