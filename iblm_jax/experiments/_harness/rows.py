@@ -44,6 +44,7 @@ def make_row(
     return {'method': method, 'seed': seed} | json.loads(held.read_text())
   cfg, params = profiles.load_params(run)
   summary = summary_lib.read(run)
+  assert summary is not None  # all runs are trained
   logged = metrics.read_metrics(run / 'metrics.jsonl')
   evaluations = [
       line for line in logged if f'eval/{select}/cross_entropy' in line
