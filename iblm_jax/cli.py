@@ -6,6 +6,7 @@ saved its state first.
 """
 
 import contextlib
+import difflib
 import importlib
 import os
 import re
@@ -161,7 +162,13 @@ def _parse(argv):
     return flags.FLAGS(argv)
   except flags.Error as error:
     # A config file's own error ends a traceback; its last line says it all.
-    _leave(str(error).strip().splitlines()[-1], _BAD_USAGE)
+    line = str(error).strip().splitlines()[-1]
+    # Values of other flags, which a check of several flags looked at.
+    line = re.sub('^flags? .*: (Flag --.* must have a value)', r'\1', line)
+    if isinstance(error, flags.UnrecognizedFlagError) and '?' not in line:
+      near = difflib.get_close_matches(error.flagname, flags.FLAGS)
+      line += f'. Did you mean --{near[0]}?' if near else ''
+    _leave(line, _BAD_USAGE)
   except (AttributeError, KeyError) as error:  # an override of no field
     _leave(f'--config: no field {error.args[0]}', _BAD_USAGE)
   except SystemExit:

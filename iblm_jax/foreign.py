@@ -52,10 +52,11 @@ def explain(error: BaseException) -> str | None:
   >>> explain(KeyError('weights')) is None
   True
   """
-  text = one_line(error)
+  text, where = one_line(error), _raised_in(error)
+  if isinstance(error, ValueError) and where.endswith('iblm_jax/files.py'):
+    return text  # a file that is not what was written
   if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text:
     return f'out of memory: {_smaller()} ({text})'
-  where = _raised_in(error)
   if where.endswith('jax/_src/xla_bridge.py'):
     wanted = os.environ.get('JAX_PLATFORMS')
     return f'JAX_PLATFORMS={wanted!r}: JAX cannot start that here ({text}).'

@@ -44,6 +44,7 @@ def main() -> None:
     )
     cfg.decoder(subject.encoder.vocab_size)
     probing.check_rows(subject.train, subject.heldout, cfg)
+    probing.width_of(subject.encoder, cfg.length)
   after = '' if subject.step is None else f' after {subject.step} updates'
   cli.report(
       f'{subject.name}: {subject.what}{after}, {subject.length} tokens, read at'

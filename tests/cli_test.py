@@ -108,6 +108,22 @@ def test_required_flags_are_asked_for(tmp_path):
   assert '--help_config needs --config' in done.stderr
 
 
+@pytest.mark.parametrize(
+    ('program', 'flag', 'line'),
+    [
+        ('main', '--config=multiplication:smoke', 'Flag --workdir must have a'
+         ' value.'),
+        ('generate', '--prompt=a', 'Flag --workdir must have a value'),
+        ('main', '--cfg=text', "Unknown command line flag 'cfg'. Did you mean"
+         ' --config?'),
+    ],
+)
+def test_a_wrong_flag_says_no_more_than_needed(program, flag, line):
+  done = run(program, flag, status=2)
+  assert done.stderr.startswith(f'{program}.py: {line}'), done.stderr
+  assert len(done.stderr.splitlines()) == 1
+
+
 def test_every_field_is_listed_with_its_value(one_file):
   listed = dict(
       re.fullmatch(r'--config\.([\w.]+)=(.*?)  .*', line).groups()

@@ -111,6 +111,20 @@ def test_bad_fields_are_named(path, value, message):
     config_lib.from_dict(config)
 
 
+@pytest.mark.parametrize('kind', ['markov', 'needle', 'topics'])
+def test_a_group_whose_fields_all_have_defaults_may_be_left_out(kind):
+  tree = {
+      'model': {'vocab_size': 64}, 'data': {'kind': kind},
+      'optimizer': {'schedule': {'peak': 0.1}},
+  }
+  cfg = config_lib.from_dict(tree)
+  assert cfg.data.options == type(cfg.data.options)()
+  assert config_lib.from_dict(config_lib.to_dict(cfg)) == cfg
+  tree['data']['kind'] = 'text'
+  with pytest.raises(ValueError, match="text must be .* got None"):
+    config_lib.from_dict(tree)
+
+
 def test_missing_group():
   config = load('multiplication', 'gapt').to_dict()
   del config['model']

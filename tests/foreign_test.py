@@ -112,6 +112,30 @@ def test_json_that_is_no_object(tmp_path):
       files.read_object(path)
 
 
+@pytest.mark.parametrize('kind', ['folder', 'pipe', 'deep', 'list'])
+@pytest.mark.parametrize('name', ['seconds.json', 'settings.json'])
+def test_what_is_no_experiment(tmp_path, name, kind):
+  odd(tmp_path / name, kind)
+  args = ('--smoke', f'--workdir={tmp_path}')
+  assert name in refused('experiments.certificates', *args)
+
+
+def test_a_text_is_read_before_an_experiment_trains(tmp_path):
+  line = refused(
+      'experiments.cycle', '--smoke', f'--text={tmp_path}/none.txt',
+      f'--workdir={tmp_path}/run',
+  )
+  assert 'none.txt' in line and not (tmp_path / 'run').exists()
+
+
+def test_a_damaged_part_ends_a_run_that_goes_on(tmp_path):
+  (tmp_path / 'part.json').write_text('{"rows": [')
+  with pytest.raises(ValueError) as caught:  # noqa: PT011
+    files.read_object(tmp_path / 'part.json')
+  assert 'part.json is not readable' in foreign.explain(caught.value)
+  assert not foreign.is_usage(caught.value)
+
+
 def test_no_memory():
   with pytest.raises(MemoryError) as numpy_error:
     np.zeros(2**58)

@@ -149,10 +149,24 @@ def test_generates(lab, trained):
 
 
 def test_is_probed(lab, trained):
-  start(lab, 'probe', '--workdir=run', '--steps=150', '--length=8')
+  done = start(lab, 'probe', '--workdir=run', '--steps=150', '--length=8')
+  _, *lines = done.stdout.splitlines()
+  assert lines[0].startswith('control: ')
+  assert lines[1] == 'compiling, then 150 steps of 64 sequences of 8 tokens'
   found = json.loads((trained / 'probe.json').read_text())['found']
   # The state of the last position has read two of eight tokens.
   assert 0.5 < found['recovered_bits'] < 8
+
+
+def test_a_family_without_states_is_not_probed(lab, trained):
+  blind = LAB.replace('hidden=h_BxLxD[None]', 'hidden=None')
+  (lab / 'blind_lab.py').write_text(blind)
+  done = run(
+      'probe', '--workdir=run', '--length=8', '--plugin=blind_lab', folder=lab,
+      status=2,
+  )
+  assert "family 'pairs' must return the states of its" in done.stderr
+  assert len(done.stderr.splitlines()) == 1 and not done.stdout
 
 
 def test_is_certified_and_verified(lab):

@@ -9,7 +9,6 @@ noise of batches: each batch is measured in two independent halves, and the
 series is compared with series that have its values or its spectrum by chance.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +20,7 @@ from absl import flags
 from etils import epath
 from scipy import signal
 
-from iblm_jax import files
+from iblm_jax import cli, data, files
 from iblm_jax.analysis import agreement, series
 from iblm_jax.experiments import multiplication
 from iblm_jax.experiments._harness import program, results, variants
@@ -99,6 +98,9 @@ def run_experiment(options: Any) -> list[program.Results]:
         name: {**overrides, **_SMOKE} for name, overrides in compared.items()
     }
     seeds = range(1)
+  with cli.refusing():  # a text is read before anything is trained
+    for cfg in variants.make_runs(multiplication.BASE, compared, [0]).values():
+      data.make_sources(cfg.data)
   made = []
   for name, overrides in compared.items():
     rows = program.train_methods(
@@ -149,7 +151,7 @@ def _cycle(row: Mapping[str, Any], workdir: epath.Path) -> dict[str, float]:
   run = workdir / 'runs' / variants.run_name(row['method'], row['seed'])
   held = run / 'cycle.json'
   if held.exists():
-    return json.loads(held.read_text())
+    return files.read_object(held)
   found = statistics_of(read_series(run), jax.random.key(row['seed']))
   files.write_json(held, found, indent=None)
   return found

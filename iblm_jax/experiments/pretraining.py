@@ -149,7 +149,7 @@ def _with_data(options: Any) -> dict[str, Any]:
         f'data must be a folder of iblm_jax.data.prepare, got {folder!r}: there'
         f' is no {index_path}.'
     )
-  index = json.loads(index_path.read_text())
+  index = files.read_object(index_path)
   base = variants.change(BASE, _FULL) if options.full else BASE
   if options.smoke:
     base = variants.change(base, _SMOKE)
@@ -205,7 +205,7 @@ def _time_ratio(base: Mapping[str, Any], options: Any) -> float:
   """
   path = options.workdir / 'timing.json'
   if path.exists():
-    return json.loads(path.read_text())['ratio']
+    return files.read_object(path)['ratio']
   compared = {
       'mbe': {'objective.method': 'mbe'},
       'ce': {'objective.measure_entropy': False},

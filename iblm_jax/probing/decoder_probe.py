@@ -226,6 +226,20 @@ def check_rows(
     )
 
 
+def width_of(encoder: Encoder, length: int) -> int:
+  """Returns E of an encoder's vectors; nothing is compiled.
+
+  Raises:
+    ValueError: The model's states cannot be read, see `families.encode`.
+  """
+  return jax.eval_shape(
+      encoder.embed,
+      encoder.params,
+      jax.ShapeDtypeStruct((1, length), jnp.int32),
+      jax.ShapeDtypeStruct((1, length), jnp.bool_),
+  ).shape[-1]
+
+
 def sequences(
     iterator: Iterator[batches_lib.Batch], cfg: ProbeConfig
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -244,15 +258,11 @@ def sequences(
 
 def _train(encoder, train, heldout, cfg, report) -> dict[str, float]:
   """Trains one decoder and evaluates it."""
-  shape = (1, cfg.length)
-  width = jax.eval_shape(
-      encoder.embed,
-      encoder.params,
-      jax.ShapeDtypeStruct(shape, jnp.int32),
-      jax.ShapeDtypeStruct(shape, jnp.bool_),
-  ).shape[-1]
   decoder = reconstruction.ReconstructionConfig(
-      cfg.decoder(encoder.vocab_size), cfg.length, width, cfg.injection
+      cfg.decoder(encoder.vocab_size),
+      cfg.length,
+      width_of(encoder, cfg.length),
+      cfg.injection,
   )
   warmup = max(1, cfg.num_steps // 20)
   rate = optax.warmup_cosine_decay_schedule(
@@ -281,6 +291,10 @@ def _train(encoder, train, heldout, cfg, report) -> dict[str, float]:
     e_BxE = encoder.embed(frozen, tokens_BxL, mask_BxL)
     return sums(params, e_BxE, tokens_BxL, mask_BxL), e_BxE
 
+  report(
+      f'compiling, then {cfg.num_steps} steps of {cfg.batch_size} sequences of'
+      f' {cfg.length} tokens'
+  )
   params = reconstruction.init(jax.random.key(cfg.seed), decoder)
   state = tx.init(params)
   iterator = pipeline.make_iterator(train)

@@ -1,8 +1,11 @@
 """Figures of runs; needs matplotlib (extra `plot`)."""
 
+import contextlib
 import functools
 import importlib.util
 import itertools
+import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -45,18 +48,49 @@ def styled(draw: Callable[_P, _T]) -> Callable[_P, _T]:
 
   @functools.wraps(draw)
   def draw_styled(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-    import matplotlib  # An extra: imported where it is used.
-
-    with matplotlib.rc_context(_STYLE):
-      return draw(*args, **kwargs)
+    with _matplotlib().rc_context(_STYLE):
+      figure = draw(*args, **kwargs)
+      if figure is not None:
+        _show_as_written(figure)
+      return figure
 
   return draw_styled
+
+
+def _matplotlib() -> Any:
+  """An extra, imported where it is used; files need no MPLBACKEND."""
+  if 'matplotlib' in sys.modules:
+    return sys.modules['matplotlib']
+  backend = os.environ.pop('MPLBACKEND', None)
+  import matplotlib
+
+  if backend:  # that of a notebook may not be installed here
+    os.environ['MPLBACKEND'] = backend
+    with contextlib.suppress(ValueError):
+      matplotlib.rcParams['backend'] = backend
+  return matplotlib
+
+
+def _show_as_written(figure: Any) -> None:
+  """Keeps `$` in names of runs from being mathematics, as powers of ten are."""
+  from matplotlib import axis, text
+
+  powers = {
+      label
+      for scaled in figure.findobj(axis.Axis)
+      if scaled.get_scale() != 'linear'
+      for tick in scaled.findobj(axis.Tick)
+      for label in tick.findobj(text.Text)
+  }
+  for written in set(figure.findobj(text.Text)) - powers:
+    written.set_parse_math(False)
 
 
 def subplots(
     rows: int, columns: int, figsize: tuple[float, float], **kwargs
 ) -> tuple[Any, Any]:
   """Makes a figure and an array of axes, without a display."""
+  _matplotlib()
   from matplotlib import figure
 
   # Not pyplot: it would hold on to every figure and to a display.
@@ -91,7 +125,7 @@ def loss_figure(runs: Sequence[runs_lib.Run]) -> Any:
         *run.series('train/cross_entropy'),
         color=colour,
         linewidth=1.2,
-        label=f'{run.name} ({run.method})',
+        label=f'{_shown(run.name)} ({run.method})',
     )
   top.set(ylabel='nats per token', title='Cross-entropy in training')
   top.legend(loc='upper right')
@@ -182,7 +216,7 @@ def profile_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
           color=colour,
           marker='o',
           markersize=4,
-          label=run.name,
+          label=_shown(run.name),
       )
       right.plot(
           *run.series(f'eval/{name}/accuracy'), color=colour, linestyle='--'
@@ -206,6 +240,11 @@ def profile_figure(runs: Sequence[runs_lib.Run]) -> Any | None:
 def coloured(things: Sequence[_T]) -> list[tuple[_T, str]]:
   """Pairs things with colours."""
   return list(zip(things, itertools.cycle(COLOURS), strict=False))
+
+
+def _shown(name: str) -> str:
+  """A name for a legend, which leaves out those that begin with a _."""
+  return f' {name}' if name.startswith('_') else name
 
 
 def floats(values: Any) -> np.ndarray:

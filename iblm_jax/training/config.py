@@ -28,7 +28,8 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
 
   Args:
     tree: A nested mapping with the fields of `RunConfig`; a field left out
-      takes its default. A `start` whose workdir is None is none.
+      takes its default, and so does a group whose fields all have one. A
+      `start` whose workdir is None is none.
 
   Raises:
     ValueError: A field is bad; the message has its path, its value and what is
@@ -46,7 +47,23 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
   start = tree.get('start')
   if isinstance(start, dict) and start.get('workdir', '') is None:
     tree['start'] = None  # a config file has its fields, so that flags have
+  _add_group(tree.get('data'))
   return build(RunConfig, tree, 'config')
+
+
+def _add_group(data: Any) -> None:
+  """Adds the group of a kind whose options all have defaults."""
+  name = data.get('kind') if isinstance(data, dict) else None
+  if not isinstance(name, str) or name not in kinds.names():
+    return
+  if data.get(name) is not None:
+    return
+  kind = kinds.get(name)
+  if kind.default is None and not any(
+      field.default is field.default_factory is dataclasses.MISSING
+      for field in dataclasses.fields(kind.options)
+  ):
+    data[name] = {}
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:

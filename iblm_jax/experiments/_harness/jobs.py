@@ -8,7 +8,6 @@ share nothing.
 
 import contextlib
 import itertools
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -98,7 +97,7 @@ def make_rows(
           f' {progress.clock(to_go)} left'
       )
   return [
-      {'method': method, 'seed': seed} | json.loads(path(run).read_text())
+      {'method': method, 'seed': seed} | files.read_object(path(run))
       for run in runs
       for method, seed in [key(run)]
   ]

@@ -85,11 +85,13 @@ def conduct(
     experiment: Experiment, workdir: epath.PathLike, **values: Any
 ) -> None:
   """Runs an experiment and writes what it found."""
-  with cli.refusing():  # where figures could not be drawn at the end
-    figures.check_matplotlib()
   workdir = epath.Path(workdir)
   clock = workdir / 'seconds.json'
-  before = json.loads(clock.read_text()) if clock.exists() else 0.0
+  with cli.refusing():
+    figures.check_matplotlib()  # which are drawn at the end
+    before = files.read_json(clock) if clock.exists() else 0.0
+    if not isinstance(before, int | float):
+      raise ValueError(f'{clock} must hold a number, got {before!r:.80}.')
   started, counts = time.monotonic(), True
   seconds = lambda: before + time.monotonic() - started
   try:

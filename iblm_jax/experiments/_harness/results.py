@@ -100,9 +100,8 @@ def read(path: epath.PathLike) -> dict[str, Any]:
     ValueError: The file holds something else; the message says what is wrong.
     OSError: There is no such file.
   """
-  text = epath.Path(path).read_text()
+  tree = files.read_object(path)
   try:
-    tree = json.loads(text)
     _check(tree)
   except ValueError as error:
     raise ValueError(f'{path} holds no results: {error}') from error

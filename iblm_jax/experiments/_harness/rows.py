@@ -1,6 +1,5 @@
 """From the folder of a finished run to one row of results."""
 
-import json
 from typing import Any
 
 from etils import epath
@@ -41,7 +40,7 @@ def make_row(
   """
   held = run / 'row.json'
   if held.exists():
-    return {'method': method, 'seed': seed} | json.loads(held.read_text())
+    return {'method': method, 'seed': seed} | files.read_object(held)
   cfg, params = profiles.load_params(run)
   summary = summary_lib.read(run)
   assert summary is not None  # all runs are trained

@@ -1,7 +1,6 @@
 """From a config to a row: one certificate of the experiment `certificates`."""
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from iblm_jax import bounds
+from iblm_jax import bounds, files
 from iblm_jax.bounds import claims as claims_lib
 from iblm_jax.certification import pipeline, quantisation
 from iblm_jax.training import config
@@ -113,7 +112,7 @@ def score_all(
     scoring with everything compiled.
   """
   options = dataclasses.replace(cfg.certificate, sample=None)
-  held = json.loads((folder / 'certificate.json').read_text())
+  held = files.read_object(folder / 'certificate.json')
   code = (folder / 'code.bin').read_bytes()
   subject = pipeline.subject_of(cfg, pipeline.prepare(cfg))
   m = subject.population['num_train']

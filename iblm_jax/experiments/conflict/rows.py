@@ -1,7 +1,6 @@
 """Runs chunks of seeds through pre-training and every method."""
 
 import functools
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -154,7 +153,7 @@ def run_chunks(
       report(f'  {name}: {_mean_line(part, name)}')
   rows, seconds = [], 0.0
   for first in firsts:
-    part = json.loads(_part(folder, first).read_text())
+    part = files.read_object(_part(folder, first))
     rows += part['rows']
     seconds += part['seconds']
   order = list(dict.fromkeys(row['method'] for row in rows))

@@ -146,7 +146,7 @@ def _probe(run, workdir, report) -> dict[str, float]:
       heldout,
       decoder_probe.ProbeConfig(length=length, **run.probe),
       report,
-      json.loads(control.read_text()) if control.exists() else None,
+      files.read_object(control) if control.exists() else None,
   )
   if not control.exists():
     files.write_json(control, decoder_probe.control_of(found), indent=None)
