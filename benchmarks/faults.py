@@ -10,19 +10,21 @@ one. See docs/reliability.md.
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 
 from absl import app, flags, logging
 
-_PARTS = ('kills', 'devices', 'damage', 'hostile', 'cost')
+_PARTS = ('kills', 'devices', 'damage', 'hostile', 'fuzz', 'cost')
 FLAGS = flags.FLAGS
 flags.DEFINE_list('parts', list(_PARTS), f'Which of {_PARTS}.')
 flags.DEFINE_integer('kills', 200, 'Kills that find a run alive.')
 flags.DEFINE_integer('changes', 10, 'Kills after which the devices change.')
 flags.DEFINE_integer('damages', 300, 'Files harmed.')
 flags.DEFINE_integer('inputs', 100, 'Hostile inputs of programs.')
+flags.DEFINE_float('fuzz_seconds', 120.0, 'How long files are fuzzed.')
 flags.DEFINE_integer('rounds', 5, 'Saves that are timed.')
 flags.DEFINE_integer('draws', 0, 'Seed of all that is random.')
 flags.DEFINE_string('folder', None, 'Keeps what a violation left; a new one.')
@@ -34,6 +36,19 @@ def _row(part, figures, violations, seconds):
         flush=True)
   for line in violations:
     print(f'  {line}', flush=True)
+
+
+def _fuzz(seconds):
+  tests = pathlib.Path(__file__).parents[1] / 'tests'
+  paths = [str(tests / 'helpers'), os.environ.get('PYTHONPATH', '')]
+  ended = subprocess.run(
+      [sys.executable, str(tests / 'fuzz_test.py'), str(seconds)],
+      env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
+      capture_output=True, text=True, check=False,
+  )
+  if ended.returncode:
+    return {}, [ended.stderr[:2000] + ended.stderr[-2000:]]
+  return {ended.stdout.strip(): 'read rightly or refused'}, []
 
 
 def main(argv):
@@ -60,6 +75,7 @@ def main(argv):
       ),
       'damage': lambda: faults_damage.damage(FLAGS.damages, folder, seed),
       'hostile': lambda: faults_hostile.hostile(FLAGS.inputs, folder, seed),
+      'fuzz': lambda: _fuzz(FLAGS.fuzz_seconds),
       'cost': lambda: faults_cost.cost(FLAGS.rounds, folder),
   }
   failed = False

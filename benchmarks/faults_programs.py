@@ -28,8 +28,8 @@ os.environ.setdefault(
     ' --xla_cpu_parallel_codegen_split_count=1',
 )
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
-os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import jax
 from absl import flags

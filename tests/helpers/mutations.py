@@ -47,11 +47,11 @@ def harmed_tree(draw, tree):
   for _ in range(draw(st.integers(1, 2))):
     places = list(_places(tree))
     if not places:
-      return draw(_VALUES)
+      return copy.deepcopy(draw(_VALUES))
     group, key = draw(st.sampled_from(places))
     kind = draw(st.sampled_from(['replace', 'replace', 'drop', 'rename']))
     if kind == 'replace':
-      group[key] = draw(_VALUES)
+      group[key] = copy.deepcopy(draw(_VALUES))  # the next harm may be to it
     elif kind == 'rename' and isinstance(group, dict):
       group[draw(st.sampled_from(['', 'x', f'{key} ']))] = group.pop(key)
     else:
