@@ -11,6 +11,12 @@ from iblm_jax.analysis.attribution import (
     scale_scores,
     shift_entropy,
 )
+from iblm_jax.analysis.invariance import (
+    dime,
+    lidar,
+    replace_tokens,
+    view_infonce,
+)
 from iblm_jax.analysis.profiles import layer_profiles
 from iblm_jax.analysis.retrieval import draw_queries, infonce
 from iblm_jax.analysis.series import (
@@ -27,16 +33,20 @@ __all__ = [
     'Reliability',
     'SurrogateTest',
     'autocorrelation',
+    'dime',
     'dominant_period',
     'draw_queries',
     'gradient_times_input',
     'infonce',
     'layer_profiles',
+    'lidar',
     'occlusion',
     'reliability',
+    'replace_tokens',
     'scale_scores',
     'shift_entropy',
     'sign_agreement',
     'surrogate_test',
     'surrogates',
+    'view_infonce',
 ]

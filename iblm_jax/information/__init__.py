@@ -2,9 +2,9 @@
 
 Entropies: `matrix_entropy` of rows, `patch_entropy` of windows of a sequence,
 `compression_profile` of what may make them small, `matrix_spectrum` and
-`effective_rank`, `entropy_summary` for all of them at once, and `accumulate` for
-more rows than fit in memory. Shapes: `mean_cosine`, `curvature`,
-`intrinsic_dimension`. Predictions: `prediction_entropy`, `perplexity`. Gradients:
+`effective_rank`, `entropy_summary` for all of them at once, and `accumulate`
+for more rows than fit in memory. Shapes: `mean_cosine`, `curvature`,
+`intrinsic_dimension`. Predictions: `prediction_entropy`. Gradients:
 `tree_cosine`, `layer_alignment`. Embeddings and groups: `recovered_bits`,
 `separation_ratio`. What this module does not name is for its own use.
 """
