@@ -17,6 +17,7 @@ from iblm_jax.analysis.invariance import (
     replace_tokens,
     view_infonce,
 )
+from iblm_jax.analysis.layers import LayerStatistics, layer_statistics
 from iblm_jax.analysis.profiles import layer_profiles
 from iblm_jax.analysis.retrieval import draw_queries, infonce
 from iblm_jax.analysis.series import (
@@ -30,6 +31,7 @@ from iblm_jax.analysis.series import (
 
 __all__ = [
     'DominantPeriod',
+    'LayerStatistics',
     'Reliability',
     'SurrogateTest',
     'autocorrelation',
@@ -39,6 +41,7 @@ __all__ = [
     'gradient_times_input',
     'infonce',
     'layer_profiles',
+    'layer_statistics',
     'lidar',
     'occlusion',
     'reliability',
