@@ -17,6 +17,7 @@ from iblm_jax.analysis.invariance import (
     replace_tokens,
     view_infonce,
 )
+from iblm_jax.analysis.layer_survey import Survey, survey
 from iblm_jax.analysis.layers import LayerStatistics, layer_statistics
 from iblm_jax.analysis.profiles import layer_profiles
 from iblm_jax.analysis.retrieval import draw_queries, infonce
@@ -34,6 +35,7 @@ __all__ = [
     'LayerStatistics',
     'Reliability',
     'SurrogateTest',
+    'Survey',
     'autocorrelation',
     'dime',
     'dominant_period',
@@ -51,5 +53,6 @@ __all__ = [
     'sign_agreement',
     'surrogate_test',
     'surrogates',
+    'survey',
     'view_infonce',
 ]

@@ -21,7 +21,7 @@ _SPECTRA = (
     ('prompts', False, '_of_prompts'),
     ('prompts', True, '_of_prompts_centered'),
 )
-_FEWEST = 3  # tokens of a prompt; fewer have no angle
+FEWEST = 3  # tokens of a prompt; fewer have no angle
 
 
 class Moments(NamedTuple):
@@ -93,14 +93,14 @@ def layer_statistics(
     found = _of_prompts(hidden, keep)
     if moments is None:
       moments = _first_moments(hidden, mask)
-    is_prompt = jnp.sum(keep, axis=-1) >= _FEWEST
+    is_prompt = jnp.sum(keep, axis=-1) >= FEWEST
     moments = _add(moments, hidden, mask, found['mean'], is_prompt)
     reservoir.add(hidden, mask)
     prompts.append(jax.device_get(found))
     valid.append(np.asarray(is_prompt))
   if moments is None or not np.concatenate(valid).any():
     raise ValueError(
-        f'batches must hold a prompt of at least {_FEWEST} tokens, got none.'
+        f'batches must hold a prompt of at least {FEWEST} tokens, got none.'
     )
   kept = np.concatenate(valid)
   of_prompts = {
@@ -115,7 +115,7 @@ def layer_statistics(
 
 
 def prompt_rows(
-    mask_BxL: jax.Array, segment_ids_BxL: jax.Array | None
+    mask_BxL: jax.Array, segment_ids_BxL: Any | None
 ) -> jax.Array:
   """Marks the tokens [B, L] of each row's best represented document."""
   rows = jax.ShapeDtypeStruct((*mask_BxL.shape, 1), jnp.float32)
