@@ -11,6 +11,14 @@ from iblm_jax.analysis.attribution import (
     scale_scores,
     shift_entropy,
 )
+from iblm_jax.analysis.invariance import (
+    dime,
+    lidar,
+    replace_tokens,
+    view_infonce,
+)
+from iblm_jax.analysis.layer_survey import Survey, survey
+from iblm_jax.analysis.layers import LayerStatistics, layer_statistics
 from iblm_jax.analysis.profiles import layer_profiles
 from iblm_jax.analysis.retrieval import draw_queries, infonce
 from iblm_jax.analysis.series import (
@@ -24,19 +32,27 @@ from iblm_jax.analysis.series import (
 
 __all__ = [
     'DominantPeriod',
+    'LayerStatistics',
     'Reliability',
     'SurrogateTest',
+    'Survey',
     'autocorrelation',
+    'dime',
     'dominant_period',
     'draw_queries',
     'gradient_times_input',
     'infonce',
     'layer_profiles',
+    'layer_statistics',
+    'lidar',
     'occlusion',
     'reliability',
+    'replace_tokens',
     'scale_scores',
     'shift_entropy',
     'sign_agreement',
     'surrogate_test',
     'surrogates',
+    'survey',
+    'view_infonce',
 ]

@@ -17,7 +17,7 @@ from etils import epath
 from iblm_jax.data import batches as batches_lib
 from iblm_jax.data import sources
 from iblm_jax.information import profile
-from iblm_jax.models import decoder, families
+from iblm_jax.models import decoder, families, outputs
 from iblm_jax.training import config, options, restoring
 
 # Reported for every layer, not for the middle ones alone.
@@ -27,6 +27,7 @@ _BY_LAYER = (
     'entropy_normalized/order_2',
     'mean_share',
 )
+_READ = ('tokens', 'mask', 'segment_ids', 'positions')
 
 
 def load_params(workdir: epath.PathLike) -> tuple[options.RunConfig, Any]:
@@ -161,22 +162,36 @@ def eval_batches(
 
 
 def streams(
-    params: Any, batch: batches_lib.Batch, cfg: decoder.DecoderConfig
+    params: Any, batch: batches_lib.Batch, cfg: families.ModelConfig
 ) -> jax.Array:
   """Computes the residual streams after every block, float32 [N, B, L, D]."""
-  read = ('tokens', 'mask', 'segment_ids', 'positions')
-  return _streams(params, {name: batch[name] for name in read}, cfg=cfg)
+  return _streams(params, {name: batch[name] for name in _READ}, cfg=cfg)
 
 
 @functools.partial(jax.jit, static_argnames='cfg')
 def _streams(
-    params: Any, batch: Mapping[str, jax.Array], *, cfg: decoder.DecoderConfig
+    params: Any, batch: Mapping[str, jax.Array], *, cfg: families.ModelConfig
 ) -> jax.Array:
-  tokens_BxL = batch['tokens']
-  rest = {name: value for name, value in batch.items() if name != 'tokens'}
-  outputs = decoder.apply(params, tokens_BxL, cfg, collect='hidden', **rest)
-  assert outputs.hidden is not None
-  return outputs.hidden.astype(jnp.float32)
+  hidden = collected(params, batch, cfg).hidden
+  assert hidden is not None
+  return hidden.astype(jnp.float32)
+
+
+def collected(
+    params: Any, batch: Mapping[str, jax.Array], cfg: families.ModelConfig
+) -> outputs.Outputs:
+  """Applies a model of any family and collects the states of its layers.
+
+  Raises:
+    ValueError: No layer of the model is measured.
+  """
+  if not families.num_layers(cfg):
+    raise ValueError(
+        f'the family {families.family(cfg).name!r} has no layers to measure.'
+    )
+  tokens_BxL, *rest = (batch[name] for name in _READ)
+  options = dict(zip(_READ[1:], rest, strict=True))
+  return families.apply(params, tokens_BxL, cfg, collect='hidden', **options)
 
 
 @functools.partial(jax.jit, static_argnames='patch_size')

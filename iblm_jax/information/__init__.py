@@ -2,7 +2,9 @@
 
 Entropies: `matrix_entropy` of rows, `patch_entropy` of windows of a sequence,
 `compression_profile` of what may make them small, `matrix_spectrum` and
-`effective_rank`, and `accumulate` for more rows than fit in memory. Gradients:
+`effective_rank`, `entropy_summary` for all of them at once, and `accumulate`
+for more rows than fit in memory. Shapes: `mean_cosine`, `curvature`,
+`intrinsic_dimension`. Predictions: `prediction_entropy`. Gradients:
 `tree_cosine`, `layer_alignment`. Embeddings and groups: `recovered_bits`,
 `separation_ratio`. What this module does not name is for its own use.
 """
@@ -32,6 +34,12 @@ from iblm_jax.information.fidelity import (
     recovered_fraction,
     storage_bits_per_byte,
 )
+from iblm_jax.information.geometry import (
+    curvature,
+    intrinsic_dimension,
+    mean_cosine,
+)
+from iblm_jax.information.prediction import perplexity, prediction_entropy
 from iblm_jax.information.profile import compression_profile, mean_share
 from iblm_jax.information.separation import (
     selectivity,
@@ -47,9 +55,11 @@ from iblm_jax.information.streaming import (
     SpectrumAccumulator,
     accumulate,
     accumulated_entropy,
+    accumulated_spectrum,
     accumulator_init,
     accumulator_merge,
 )
+from iblm_jax.information.summary import diff_erank, entropy_summary
 
 __all__ = [
     'Alignment',
@@ -58,20 +68,28 @@ __all__ = [
     'SpectrumAccumulator',
     'accumulate',
     'accumulated_entropy',
+    'accumulated_spectrum',
     'accumulator_init',
     'accumulator_merge',
     'bits_per_byte',
     'compression_profile',
     'cosine_metrics',
+    'curvature',
     'cycle_statistics',
+    'diff_erank',
     'effective_rank',
     'entropy_of_spectrum',
+    'entropy_summary',
     'information_fraction',
+    'intrinsic_dimension',
     'layer_alignment',
     'matrix_entropy',
     'matrix_spectrum',
+    'mean_cosine',
     'mean_share',
     'patch_entropy',
+    'perplexity',
+    'prediction_entropy',
     'recovered_bits',
     'recovered_fraction',
     'selectivity',

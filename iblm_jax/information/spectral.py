@@ -54,8 +54,14 @@ def entropy_of_gram(
   if alpha in POWERS:
     s = _log_of_sum(_trace_of_power(a, int(alpha)), alpha)
   else:
-    s = renyi.entropy(_significant(jacobi.eigvalsh(a), _GRAM_NOISE), alpha)
+    s = renyi.entropy(spectrum_of_gram(k, trace), alpha)
   return _settle(s, trace)
+
+
+def spectrum_of_gram(k: jax.Array, trace: jax.Array) -> jax.Array:
+  """Returns the eigenvalues [..., n] of K / tr K that are no noise."""
+  p = _significant(jacobi.eigvalsh(unit_trace(k, trace)), _GRAM_NOISE)
+  return jnp.where(jnp.isfinite(trace)[..., None], p, jnp.nan)
 
 
 def entropy_and_residuals(

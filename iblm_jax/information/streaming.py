@@ -118,6 +118,33 @@ def accumulated_entropy(
   """
   nats = checks.nats_per_unit(base)
   alpha = checks.order(alpha)
+  k, trace = _moments(state, center)
+  return spectral.entropy_of_gram(k, trace, alpha) / nats
+
+
+def accumulated_spectrum(
+    state: SpectrumAccumulator, *, center: bool = False
+) -> jax.Array:
+  """Computes `matrix_spectrum` of all rows without having kept them.
+
+  Args:
+    center: Subtract the mean of all rows.
+
+  Returns:
+    [D] float32 probabilities, descending; all 0 when no row was seen. Those
+    below 5e-7 of the largest are 0, see `accumulated_entropy`.
+
+  Example:
+    >>> state = accumulate(accumulator_init(2), jnp.diag(jnp.array([2.0, 1.0])))
+    >>> print(accumulated_spectrum(state))
+    [0.8 0.2]
+  """
+  p = spectral.spectrum_of_gram(*_moments(state, center))
+  return -jnp.sort(-p)
+
+
+def _moments(state, center):
+  """The Gram matrix about 0 or the mean, and its trace."""
   k = state.scatter
   moment = gram.checked_trace(
       k + state.count * jnp.outer(state.mean, state.mean),
@@ -129,5 +156,4 @@ def accumulated_entropy(
     k = jnp.where(gram.trace(k) > floor, k, 0.0)
   else:
     k = k + state.count * jnp.outer(state.mean, state.mean)
-  trace = jnp.where(jnp.isnan(moment), jnp.nan, gram.trace(k))
-  return spectral.entropy_of_gram(k, trace, alpha) / nats
+  return k, jnp.where(jnp.isnan(moment), jnp.nan, gram.trace(k))
