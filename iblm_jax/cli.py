@@ -208,7 +208,7 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
 
 
 def _program() -> str:
-  return sys.argv[0].rsplit('/', 1)[-1]
+  return sys.argv[0].removesuffix('/__main__.py').rsplit('/', 1)[-1]
 
 
 def _leave(message: str, status: int) -> NoReturn:

@@ -185,7 +185,7 @@ def check(options: Any) -> None:
     value, hint = getattr(options, one.name), hints[one.name]
     allowed = range_of(one)
     if not _fits(value):
-      raise ValueError(f'{one.name} must fit into 64 bits, got {value!r}.')
+      raise ValueError(f'{one.name} must fit into 64 bits, got {value!r:.80}.')
     if not _is_of(value, hint) and not allowed.allowed:
       raise ValueError(
           f'{one.name} must be of type {type_words(hint)}, got {value!r}.'

@@ -62,8 +62,8 @@ def explain(error: BaseException) -> str | None:
     return f'JAX_PLATFORMS={wanted!r}: JAX cannot start that here ({text}).'
   if isinstance(error, ImportError) and re.search('/(etils|fsspec)/', where):
     given = next((a for a in sys.argv[1:] if '://' in a), 'a path')
-    extra = " pip install 'iblm-jax[gcs]'" if 'gcsfs' in text else ''
-    return f'{given}: a package is missing:{extra} ({text}).'
+    extra = ": pip install 'iblm-jax[gcs]'" if 'gcsfs' in text else ''
+    return f'{given}: a package is missing{extra} ({text}).'
   is_client = type(error).__module__.partition('.')[0] in _CLIENTS
   return text if isinstance(error, OSError) or is_client else None
 

@@ -9,6 +9,7 @@ flags; docs/data.md has more.
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import shutil
@@ -126,6 +127,10 @@ def prepare(
           f' {writer.tokens(split):,} tokens'
       )
     _report_empty(writer, options.holdout, report)
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):  # they name no file
+      error.filename = error.filename or out
+    raise
   finally:
     writer.close()
 

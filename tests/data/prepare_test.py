@@ -753,3 +753,15 @@ def test_a_source_that_changes_half_way_is_refused(tmp_path):
   assert files_of(out) == before
   swap_case(tmp_path / 'a.jsonl')
   run(source, out, shard_tokens=700)
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  source = write_json(tmp_path / 'a.jsonl', ['one', 'two'])
+  with monkeypatch.context() as patch:
+    patch.setattr(shard_writer.ShardWriter, 'add', full)
+    with pytest.raises(OSError, match=f"No space left .*'{tmp_path}/out'"):
+      run(source, tmp_path / 'out')
+  run(source, tmp_path / 'out')  # with some space
