@@ -18,6 +18,7 @@ _EOS_NAMES = (
     '</s>', '<eos>', '<|end_of_text|>', '[EOS]', '<|endoftext|>', '[SEP]',
 )
 _PAD_NAMES = ('<pad>', '[PAD]', '<|pad|>', '<|padding|>')
+_MOST_IDS = 2**31  # they are int32
 # A letter of Old Persian: few vocabularies have it, and no normaliser drops it.
 _RARE = '\U000103a0'
 
@@ -161,6 +162,11 @@ class _HubTokenizer:
     vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
     # Ids may have gaps, so this can exceed the number of entries.
     self.vocab_size = max(vocabulary.values(), default=-1) + 1
+    if self.vocab_size > _MOST_IDS:
+      raise ValueError(
+          f'tokenizer {path!r} must have ids below {_MOST_IDS}, got'
+          f' {self.vocab_size - 1}.'
+      )
     added = self._tokenizer.get_added_tokens_decoder()
     special = {t.content: i for i, t in added.items() if t.special}
 

@@ -129,6 +129,12 @@ def test_text_that_needs_an_unknown_token_is_refused(tmp_path):
     assert 'tokenizer.json' in str(e.value) and '\n' not in str(e.value)
 
 
+def test_ids_past_32_bits_are_refused(tmp_path):
+  made = words({'<s>': 0, '</s>': 1, 'the': 2**31}, ['<s>', '</s>'])
+  with pytest.raises(ValueError, match='json.* below 2147483648, got 21474836'):
+    load(made, tmp_path)
+
+
 @pytest.mark.parametrize('text', ['the zebra', 'ζ', 'the c\tat', 'matζ cat'])
 def test_byte_pairs_that_would_leave_characters_out_are_refused(
     tmp_path, text
