@@ -73,7 +73,7 @@ def run_experiment(options: Any) -> list[program.Results]:
     )
     surveys |= _survey(part, options)
     arrays = layer_spectra.measure(
-        subject, part.sizes, workdir / part.file('sums.npz'), cli.report
+        subject, part.sizes, workdir / f'{part.file("sums")}.npz', cli.report
     )
     found.append(arrays)
     read += int(arrays['tokens'])
