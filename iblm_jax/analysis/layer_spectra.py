@@ -79,7 +79,7 @@ def measure(
         f'batch {k + 1}/{subject.num_batches}'
         f'  {int(sums["tokens"])} tokens  {progress.clock(left)} left'
     )
-  return _means(sums, subject.model.width)
+  return _means(sums, subject.width)
 
 
 def _means(sums: Arrays, width: int) -> Arrays:

@@ -83,7 +83,7 @@ def survey(
     texts = 0
     for k, batch in enumerate(batches()):
       if not k:
-        _check(params, batch, cfg)
+        check(params, batch, cfg)
       asked = _asked(params, batch, cfg)
       hidden = asked.pop('hidden')
       for name, value in asked.items():
@@ -146,7 +146,8 @@ def _task(batch, cfg):
   return tasks.view(batch, 'regeneration' if reproduces else 'causal', 0)
 
 
-def _check(params, batch, cfg) -> None:
+def check(params: Any, batch: Mapping[str, Any], cfg: Any) -> None:
+  """Raises ValueError for a model whose layers `survey` cannot measure."""
   read = {name: batch[name] for name in _READ}
   shape = jax.eval_shape(
       functools.partial(profiles.streams, cfg=cfg), params, read

@@ -30,18 +30,23 @@ _BY_LAYER = (
 _READ = ('tokens', 'mask', 'segment_ids', 'positions')
 
 
-def load_params(workdir: epath.PathLike) -> tuple[options.RunConfig, Any]:
-  """Reads the config and the parameters of a run from its newest checkpoint.
+def load_params(
+    workdir: epath.PathLike, step: int | None = None
+) -> tuple[options.RunConfig, Any]:
+  """Reads the config and the parameters of a run from a checkpoint.
+
+  Args:
+    step: Of the checkpoint; None for the newest.
 
   Returns:
     The options of the run, and the parameters on one device.
 
   Raises:
-    ValueError: The folder holds no run or no checkpoint.
+    ValueError: The folder holds no run, or not the checkpoint.
     CheckpointError: None of the checkpoints is intact.
   """
   cfg = config.read_run(workdir)
-  return cfg, restoring.restore_params(cfg, workdir).params
+  return cfg, restoring.restore_params(cfg, workdir, step=step).params
 
 
 def layer_profiles(

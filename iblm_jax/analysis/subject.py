@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -41,28 +41,76 @@ class Subject:
 
   name: str
   seed: int
-  model: decoder.DecoderConfig
+  model: Any
   params: Any
   read: Callable[[int], batches_lib.Batch]
   num_batches: int
   length: int
   settings: dict[str, Any]
+  tokenizer: tokenizers.Tokenizer | None = None
+
+  @property
+  def num_layers(self) -> int:
+    """Number of layers that are measured."""
+    return families.num_layers(self.model)
+
+  @property
+  def width(self) -> int:
+    """Width of their states."""
+    return families.measured(self.model).width
+
+  @property
+  def patch_size(self) -> int:
+    """Tokens in a window that the model was trained with."""
+    return families.entropy_of(self.model).patch_size
+
+  def batches(self) -> Iterator[batches_lib.Batch]:
+    """Reads all batches."""
+    return map(self.read, range(self.num_batches))
+
+  def count_bytes(self, batch: Mapping[str, Any]) -> int:
+    """Counts the bytes of a batch's counted targets.
+
+    A character that the end of a row cuts counts as the bytes of U+FFFD.
+    """
+    assert self.tokenizer is not None
+    decode = getattr(
+        self.tokenizer,
+        'decode_bytes',
+        lambda ids: self.tokenizer.decode(ids).encode(),
+    )
+    mask_BxL = np.asarray(batch['loss_mask'], bool)
+    documents_BxL = np.asarray(batch['segment_ids'])
+    targets_BxL = np.asarray(batch['targets'])
+    return sum(
+        len(decode(targets_L[mask_L & (documents_L == document)]))
+        for targets_L, mask_L, documents_L in zip(
+            targets_BxL, mask_BxL, documents_BxL, strict=True
+        )
+        for document in np.unique(documents_L[mask_L])
+    )
 
 
 def make(
-    checkpoint: str, *, text: str | None, tokenizer: str | None, tokens: int
+    checkpoint: str,
+    *,
+    text: str | None,
+    tokenizer: str | None,
+    tokens: int,
+    length: int | None = None,
 ) -> Subject:
   """Reads a checkpoint and opens the text for it.
 
   Args:
-    checkpoint: The folder of a run, or a GPT-2 `model.safetensors` or its
-      folder.
+    checkpoint: The folder of a run, or one of its checkpoints as
+      RUN/checkpoints/STEP, or a GPT-2 `model.safetensors` or its folder.
     text: A file or folder as in `TextConfig.paths`; None for the first
       evaluation set of the run.
     tokenizer: As in `tokenizers.load_tokenizer`; None for that of the run, or
       for a `tokenizer.json` beside the GPT-2 weights.
     tokens: Number of tokens to read, rounded up to whole batches. A text may
       have fewer.
+    length: Most tokens of a row of text; None for as many as the model takes.
 
   Raises:
     ValueError: A file is missing or of another kind.
@@ -72,13 +120,26 @@ def make(
   if not path.exists():
     raise ValueError(f'checkpoint {checkpoint!r} does not exist.')
   if (path / 'config.json').exists() and (path / 'checkpoints').exists():
-    return _of_run(path, text, tokenizer, tokens)
+    return _of_run(path, None, text, tokenizer, tokens, length)
+  if path.parent.name == 'checkpoints' and path.name.isdigit():
+    run = path.parent.parent
+    return _of_run(run, int(path.name), text, tokenizer, tokens, length)
   if path.suffix == '.safetensors' or (path / 'model.safetensors').exists():
-    return _of_gpt2(path, text, tokenizer, tokens)
+    return _of_gpt2(path, text, tokenizer, tokens, length)
   raise ValueError(
       'checkpoint must be the folder of a run (with config.json and'
       ' checkpoints), or a model.safetensors of GPT-2 or its folder, got'
       f' {checkpoint!r}.'
+  )
+
+
+def untrained(subject: Subject, seed: int = 0) -> Subject:
+  """Returns the same model with fresh parameters, on the same batches."""
+  init = jax.jit(families.init, static_argnums=1)
+  return dataclasses.replace(
+      subject,
+      name=f'{subject.name} untrained',
+      params=init(jax.random.key(seed), subject.model),
   )
 
 
@@ -104,11 +165,14 @@ def make_smoke() -> Subject:
   return _of_data('untrained', 0, model, params, data, tokens=512, settings={})
 
 
-def _of_run(path, text, tokenizer, tokens) -> Subject:
-  cfg, params = profiles.load_params(path)
+def _of_run(path, step, text, tokenizer, tokens, length) -> Subject:
+  cfg, params = profiles.load_params(path, step)
   name, seed = path.resolve().name, cfg.train.seed
-  model = families.the_decoder(cfg.model, 'a spectrum')
-  settings = {'tokens': tokens, 'patch_size': model.entropy.patch_size}
+  if step is not None:
+    name = f'{name} step {step}'
+  model = cfg.model
+  patch_size = families.entropy_of(model).patch_size
+  settings = {'tokens': tokens, 'patch_size': patch_size}
   if text is None:
     if tokenizer is not None:
       raise ValueError(
@@ -124,16 +188,21 @@ def _of_run(path, text, tokenizer, tokens) -> Subject:
     loaded = tokenizers.load_tokenizer(tokenizer)
   return _of_text(
       name, seed, model, params, text, loaded, tokens,
-      sources.row_length(cfg.data), settings,
+      _shorter(sources.row_length(cfg.data), length), settings,
   )
 
 
-def _of_gpt2(path, text, tokenizer, tokens) -> Subject:
+def _shorter(longest: int, length: int | None) -> int:
+  return longest if length is None else min(longest, length)
+
+
+def _of_gpt2(path, text, tokenizer, tokens, length) -> Subject:
   if text is None:
     raise ValueError('text must be given: a GPT-2 file names no data.')
   name, model, params, loaded = gpt2_file.load(path, tokenizer)
   subject = _of_text(
-      name, 0, model, params, text, loaded, tokens, model.max_length,
+      name, 0, model, params, text, loaded, tokens,
+      _shorter(model.max_length, length),
       {'tokens': tokens, 'patch_size': model.entropy.patch_size},
   )
 
@@ -156,7 +225,16 @@ def _of_data(name, seed, model, params, data, tokens, settings) -> Subject:
   return _subject(
       name, seed, model, params, source, rows,
       settings | {'data': sources.split_names(data)[1]},
+      _tokenizer(data),
   )
+
+
+def _tokenizer(data) -> tokenizers.Tokenizer | None:
+  """That of the data, where they are text and it can still be read."""
+  try:
+    return sources.make_tokenizer(data)
+  except ValueError:
+    return None
 
 
 def _of_text(
@@ -175,19 +253,27 @@ def _of_text(
       max_rows=rows,
   )
   settings = settings | {'data': epath.Path(text).name}
-  return _subject(name, seed, model, params, source, rows, settings)
+  return _subject(name, seed, model, params, source, rows, settings, tokenizer)
 
 
-def _subject(name, seed, model, params, source, rows, settings) -> Subject:
+def _subject(
+    name, seed, model, params, source, rows, settings, tokenizer
+) -> Subject:
   count = min(source.num_eval_batches, -(-rows // source.batch_size))
   return Subject(
       name, seed, model, params, source.batch, count, source.length,
       settings | {'checkpoint': name, 'parameters_sha256': _digest(params)},
+      tokenizer,
   )
 
 
-def _batch_size(model: decoder.DecoderConfig, length: int, rows: int) -> int:
-  row = model.num_layers * model.width * length
+def _batch_size(model: Any, length: int, rows: int) -> int:
+  stack = families.measured(model)
+  row = families.num_layers(model) * getattr(stack, 'width', 1) * length
+  if not row:
+    raise ValueError(
+        f'the family {families.family(model).name!r} has no layers to measure.'
+    )
   return max(1, min(rows, _MOST_HELD // row))
 
 

@@ -29,6 +29,8 @@ class Results(NamedTuple):
     part: Follows the experiment's name, for a file other than results.json.
     lines: What a person wants to read at the end.
     seconds: That the rows took, where the clock does not tell.
+    also: More of the file, by name.
+    page: From the PNGs of the figures by name to report.html.
   """
 
   rows: Sequence[Mapping[str, Any]]
@@ -39,6 +41,8 @@ class Results(NamedTuple):
   part: str = ''
   lines: Sequence[str] = ()
   seconds: float | None = None
+  also: Mapping[str, Any] = {}
+  page: Callable[[Mapping[str, bytes]], str] | None = None
 
 
 class Experiment(NamedTuple):
@@ -207,11 +211,16 @@ def _write(experiment, found, workdir, seconds):
       baseline=found.baseline,
       tables=found.tables,
       wall_seconds=seconds if found.seconds is None else found.seconds,
+      also=found.also,
   )
+  drawn = {}
   for name, figure in found.draw(tree).items():
     if figure is not None:
       buffer = io.BytesIO()
       figure.savefig(buffer, format='png')
-      files.write_bytes(workdir / f'{name}.png', buffer.getvalue())
+      drawn[name] = buffer.getvalue()
+      files.write_bytes(workdir / f'{name}.png', drawn[name])
+  if found.page is not None:
+    files.write_text(workdir / 'report.html', found.page(drawn))
   for line in found.lines:
     cli.report(line)

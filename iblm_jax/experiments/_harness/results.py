@@ -40,6 +40,7 @@ def write(
     baseline: str | None,
     tables: Mapping[str, Mapping[str, Any]],
     wall_seconds: float,
+    also: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
   """Writes the results of an experiment, whole or not at all.
 
@@ -55,6 +56,7 @@ def write(
       of [metric, label, digits]), 'paired' (bool: differences to the baseline
       instead of means), and, if wanted, 'relative' (bool: of a paired table, in
       percent of the baseline) and 'labels' (method to what the page calls it).
+    also: More entries of the file, JSON trees by name, none of those above.
 
   Returns:
     The tree as `read` gives it.
@@ -76,6 +78,7 @@ def write(
       'paired': compare(rows, baseline),
       'tables': _to_json(tables),
   }
+  tree |= {name: _to_json(more) for name, more in also.items()}
   _check(tree)
   files.write_text(path, _text(tree))
   return tree

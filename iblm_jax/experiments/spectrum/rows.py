@@ -27,7 +27,7 @@ def make_rows(
     `base` tokens; the same with '/patch_S' for every size S; and 'rms'.
   """
   rows = []
-  for layer in range(subject.model.num_layers):
+  for layer in range(subject.num_layers):
     row: dict[str, Any] = {
         'method': method(subject, layer),
         'seed': subject.seed,
@@ -63,7 +63,7 @@ def make_tables(
   """Tables for a page: windows as in training, and whole rows."""
   labels = {
       method(subject, layer): f'{layer}'
-      for layer in range(subject.model.num_layers)
+      for layer in range(subject.num_layers)
   }
 
   def table(end):
