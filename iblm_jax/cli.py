@@ -95,7 +95,8 @@ def run(
     except (Exception, KeyboardInterrupt) as error:
       explained = foreign.explain(error)
       if explained is not None:
-        _leave(explained, _BAD_USAGE if foreign.is_usage(error) else 1)
+        line, is_usage = explained
+      _leave(line, _BAD_USAGE if is_usage else 1)
       if not _is_one_of_several():
         raise  # a bug: whoever reports it needs all of it
       if not isinstance(error, sys.modules['jax'].errors.JaxRuntimeError):

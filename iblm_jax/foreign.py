@@ -40,38 +40,45 @@ def one_line(error: BaseException) -> str:
   return text if text and is_plain else f'{type(error).__name__}: {text}'
 
 
-def explain(error: BaseException) -> str | None:
+def explain(error: BaseException) -> tuple[str, bool] | None:
   """Explains an error that no line of ours has made; None for a bug.
 
   Args:
     error: It has been raised, so that it knows by whom.
 
   Returns:
-    A line: what went wrong, and what to do.
+    A line, what went wrong and what to do, and whether that is how the program
+    was started.
 
   >>> explain(KeyError('weights')) is None
   True
   """
   text, where = one_line(error), _raised_in(error)
   if isinstance(error, ValueError) and where.endswith('iblm_jax/files.py'):
-    return text  # a file that is not what was written
+    return text, False  # a file that is not what was written
   if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text:
-    return f'out of memory: {_smaller()} ({text})'
-  if where.endswith('jax/_src/xla_bridge.py'):
+    return f'out of memory: {_smaller()} ({text})', False
+  if isinstance(error, AssertionError | RuntimeError) and _is_without_device():
     wanted = os.environ.get('JAX_PLATFORMS')
-    return f'JAX_PLATFORMS={wanted!r}: JAX cannot start that here ({text}).'
+    line = (
+        f'JAX_PLATFORMS={wanted!r}: JAX cannot start that here; unset it, or'
+        f' install its extra ({text}).'
+    )
+    return line, True
   if isinstance(error, ImportError) and re.search('/(etils|fsspec)/', where):
     given = next((a for a in sys.argv[1:] if '://' in a), 'a path')
     extra = ": pip install 'iblm-jax[gcs]'" if 'gcsfs' in text else ''
-    return f'{given}: a package is missing{extra} ({text}).'
+    return f'{given}: a package is missing{extra} ({text}).', True
   is_client = type(error).__module__.partition('.')[0] in _CLIENTS
-  return text if isinstance(error, OSError) or is_client else None
+  return (text, False) if isinstance(error, OSError) or is_client else None
 
 
-def is_usage(error: BaseException) -> bool:
-  """Whether an error that was explained comes of how a program was started."""
-  where = _raised_in(error)
-  return isinstance(error, ImportError) or where.endswith('xla_bridge.py')
+def _is_without_device() -> bool:
+  """Asks JAX again, which hides where its errors come from."""
+  try:
+    return 'jax' in sys.modules and not sys.modules['jax'].devices()
+  except Exception:
+    return True
 
 
 def _raised_in(error: BaseException) -> str:

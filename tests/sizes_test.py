@@ -1,6 +1,7 @@
 """Sizes and folders that cannot be are refused before anything is made."""
 
 import pathlib
+import types
 
 import jax
 import pytest
@@ -100,6 +101,34 @@ def test_a_prompt_that_no_memory_holds():
   capacity.check_prompt(cfg, 1000)
   with pytest.raises(ValueError, match='got 10000000 tokens, whose attention'):
     capacity.check_prompt(cfg, 10**7)
+
+
+@pytest.mark.parametrize(
+    ('limits', 'is_refused'),
+    [
+        ([10**7], False),
+        ([10**6], True),
+        ([10**6] * 4, True),  # replicated
+        ([None], False),  # an accelerator that does not say
+        ([], False),  # a slice that is not here
+    ],
+)
+def test_what_a_device_has(limits, is_refused):
+  job = run_lib.prepare(smoke(data__batch_size=4), 'never_made').job
+  state = job.program.abstract_state
+  assert 10**6 < capacity.state_bytes(state) < 10**7
+  devices = [
+      types.SimpleNamespace(
+          platform='gpu', memory_stats=lambda x=x: x and {'bytes_limit': x}
+      )
+      for x in limits
+  ]
+  mesh = types.SimpleNamespace(local_devices=devices, size=len(limits))
+  if is_refused:
+    with pytest.raises(ValueError, match='more than the 0.0 GB that a device'):
+      capacity.check_memory(job.cfg, state, mesh, 16)
+  else:
+    capacity.check_memory(job.cfg, state, mesh, 16)
 
 
 @pytest.mark.parametrize('name', ['', ' ', 'file', 'file/a/b'])
