@@ -96,7 +96,7 @@ def run(
       explained = foreign.explain(error)
       if explained is not None:
         line, is_usage = explained
-      _leave(line, _BAD_USAGE if is_usage else 1)
+        _leave(line, _BAD_USAGE if is_usage else 1)
       if not _is_one_of_several():
         raise  # a bug: whoever reports it needs all of it
       if not isinstance(error, sys.modules['jax'].errors.JaxRuntimeError):

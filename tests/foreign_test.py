@@ -200,3 +200,15 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
 def test_a_bug_shows_where_it_is():
   for code in ('{}["weights"]', 'None.x', '1 / 0', 'assert False', 'import no'):
     assert foreign.explain(raised(code)) is None
+
+
+def test_a_program_shows_the_traceback_of_a_bug(tmp_path):
+  (tmp_path / 'own.py').write_text(
+      'from iblm_jax import config_flag\n'
+      'config_flag.answered = lambda: {}["weights"]\n'
+  )
+  done = run(
+      'main', '--plugin=own', '--config=multiplication:smoke',
+      f'--workdir={tmp_path}/run', status=1, folder=tmp_path,
+  )
+  assert "KeyError: 'weights'" in done.stderr and 'Traceback' in done.stderr
