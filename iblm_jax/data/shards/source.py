@@ -9,7 +9,6 @@ order nor the tokens are ever held in memory.
 
 import dataclasses
 import functools
-import json
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from iblm_jax import fields
+from iblm_jax import fields, files
 from iblm_jax.data import _checks, batches, hashing, identity
 from iblm_jax.data.shards import files as shard_files
 from iblm_jax.data.text import tokenizers
@@ -145,10 +144,10 @@ def check_listed(paths: Iterable[str], eot_id: int) -> None:
   for folder, inside in by_folder.items():
     index = folder / shard_files.INDEX
     try:
-      found = json.loads(index.read_text()) if index.exists() else {}
+      found = files.read_json(index) if index.exists() else {}
       mark = found.get('eot_id')
       listed = {one['name']: one for one in found.get('shards', ())}
-    except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
+    except (ValueError, AttributeError, TypeError, KeyError):
       continue  # It counts only for who needs the tokenizer.
     if isinstance(mark, int) and mark != eot_id:
       raise ValueError(
@@ -196,8 +195,8 @@ def _tokenizer_name(config: ShardsConfig) -> str:
         ' iblm_jax.data.prepare does.'
     )
   try:
-    name = json.loads(path.read_text())['tokenizer']
-  except (ValueError, KeyError, TypeError, RecursionError) as e:
+    name = files.read_json(path)['tokenizer']
+  except (ValueError, KeyError, TypeError) as e:
     raise ValueError(
         f'file {str(path)!r} must be a JSON object with a field'
         f" 'tokenizer': {e!r}."

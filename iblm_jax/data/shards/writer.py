@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import json
 import os
 import re
 import warnings
@@ -254,9 +253,8 @@ class ShardWriter:
 
   def _load(self, path: str) -> dict[str, Any]:
     try:
-      with open(path, encoding='utf-8') as file:
-        index = json.load(file)
-    except (ValueError, RecursionError) as e:
+      index = files.read_json(path)
+    except ValueError as e:
       raise ValueError(f'file {path!r} is no index of shards: {e!r}.') from e
     if not isinstance(index, dict):
       raise ValueError(

@@ -1,6 +1,5 @@
 """Surveys of the layers of several checkpoints: what the results file holds."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -36,7 +35,7 @@ def measure(
     * 'data': by name a value of every layer over the data set.
   """
   if keep_in.exists():
-    return json.loads(keep_in.read_text())
+    return files.read_json(keep_in)
   found = layer_survey.survey(
       subject.params,
       subject.model,

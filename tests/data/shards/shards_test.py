@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import json
+import os
 import struct
 
 import grain
@@ -530,6 +531,11 @@ def test_tokenizer_comes_from_the_index(tmp_path):
     sources.make_tokenizer(config)
   (tmp_path / 'own.json').write_text('{}')
   with pytest.raises(ValueError, match=f'{tmp_path}/own.json.* be read'):
+    sources.make_tokenizer(config)
+  index.unlink()
+  os.mkfifo(index)  # whoever opens it waits for ever
+  shards.check_index(config.shards)
+  with pytest.raises(ValueError, match='index.json must be a file'):
     sources.make_tokenizer(config)
 
 
