@@ -1,6 +1,7 @@
 """The model and the rows of tokens that a spectrum is measured on."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -57,10 +58,14 @@ class Subject:
     """Number of layers that are measured."""
     return families.num_layers(self.model)
 
-  @property
+  @functools.cached_property
   def width(self) -> int:
     """Width of their states."""
-    return families.measured(self.model).width
+    width = getattr(families.measured(self.model), 'width', None)
+    if width is not None:
+      return width
+    states = functools.partial(profiles.streams, cfg=self.model)
+    return jax.eval_shape(states, self.params, self.read(0)).shape[-1]
 
   @property
   def patch_size(self) -> int:

@@ -30,7 +30,7 @@ _CLAIM = (
 )
 _FIGURES = ('entropy', 'rank', 'patch_size', 'spectra')
 # A quick look at a model.
-_SMOKE_TOKENS, _SMOKE_ROW = 512, 64
+_SMOKE_TOKENS, _SMOKE_ROW = 2048, 64
 
 
 class _Part(NamedTuple):
