@@ -116,7 +116,7 @@ def survey(
     prompts[name] = np.concatenate([one[name] for one in seen], axis=1)
   if altered:
     data |= _invariance(np.concatenate(altered, axis=1), key)
-  return Survey(prompts, data, _of_model(totals, found.means.shape[1]))
+  return Survey(prompts, data, _of_model(totals, prompts['curvature'].shape[1]))
 
 
 def _of_model(totals, prompts) -> dict[str, float]:

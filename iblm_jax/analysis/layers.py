@@ -39,13 +39,11 @@ class LayerStatistics(NamedTuple):
   Attributes:
     prompts: By name, float32 [N, P]: a value of each layer and prompt.
     data: By name, float32 [N]: a value of each layer over the data set.
-    means: float32 [N, P, D], mean state of each prompt.
     tokens: Number of tokens that counted.
   """
 
   prompts: Arrays
   data: Arrays
-  means: np.ndarray
   tokens: int
 
 
@@ -54,9 +52,9 @@ def layer_statistics(
 ) -> LayerStatistics:
   """Measures the states of every layer, a batch at a time.
 
-  Nothing grows with the data but numbers of prompts and their mean states: the
-  data set is seen through D x D moments, which are exact, and a sample of its
-  tokens for the intrinsic dimension.
+  Nothing grows with the data but the numbers of each prompt: the data set is
+  seen through D x D moments, which are exact, and a sample of its tokens for
+  the intrinsic dimension.
 
   Args:
     batches: Each maps 'hidden' to floating [N, B, L, D], the states of N layers
@@ -94,7 +92,7 @@ def layer_statistics(
     if moments is None:
       moments = _first_moments(hidden, mask)
     is_prompt = jnp.sum(keep, axis=-1) >= FEWEST
-    moments = _add(moments, hidden, mask, found['mean'], is_prompt)
+    moments = _add(moments, hidden, mask, found.pop('mean'), is_prompt)
     reservoir.add(hidden, mask)
     prompts.append(jax.device_get(found))
     valid.append(np.asarray(is_prompt))
@@ -107,11 +105,10 @@ def layer_statistics(
       name: np.concatenate([found[name] for found in prompts], axis=1)[:, kept]
       for name in prompts[0]
   }
-  means = of_prompts.pop('mean')
   data = _of_moments(moments)
   data['intrinsic_dimension'] = np.asarray(_dimensions(*reservoir.rows()))
   tokens = int(moments.tokens.count[0])
-  return LayerStatistics(of_prompts, data, means, tokens)
+  return LayerStatistics(of_prompts, data, tokens)
 
 
 def prompt_rows(

@@ -1,6 +1,7 @@
 """The model and the rows of tokens that a spectrum is measured on."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,6 +23,9 @@ from iblm_jax.training import data_record
 
 # Most numbers of all layers' streams that are held at once.
 _MOST_HELD = 2**25
+# Tokens of a row of text, unless asked for: the time that a prompt's spectrum
+# takes grows with the cube of its length.
+_LONGEST = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +58,14 @@ class Subject:
     """Number of layers that are measured."""
     return families.num_layers(self.model)
 
-  @property
+  @functools.cached_property
   def width(self) -> int:
     """Width of their states."""
-    return families.measured(self.model).width
+    width = getattr(families.measured(self.model), 'width', None)
+    if width is not None:
+      return width
+    states = functools.partial(profiles.streams, cfg=self.model)
+    return jax.eval_shape(states, self.params, self.read(0)).shape[-1]
 
   @property
   def patch_size(self) -> int:
@@ -110,7 +118,8 @@ def make(
       for a `tokenizer.json` beside the GPT-2 weights.
     tokens: Number of tokens to read, rounded up to whole batches. A text may
       have fewer.
-    length: Most tokens of a row of text; None for as many as the model takes.
+    length: Most tokens of a row of text; None for those of the run's rows, or
+      as many as the model takes, up to 1024.
 
   Raises:
     ValueError: A file is missing or of another kind.
@@ -186,14 +195,11 @@ def _of_run(path, step, text, tokenizer, tokens, length) -> Subject:
     loaded = sources.make_tokenizer(cfg.data)
   else:
     loaded = tokenizers.load_tokenizer(tokenizer)
+  longest = sources.row_length(cfg.data)
   return _of_text(
       name, seed, model, params, text, loaded, tokens,
-      _shorter(sources.row_length(cfg.data), length), settings,
+      min(longest, length or longest), settings,
   )
-
-
-def _shorter(longest: int, length: int | None) -> int:
-  return longest if length is None else min(longest, length)
 
 
 def _of_gpt2(path, text, tokenizer, tokens, length) -> Subject:
@@ -202,7 +208,7 @@ def _of_gpt2(path, text, tokenizer, tokens, length) -> Subject:
   name, model, params, loaded = gpt2_file.load(path, tokenizer)
   subject = _of_text(
       name, 0, model, params, text, loaded, tokens,
-      _shorter(model.max_length, length),
+      min(model.max_length, length or _LONGEST),
       {'tokens': tokens, 'patch_size': model.entropy.patch_size},
   )
 

@@ -5,7 +5,9 @@ import math
 import re
 
 import gpt2_files
+import jax
 import numpy as np
+import observations
 import programs
 import pytest
 
@@ -184,3 +186,32 @@ def test_what_has_no_value_is_left_out_of_means(monkeypatch, tmp_path, folder):
   assert tree['data']['lidar'] == [2.0, None]
   monkeypatch.undo()
   assert layers.measure(make(folder), path, print, views=0) == tree
+
+
+@pytest.fixture(scope='module')
+def runs():
+  return observations.made() / 'runs'
+
+
+def test_a_checkpoint_of_a_run_is_one_of_its_steps(runs):
+  options = dict(text=None, tokenizer=None, tokens=64)
+  newest = subject_lib.make(str(runs / 'decoder'), **options)
+  steps = sorted(int(p.name) for p in (runs / 'decoder/checkpoints').iterdir())
+  last, first = (
+      subject_lib.make(str(runs / f'decoder/checkpoints/{step}'), **options)
+      for step in (steps[-1], steps[0])
+  )
+  assert last.name == f'decoder step {steps[-1]}'
+  same = lambda a, b: jax.tree.all(jax.tree.map(np.array_equal, a, b))
+  assert same(newest.params, last.params)
+  assert steps[0] == steps[-1] or not same(first.params, last.params)
+  with pytest.raises(ValueError, match='12345'):
+    subject_lib.make(str(runs / 'decoder/checkpoints/12345'), **options)
+
+
+def test_layers_without_a_state_for_each_token_are_refused(runs, tmp_path):
+  done = program(
+      f'--workdir={tmp_path}/out', f'--checkpoint={runs}/memory', status=2
+  )
+  assert "family 'memory' cannot be measured by prompt" in done.stderr
+  assert not (tmp_path / 'out').exists()

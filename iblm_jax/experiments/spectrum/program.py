@@ -30,7 +30,7 @@ _CLAIM = (
 )
 _FIGURES = ('entropy', 'rank', 'patch_size', 'spectra')
 # A quick look at a model.
-_SMOKE_TOKENS, _SMOKE_ROW = 512, 64
+_SMOKE_TOKENS, _SMOKE_ROW = 2048, 64
 
 
 class _Part(NamedTuple):
@@ -133,7 +133,8 @@ def _parts(options: Any) -> list[_Part]:
           f'--checkpoint must have different names, got {subject.name!r} twice.'
       )
     ending = f'_{name}' if len(names) > 1 else ''
-    parts.append(_Part(subject, *_sizes(subject, options.smoke), ending))
+    few = options.smoke or options.windows == 'few'
+    parts.append(_Part(subject, *_sizes(subject, few), ending))
   return parts
 
 
@@ -162,7 +163,9 @@ def _subjects(options: Any) -> list[subject_lib.Subject]:
 
 def _settings(parts: list[_Part], options: Any) -> dict[str, Any]:
   of_parts = [
-      part.subject.settings | {'sizes': list(part.sizes)} for part in parts
+      part.subject.settings
+      | {'sizes': list(part.sizes), 'length': part.subject.length}
+      for part in parts
   ]
   shared = {'views': options.views, 'untrained': _has_untrained(options)}
   if len(parts) == 1:
@@ -171,7 +174,7 @@ def _settings(parts: list[_Part], options: Any) -> dict[str, Any]:
 
 
 def _sizes(
-    subject: subject_lib.Subject, smoke: bool
+    subject: subject_lib.Subject, few: bool
 ) -> tuple[tuple[int, ...], int]:
   """All window sizes, and the one that the model was trained with."""
   if subject.length < 2:
@@ -179,7 +182,7 @@ def _sizes(
         f'rows must have at least 2 tokens, got {subject.length}.'
     )
   base = min(subject.patch_size, subject.length)
-  if smoke:  # a size takes seconds to compile
+  if few:  # a size takes seconds to compile
     return tuple(sorted({base, subject.length})), base
   return layer_spectra.patch_sizes(subject.length, base), base
 
@@ -217,6 +220,12 @@ def _define_flags() -> None:
   flags.DEFINE_integer('tokens', 16_384, 'Tokens to read.', lower_bound=1)
   flags.DEFINE_integer(
       'length', None, 'Most tokens of a row of --text.', lower_bound=3
+  )
+  flags.DEFINE_enum(
+      'windows',
+      'all',
+      ['all', 'few'],
+      'Sizes of windows: all powers of two, or those of training and rows.',
   )
   flags.DEFINE_integer(
       'views', 4, 'Alterations of each text, 0 for none.', lower_bound=0
