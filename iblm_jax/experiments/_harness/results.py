@@ -103,8 +103,8 @@ def read(path: epath.PathLike) -> dict[str, Any]:
     ValueError: The file holds something else; the message says what is wrong.
     OSError: There is no such file.
   """
-  tree = files.read_object(path)
   try:
+    tree = files.read_object(path)
     _check(tree)
   except ValueError as error:
     raise ValueError(f'{path} holds no results: {error}') from error

@@ -91,7 +91,8 @@ def check_prompt(cfg: options.RunConfig, length: int) -> None:
   host = _host_memory()
   if host is None or jax.default_backend() != 'cpu':
     return
-  heads = max(stack.num_heads for stack in families.stacks(cfg.model).values())
+  stacks = families.stacks(cfg.model).values()
+  heads = max((stack.num_heads for stack in stacks), default=0)
   scores = 4 * heads * length**2
   if scores > host:
     raise ValueError(
