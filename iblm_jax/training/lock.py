@@ -52,6 +52,8 @@ def held(folder: epath.PathLike) -> Generator[None]:
     errors.RunFailed: Another run holds it; the message says which.
   """
   path = epath.Path(folder) / _NAME
+  if path.exists() and not (_is_remote(path) or os.path.isfile(path)):
+    raise errors.RunFailed(f'{path} must be a file: remove what is there.')
   file = None if _is_remote(path) else _locked(path)
   with file or contextlib.nullcontext():
     _take_over(path, is_locked=file is not None)
@@ -178,7 +180,7 @@ def _write(path: epath.Path, file: BinaryIO | None, record: Any) -> None:
 def _read(path: epath.Path) -> str:
   """What the lock says, empty for nothing."""
   try:
-    return path.read_text()
+    return files.read_bytes(path).decode()
   except FileNotFoundError:
     return ''
   except (OSError, ValueError):  # such as bytes that are no text

@@ -197,3 +197,11 @@ def test_a_failing_disk_is_no_end(tmp_path, monkeypatch):
       assert time.monotonic() < end
       time.sleep(0.01)
   assert failed.is_set()
+
+
+@pytest.mark.parametrize('make', [os.mkdir, os.mkfifo])
+def test_a_lock_that_is_no_file_is_named(tmp_path, make):
+  make(tmp_path / '.lock')
+  with pytest.raises(errors.RunFailed, match='.lock must be a file'):
+    with lock.held(tmp_path):
+      pass
