@@ -184,6 +184,9 @@ def test_what_has_no_value_is_left_out_of_means(monkeypatch, tmp_path, folder):
   assert tree['prompts']['curvature']['n'] == [2, 0]
   assert tree['prompts']['curvature']['ci95'][1] == [None, None]
   assert tree['data']['lidar'] == [2.0, None]
+  ranks = {'entropy_centered_normalized/order_1': {'mean': [0.0, None]}}
+  none = tree | {'prompts': ranks}
+  assert layers.compare(none, none)['data']['diff_erank'] == [0.0, None]
   monkeypatch.undo()
   assert layers.measure(make(folder), path, print, views=0) == tree
 

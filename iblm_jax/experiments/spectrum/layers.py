@@ -61,7 +61,9 @@ def measure(
 
 def compare(trained: Tree, untrained: Tree) -> Tree:
   """Adds Diff-eRank, the directions of prompts that training took away."""
-  mean = lambda tree: jnp.asarray(tree['prompts'][_ERANK]['mean'])[:, None]
+  mean = lambda tree: jnp.asarray(
+      np.asarray(tree['prompts'][_ERANK]['mean'], np.float32)[:, None]
+  )
   # The mean of prompts is all that it is made of.
   found = information.diff_erank(mean(untrained), mean(trained))
   data = trained['data'] | {'diff_erank': _numbers(np.asarray(found))}
