@@ -1,56 +1,18 @@
 """Options of decoders and masked mixers, and their presets."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax.numpy as jnp
 
 from iblm_jax import fields
 from iblm_jax.information import entropy as entropy_lib
-
-# A number of things; None is allowed where the type allows it.
-count = functools.partial(fields.field, low=1, allowed='an integer >= 1')
-
-
-def choice(*names: str, default: str | None = None) -> Any:
-  """Declares a field that holds one of some names, by default the first."""
-  return fields.field(default or names[0], choices=names)
-
-
-@dataclasses.dataclass(frozen=True)
-class MixerConfig:
-  """How a block mixes positions by learned weights instead of attention.
-
-  Attributes:
-    length: Tokens of the longest sequence: weights belong to pairs of
-      positions.
-    num_heads: H, slices of the features that are mixed by weights of their own;
-      1 mixes all features alike, without projections.
-    kernel: k, neighbouring features that enter each mixed feature.
-    expansion: Hidden positions per position of a second map after a GELU; None
-      has one map and no GELU.
-
-  Raises:
-    ValueError: A value is outside its range.
-
-  References:
-    arXiv 2409.01482; arXiv 2602.13466 and its public code.
-  """
-
-  length: int = count()
-  num_heads: int = count(1)
-  kernel: int = count(1)
-  expansion: int | None = count(None)
-
-  def __post_init__(self):
-    fields.check(self)
-    if self.expansion is not None and self.num_heads > 1:
-      raise ValueError(
-          'expansion is for one head, got'
-          f' num_heads={self.num_heads} and expansion={self.expansion}.'
-      )
-
+from iblm_jax.models.config_parts import (
+    MixerConfig,
+    RotaryScaling,
+    choice,
+    count,
+)
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
@@ -60,9 +22,12 @@ class DecoderConfig:
     vocab_size: V, number of tokens.
     num_layers: N.
     width: D, of the residual stream.
-    num_heads: H; the width must be a multiple of it.
+    num_heads: H; the width must be a multiple of it, unless head_dim is given.
+    num_kv_heads: G, heads of keys and values, each for H / G heads of queries
+      (arXiv 2305.13245); None means H.
+    head_dim: K, width of a head; None means D / H.
     mlp_width: F, hidden width of the MLP; None means 4 D (8/3 D, rounded up to
-      a multiple of 64, for SwiGLU, which has three matrices).
+      a multiple of 64, for gated ones, which have three matrices).
     max_length: Tokens of the longest sequence; size of learned positions.
     norm: 'rms' or 'layer'.
     norm_scale: Whether norms have a learned scale.
@@ -70,11 +35,19 @@ class DecoderConfig:
     embedding_norm: Normalises the embeddings before the first block.
     positions: 'rotary', 'learned' or 'none'.
     rotary_base: Wavelength base of the rotary embedding.
-    activation: 'gelu', 'relu2' (squared ReLU) or 'swiglu'.
+    rotary_share: Share of each head that is rotated, its first features.
+    rotary_scaling: Stretches the wavelengths; None leaves them.
+    activation: 'gelu' (by tanh), 'relu2' (squared ReLU), 'swiglu' (a gate of
+      SiLU), 'gelu_exact' (by erf) or 'geglu' (a gate of 'gelu').
     qk_norm: RMS-normalises queries and keys.
+    qk_norm_scale: Whether that norm has a learned scale and `norm_epsilon`.
     logit_softcap: c of `c * tanh(logits / c)`; None for no cap.
     tie_embeddings: Uses the token embedding as the output head.
     biases: Whether linear maps (and layer norm) have biases.
+    qkv_biases: The same for queries, keys and values; None means `biases`.
+    out_biases: The same for the output of attention; None means `biases`.
+    mlp_biases: The same for the MLP; None means `biases`.
+    parallel_residual: The MLP reads what attention reads, not its output too.
     window: Tokens a query may look back to, itself included; None is all.
     document_mask: Tokens attend only within their own document.
     value_residual: Mixes the first block's values into those of all others.
@@ -100,6 +73,8 @@ class DecoderConfig:
   num_layers: int = count(4)
   width: int = count(128)
   num_heads: int = count(4)
+  num_kv_heads: int | None = count(None)
+  head_dim: int | None = count(None)
   mlp_width: int | None = count(None)
   max_length: int = count(1024)
   norm: str = choice('rms', 'layer')
@@ -108,13 +83,20 @@ class DecoderConfig:
   embedding_norm: bool = False
   positions: str = choice('rotary', 'learned', 'none')
   rotary_base: float = 10_000.0
-  activation: str = choice('gelu', 'relu2', 'swiglu')
+  rotary_share: float = fields.field(1.0, above=0, high=1)
+  rotary_scaling: RotaryScaling | None = None
+  activation: str = choice('gelu', 'relu2', 'swiglu', 'gelu_exact', 'geglu')
   qk_norm: bool = False
+  qk_norm_scale: bool = False
   logit_softcap: float | None = fields.field(
       None, above=0, allowed='> 0 or None'
   )
   tie_embeddings: bool = False
   biases: bool = False
+  qkv_biases: bool | None = None
+  out_biases: bool | None = None
+  mlp_biases: bool | None = None
+  parallel_residual: bool = False
   window: int | None = count(None)
   document_mask: bool = True
   value_residual: bool = False
@@ -130,16 +112,24 @@ class DecoderConfig:
 
   def __post_init__(self):
     fields.check(self)
-    if self.width % self.num_heads:
+    if self.head_dim is None and self.width % self.num_heads:
       raise ValueError(
           'width must be a multiple of num_heads, got'
           f' width={self.width}, num_heads={self.num_heads}.'
       )
-    if self.positions == 'rotary' and self.head_width % 2:
+    if self.num_heads % self.kv_heads:
+      raise ValueError(
+          'num_heads must be a multiple of num_kv_heads, got'
+          f' num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}.'
+      )
+    if self.qk_norm_scale and not self.qk_norm:
+      raise ValueError('qk_norm_scale needs qk_norm=True, got False.')
+    turned = self.rotary_width
+    if self.positions == 'rotary' and (turned % 2 or not turned):
       raise ValueError(
           'rotary positions need an even head width, got'
-          f' {self.head_width} (width={self.width}, '
-          f'num_heads={self.num_heads}).'
+          f' {turned} (width={self.width}, num_heads={self.num_heads},'
+          f' rotary_share={self.rotary_share}).'
       )
     if self.mixer is not None:
       self._check_mixer(self.mixer)
@@ -158,6 +148,8 @@ class DecoderConfig:
     for name, allowed in (
         ('positions', 'none'), ('document_mask', False), ('window', None),
         ('value_residual', False), ('qk_norm', False),
+        ('parallel_residual', False), ('num_kv_heads', None),
+        ('head_dim', None),
     ):
       if getattr(self, name) != allowed:
         raise ValueError(
@@ -168,14 +160,29 @@ class DecoderConfig:
   @property
   def head_width(self) -> int:
     """Dh, width of one attention head."""
-    return self.width // self.num_heads
+    return self.head_dim or self.width // self.num_heads
+
+  @property
+  def kv_heads(self) -> int:
+    """G, heads of keys and values."""
+    return self.num_kv_heads or self.num_heads
+
+  @property
+  def rotary_width(self) -> int:
+    """Features of a head that are rotated."""
+    return int(self.head_width * self.rotary_share)
+
+  @property
+  def is_gated(self) -> bool:
+    """Whether the MLP has a gate, a third matrix."""
+    return self.activation in ('swiglu', 'geglu')
 
   @property
   def hidden_width(self) -> int:
     """F, hidden width of the MLP."""
     if self.mlp_width is not None:
       return self.mlp_width
-    if self.activation == 'swiglu':
+    if self.is_gated:
       return -(-8 * self.width // (3 * 64)) * 64
     return 4 * self.width
 

@@ -26,11 +26,11 @@ def partitioned_init(rng: jax.Array, cfg: DecoderConfig) -> Params:
   tokens_BxL = jnp.zeros([1, 1], jnp.int32)
   x_BxLxD = jnp.zeros([1, 1, cfg.width], cfg.compute_dtype)
   table_VxD = jnp.zeros([cfg.vocab_size, cfg.width])
-  values = jnp.zeros([1, 1, cfg.num_heads, cfg.head_width], cfg.compute_dtype)
+  values = jnp.zeros([1, 1, cfg.kv_heads, cfg.head_width], cfg.compute_dtype)
 
   def init_block(key):
     angles = stack.angles(tokens_BxL, cfg)
-    attend = lambda q, k, v: (v, None)
+    attend = lambda q, k, v: (q, None)
     return blocks.Block(cfg).init(
         key, x_BxLxD, x_BxLxD, angles, attend, values, True, None
     )

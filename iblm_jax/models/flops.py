@@ -60,7 +60,7 @@ def blocks_flops_per_token(
 ) -> float:
   """Counts the same without the head."""
   d, f, n = cfg.width, cfg.hidden_width, cfg.num_layers
-  matrices = 3 if cfg.activation == 'swiglu' else 2
+  matrices = 3 if cfg.is_gated else 2
   mlp = 2 * matrices * d * f
   if cfg.mixer is not None:
     # Masked weights are multiplied like others: all L of them.
@@ -70,7 +70,8 @@ def blocks_flops_per_token(
     if cfg.mixer.num_heads > 1:
       mixing += 2 * 2 * d * d
     return n * (mlp + mixing)
-  return n * (mlp + 2 * 4 * d * d) + _attention_flops_per_token(cfg, length)
+  projected = 2 * (cfg.num_heads + cfg.kv_heads) * cfg.head_width
+  return n * (mlp + 2 * d * projected) + _attention_flops_per_token(cfg, length)
 
 
 def _attention_flops_per_token(
@@ -82,7 +83,7 @@ def _attention_flops_per_token(
   window = length if cfg.window is None else min(cfg.window, length)
   # Query t sees min(t + 1, window) keys.
   keys = (window * (window + 1) / 2 + (length - window) * window) / length
-  return cfg.num_layers * 2 * 2 * cfg.width * keys
+  return cfg.num_layers * 2 * 2 * cfg.num_heads * cfg.head_width * keys
 
 
 def training_flops_per_token(

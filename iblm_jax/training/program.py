@@ -56,7 +56,10 @@ class Program:
       path = f'model.{name}.' if name else 'model.'
       sizes = {
           'embed': (f'{path}width', stack.width),
-          'heads': (f'{path}num_heads', stack.num_heads),
+          'heads': (
+              f'{path}num_{"kv_" if stack.num_kv_heads else ""}heads',
+              stack.kv_heads,
+          ),
           'mlp': (f'{path}mlp_width', stack.hidden_width),
       }
       if stack.mixer is not None:  # its heads are split, or it has none

@@ -16,15 +16,37 @@ def _norm(x, cfg, params):
   return x + params.get('bias', 0.0)
 
 
-def _rms(x):
-  return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+def _rms(x, epsilon=1e-6):
+  return x / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon)
 
 
-def _rotate(x_HxK, position, base):
-  half = x_HxK.shape[-1] // 2
-  out = np.empty_like(x_HxK)
+def _head_norm(x, cfg, params):
+  if not cfg.qk_norm_scale:
+    return _rms(x)
+  return _rms(x, cfg.norm_epsilon) * params['scale']
+
+
+def _stretched(frequency, scaling):
+  if scaling is None:
+    return frequency
+  if scaling.kind == 'linear':
+    return frequency / scaling.factor
+  wavelength = 2 * math.pi / frequency
+  if wavelength < scaling.original_length / scaling.high:
+    return frequency
+  if wavelength > scaling.original_length / scaling.low:
+    return frequency / scaling.factor
+  smooth = scaling.original_length / wavelength - scaling.low
+  smooth = smooth / (scaling.high - scaling.low)
+  return (1 - smooth) * frequency / scaling.factor + smooth * frequency
+
+
+def _rotate(x_HxK, position, cfg):
+  half = int(x_HxK.shape[-1] * cfg.rotary_share) // 2
+  out = x_HxK.copy()
   for i in range(half):
-    angle = position * base ** (-i / half)
+    frequency = cfg.rotary_base ** (-i / half)
+    angle = position * _stretched(frequency, cfg.rotary_scaling)
     a, b = x_HxK[:, i], x_HxK[:, i + half]
     out[:, i] = a * math.cos(angle) - b * math.sin(angle)
     out[:, i + half] = b * math.cos(angle) + a * math.sin(angle)
@@ -33,7 +55,7 @@ def _rotate(x_HxK, position, base):
 
 def _rotate_all(x_LxHxK, positions_L, cfg):
   pairs = zip(x_LxHxK, positions_L, strict=True)
-  return np.stack([_rotate(x, p, cfg.rotary_base) for x, p in pairs])
+  return np.stack([_rotate(x, p, cfg) for x, p in pairs])
 
 
 def _linear(x, params, num_in=1):
@@ -48,8 +70,16 @@ def _activate(x, cfg, params):
   if cfg.activation == 'swiglu':
     gate = _linear(x, params['gate'])
     return gate / (1 + np.exp(-gate)) * up
-  inner = math.sqrt(2 / math.pi) * (up + 0.044715 * up**3)
-  return 0.5 * up * (1 + np.tanh(inner))
+  if cfg.activation == 'geglu':
+    return _gelu(_linear(x, params['gate'])) * up
+  if cfg.activation == 'gelu_exact':
+    return 0.5 * up * (1 + np.vectorize(math.erf)(up / math.sqrt(2)))
+  return _gelu(up)
+
+
+def _gelu(x):
+  inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+  return 0.5 * x * (1 + np.tanh(inner))
 
 
 def forward(params, tokens_L, cfg, segments_L=None, positions_L=None):
@@ -82,11 +112,12 @@ def forward(params, tokens_L, cfg, segments_L=None, positions_L=None):
       mix = attention['value_mix']
       v = (1 - mix) * v + mix * first_v
     if cfg.qk_norm:
-      q, k = _rms(q), _rms(k)
+      q = _head_norm(q, cfg, attention.get('query_norm'))
+      k = _head_norm(k, cfg, attention.get('key_norm'))
     if cfg.positions == 'rotary':
       q = _rotate_all(q, positions_L, cfg)
       k = _rotate_all(k, positions_L, cfg)
-    mixed = np.zeros_like(v)
+    mixed = np.zeros_like(q)
     for t in range(length):
       seen = [
           s
@@ -95,12 +126,14 @@ def forward(params, tokens_L, cfg, segments_L=None, positions_L=None):
           and (segments_L is None or segments_L[s] == segments_L[t])
       ]
       for h in range(cfg.num_heads):
-        scores = k[seen, h] @ q[t, h] / math.sqrt(cfg.head_width)
+        g = h * v.shape[1] // cfg.num_heads
+        scores = k[seen, g] @ q[t, h] / math.sqrt(q.shape[-1])
         weights = np.exp(scores - scores.max())
-        mixed[t, h] = weights @ v[seen, h] / weights.sum()
-    x = x + _linear(mixed, attention['out'], num_in=2)
-    y = _norm(x, cfg, block.get('mlp_norm', {}))
-    x = x + _linear(_activate(y, cfg, block['mlp']), block['mlp']['down'])
+        mixed[t, h] = weights @ v[seen, g] / weights.sum()
+    attended = x + _linear(mixed, attention['out'], num_in=2)
+    y = x if cfg.parallel_residual else attended
+    y = _norm(y, cfg, block.get('mlp_norm', {}))
+    x = attended + _linear(_activate(y, cfg, block['mlp']), block['mlp']['down'])
     streams.append(x)
   y = _norm(x, cfg, params['head'].get('norm', {}))
   if cfg.tie_embeddings:

@@ -38,7 +38,7 @@ def init_cache(
     [(3, 1, 4, 8), (3, 1, 4, 8)]
   """
   _check(cfg)
-  shape = (batch_size, cfg.num_heads, size, cfg.head_width)
+  shape = (batch_size, cfg.kv_heads, size, cfg.head_width)
   # Arrays of their own, so that they can be given away.
   make = lambda: tuple(
       jnp.zeros(shape, cfg.compute_dtype) for _ in range(cfg.num_layers)

@@ -69,8 +69,9 @@ def causal_attention(
 
   Args:
     q_BxLxHxK: Queries [B, L, H, K], K the head width.
-    k_BxLxHxK: Keys, of the same shape.
-    v_BxLxHxK: Values, of the same shape.
+    k_BxLxHxK: Keys, of the same shape or with G heads, each for the H / G
+      heads of queries that follow each other.
+    v_BxLxHxK: Values, of the shape of the keys.
     segment_ids_BxL: int [B, L], the document of each token; None for one.
     window: Tokens a query may look back to, itself included; None for all.
     implementation: 'xla', 'blocked' (for CPUs), 'cudnn' (for GPUs; rows of an
@@ -131,10 +132,21 @@ def masked_attention(
   """Computes attention of T queries over S keys under an explicit mask.
 
   `mask_BxTxS` is bool and broadcastable; every query needs at least one key.
+  Keys and values may have fewer heads, see `causal_attention`.
 
   Returns:
     [B, H, T, K] in the dtype of the values.
   """
+  batch, heads, length, width = q_BxHxTxK.shape
+  kv_heads = k_BxHxSxK.shape[1]
+  if kv_heads < heads:  # queries of one head of keys are rows of one product
+    grouped = masked_attention(
+        q_BxHxTxK.reshape(batch, kv_heads, -1, width),
+        k_BxHxSxK,
+        v_BxHxSxK,
+        jnp.tile(mask_BxTxS, (1, heads // kv_heads, 1)),
+    )
+    return grouped.reshape(batch, heads, length, width)
   scale = jnp.asarray(1.0 / math.sqrt(q_BxHxTxK.shape[-1]), q_BxHxTxK.dtype)
   scores_BxHxTxS = jnp.einsum(
       'bhtk,bhsk->bhts',

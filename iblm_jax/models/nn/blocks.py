@@ -1,6 +1,7 @@
 """Transformer and mixer blocks in linen."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,22 @@ from iblm_jax.models.nn import layers, masked_mixing
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
-def rotary_angles(positions_BxL: jax.Array, head_width: int, base: float):
+def rotary_angles(
+    positions_BxL: jax.Array,
+    head_width: int,
+    base: float,
+    scaling: model_config.RotaryScaling | None = None,
+):
   """Gives cosine and sine, float32 [B, L, 1, K/2], of every position."""
   half = head_width // 2
   frequency_K = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  if scaling is not None:
+    kept_K = 0.0  # share of a frequency that is not stretched
+    if scaling.kind == 'llama3':
+      waves_K = scaling.original_length * frequency_K / (2 * math.pi)
+      kept_K = (waves_K - scaling.low) / (scaling.high - scaling.low)
+    kept_K = jnp.clip(kept_K, 0.0, 1.0)
+    frequency_K = frequency_K * (kept_K + (1.0 - kept_K) / scaling.factor)
   angle_BxLxK = (
       positions_BxL.astype(jnp.float32)[..., None] * frequency_K[None, None]
   )
@@ -26,8 +39,14 @@ def rotary_angles(positions_BxL: jax.Array, head_width: int, base: float):
 
 
 def rotate(x_BxLxHxK: jax.Array, angles) -> jax.Array:
-  """Applies rotary positions (arXiv 2104.09864), halves convention."""
+  """Applies rotary positions (arXiv 2104.09864), halves convention.
+
+  Features beyond those that have angles stay.
+  """
   cos, sin = angles
+  if 2 * cos.shape[-1] < x_BxLxHxK.shape[-1]:
+    turned, rest = jnp.split(x_BxLxHxK, [2 * cos.shape[-1]], axis=-1)
+    return jnp.concatenate([rotate(turned, angles), rest], axis=-1)
   x1, x2 = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
   rotated = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
   return rotated.astype(x_BxLxHxK.dtype)
@@ -43,12 +62,19 @@ class Attention(nn.Module):
     """Returns output [B, L, D], the first block's values, attend's extra."""
     cfg = self.cfg
     heads = (cfg.num_heads, cfg.head_width)
-    project = functools.partial(
-        layers.Linear, cfg, (cfg.width, *heads), ('embed', 'heads', 'kv')
-    )
-    q = project(name='query')(x_BxLxD)
-    k = project(name='key')(x_BxLxD)
-    v = project(name='value')(x_BxLxD)
+
+    def project(name, num_heads):
+      return layers.Linear(
+          cfg,
+          (cfg.width, num_heads, cfg.head_width),
+          ('embed', 'heads', 'kv'),
+          biases=cfg.qkv_biases,
+          name=name,
+      )(x_BxLxD)
+
+    q = project('query', cfg.num_heads)
+    k = project('key', cfg.kv_heads)
+    v = project('value', cfg.kv_heads)
     names = ('batch', 'length', 'heads', 'kv')
     q, k, v = (nn.with_logical_constraint(a, names) for a in (q, k, v))
     if cfg.value_residual:
@@ -57,7 +83,8 @@ class Attention(nn.Module):
       first_v = jnp.where(is_first, v, first_v)
       v = (1 - mix) * v + mix * first_v
     if cfg.qk_norm:
-      q, k = layers.rms_normalize(q), layers.rms_normalize(k)
+      q = layers.HeadNorm(cfg, name='query_norm')(q)
+      k = layers.HeadNorm(cfg, name='key_norm')(k)
     if cfg.positions == 'rotary':
       q, k = rotate(q, angles), rotate(k, angles)
     mixed, extra = attend(q, k, v)
@@ -67,6 +94,7 @@ class Attention(nn.Module):
         ('heads', 'kv', 'embed'),
         num_in=2,
         scale=layers.output_scale(cfg),
+        biases=cfg.out_biases,
         name='out',
     )(mixed)
     return out_BxLxD, first_v, extra
@@ -82,7 +110,11 @@ class Mlp(nn.Module):
     """Maps [B, L, D] to [B, L, D]."""
     cfg = self.cfg
     up = functools.partial(
-        layers.Linear, cfg, (cfg.width, cfg.hidden_width), ('embed', 'mlp')
+        layers.Linear,
+        cfg,
+        (cfg.width, cfg.hidden_width),
+        ('embed', 'mlp'),
+        biases=cfg.mlp_biases,
     )
     h_BxLxF = up(name='up')(x_BxLxD)
     match cfg.activation:
@@ -92,12 +124,17 @@ class Mlp(nn.Module):
         h_BxLxF = jnp.square(nn.relu(h_BxLxF))
       case 'swiglu':
         h_BxLxF = nn.silu(up(name='gate')(x_BxLxD)) * h_BxLxF
+      case 'gelu_exact':
+        h_BxLxF = nn.gelu(h_BxLxF, approximate=False)
+      case 'geglu':
+        h_BxLxF = nn.gelu(up(name='gate')(x_BxLxD)) * h_BxLxF
     h_BxLxF = nn.with_logical_constraint(h_BxLxF, ('batch', 'length', 'mlp'))
     return layers.Linear(
         cfg,
         (cfg.hidden_width, cfg.width),
         ('mlp', 'embed'),
         scale=layers.output_scale(cfg),
+        biases=cfg.mlp_biases,
         name='down',
     )(h_BxLxF)
 
@@ -138,8 +175,10 @@ class Block(nn.Module):
       y_BxLxD = masked_mixing.MaskedMixing(self.cfg, name='mixer')(
           norm(name='mixer_norm')(x_BxLxD), present_BxL
       )
-    x_BxLxD = x_BxLxD + y_BxLxD
-    x_BxLxD = x_BxLxD + Mlp(self.cfg, name='mlp')(
+    attended_BxLxD = x_BxLxD + y_BxLxD
+    if not self.cfg.parallel_residual:
+      x_BxLxD = attended_BxLxD
+    x_BxLxD = attended_BxLxD + Mlp(self.cfg, name='mlp')(
         norm(name='mlp_norm')(x_BxLxD)
     )
     x_BxLxD = nn.with_logical_constraint(

@@ -75,6 +75,7 @@ class Linear(nn.Module):
   axes: tuple[str, ...]  # their logical names
   num_in: int = 1  # how many of them are input axes
   scale: float = 1.0
+  biases: bool | None = None  # None as the config has it
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -93,7 +94,7 @@ class Linear(nn.Module):
         matrix, (self.axes[0], self.axes[n])
     )
     y = rows.reshape(x.shape[: x.ndim - n] + self.shape[n:])
-    if cfg.biases:
+    if cfg.biases if self.biases is None else self.biases:
       zeros = annotated(nn.initializers.zeros_init(), self.axes[n:])
       bias = self.param('bias', zeros, self.shape[n:], jnp.float32)
       y = y + bias.astype(y.dtype).reshape((1,) * (x.ndim - n) + bias.shape)
@@ -126,8 +127,28 @@ class Norm(nn.Module):
     return y_D.astype(x_D.dtype)
 
 
-def rms_normalize(x_K: jax.Array) -> jax.Array:
+def rms_normalize(x_K: jax.Array, epsilon: float = 1e-6) -> jax.Array:
   """Scales the last axis to root mean square one; no parameters."""
   y_K = x_K.astype(jnp.float32)
-  y_K = y_K * jax.lax.rsqrt(jnp.mean(y_K * y_K, axis=-1, keepdims=True) + 1e-6)
+  y_K = y_K * jax.lax.rsqrt(
+      jnp.mean(y_K * y_K, axis=-1, keepdims=True) + epsilon
+  )
   return y_K.astype(x_K.dtype)
+
+
+class HeadNorm(nn.Module):
+  """RMS norm of every head of queries or keys, one scale for all heads."""
+
+  cfg: model_config.DecoderConfig
+
+  @nn.compact
+  def __call__(self, x_BxLxHxK: jax.Array) -> jax.Array:
+    """Normalises the last axis; the dtype stays."""
+    if not self.cfg.qk_norm_scale:
+      return rms_normalize(x_BxLxHxK)
+    ones = annotated(nn.initializers.ones_init(), ('kv',))
+    scale_K = self.param('scale', ones, x_BxLxHxK.shape[-1:], jnp.float32)
+    y_BxLxHxK = rms_normalize(
+        x_BxLxHxK.astype(jnp.float32), self.cfg.norm_epsilon
+    )
+    return (y_BxLxHxK * scale_K[None, None, None]).astype(x_BxLxHxK.dtype)

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.experimental.pallas.ops.tpu import splash_attention
 
@@ -43,6 +44,11 @@ def causal_attention(
     )
 
   def attend(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, segment_ids_BxL):
+    shared = q_BxLxHxK.shape[2] // k_BxLxHxK.shape[2]
+    if shared > 1:  # the kernel wants as many keys as queries
+      k_BxLxHxK, v_BxLxHxK = (
+          jnp.repeat(a, shared, axis=2) for a in (k_BxLxHxK, v_BxLxHxK)
+      )
     kernel = _kernel(q_BxLxHxK.shape[2], length, window, interpret)
     scale = 1.0 / math.sqrt(q_BxLxHxK.shape[-1])
 

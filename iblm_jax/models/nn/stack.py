@@ -164,7 +164,7 @@ def run_blocks(
 
   first_v = None
   if cfg.value_residual:
-    shape = (*x_BxLxD.shape[:2], cfg.num_heads, cfg.head_width)
+    shape = (*x_BxLxD.shape[:2], cfg.kv_heads, cfg.head_width)
     first_v = jnp.zeros(shape, cfg.compute_dtype)
   carry = (x_BxLxD, first_v)
   is_first_N = jnp.arange(cfg.num_layers) == 0
@@ -193,4 +193,6 @@ def angles(positions_BxL: jax.Array, cfg: model_config.DecoderConfig):
   """Gives cosine and sine of the rotary embedding, None for others."""
   if cfg.positions != 'rotary':
     return None
-  return blocks.rotary_angles(positions_BxL, cfg.head_width, cfg.rotary_base)
+  return blocks.rotary_angles(
+      positions_BxL, cfg.rotary_width, cfg.rotary_base, cfg.rotary_scaling
+  )
