@@ -257,7 +257,8 @@ def _neox(settings, w, tokens):
   for n in range(N):
     layer = f'gpt_neox.layers.{n}'
     fused = linear(
-        norm(x, f'{layer}.input_layernorm'), f'{layer}.attention.query_key_value'
+        norm(x, f'{layer}.input_layernorm'),
+        f'{layer}.attention.query_key_value',
     ).reshape(-1, heads, 3 * width)
     q, k, v = (fused[..., i * width : (i + 1) * width] for i in range(3))
     q, k = (_rotate(a, int(0.34 * width), 500.0, {}) for a in (q, k))

@@ -142,7 +142,10 @@ def _gguf(path: epath.Path):
 
 def _safetensors(path: epath.Path):
   folder = path if path.is_dir() else path.parent
-  given = files.read_object(folder / 'config.json')
+  config = folder / 'config.json'
+  if not config.exists():
+    raise ValueError(f'{config} does not exist, which says what the model is.')
+  given = files.read_object(config)
   kind = str(given.get('model_type'))
   if kind == 'gpt2':
     tensors = safetensors_files.SafetensorsFiles(

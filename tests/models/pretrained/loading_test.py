@@ -99,7 +99,7 @@ def test_gpt2_is_a_family_as_others(tmp_path):
     assert (cfg.num_layers, cfg.max_length, cfg.positions) == (1, 6, 'learned')
     assert tokenizer.eos_id == 47
   (folder / 'config.json').write_text(json.dumps(settings | {'n_embd': 16}))
-  with pytest.raises(ValueError, match=r'must have shape .*16'):
+  with pytest.raises(ValueError, match=r'must have shape \(48,\), got'):
     pretrained.load(folder)
 
 
@@ -132,12 +132,12 @@ NORM = 'model.layers.1.input_layernorm.weight'
         ({'hidden_size': None}, {}, 'hidden_size must be given'),
         ({'hidden_size': '24'}, {}, 'width must be|wrong type'),
         ({'num_hidden_layers': 3}, {}, r'lacks model.layers.2.*\(12 in all\)'),
-        ({'intermediate_size': 41}, {}, r'gate_proj.weight must have shape'),
+        ({'intermediate_size': 41}, {}, r'_proj.weight must have shape'),
         ({}, {NORM: None}, f'lacks {NORM} and holds nothing'),
         ({}, {'extra': np.ones(2)}, 'lacks nothing and holds extra besides'),
         ({}, {NORM: np.ones(3)}, rf'{NORM} must have shape \(24,\), got \(3,'),
         ({}, {NORM: nan(np.ones(24))}, f'{NORM} must be finite, got NaN'),
-        ({}, {NORM: np.ones(24)}, f'{NORM} must be one of .* got F64'),
+        ({}, {NORM: np.ones(24)}, f'{NORM} is of dtype F64; convert'),
         ({'eos_token_id': 99}, {}, 'another vocabulary'),
         ({'eos_token_id': [3, 48]}, {}, 'must hold the eos_token_id 48'),
     ],
@@ -164,7 +164,7 @@ def _single(array):
 def test_missing_files_are_named(tmp_path):
   with pytest.raises(ValueError, match='absent.* does not exist'):
     pretrained.load(tmp_path / 'absent')
-  with pytest.raises(ValueError, match='config.json is not readable'):
+  with pytest.raises(ValueError, match='config.json does not exist'):
     pretrained.load(tmp_path)
   settings = SETTINGS['qwen2']
   tensors = published_models.weights(settings)
