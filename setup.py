@@ -20,6 +20,7 @@ _HF = [
     'sentencepiece>=0.2',
     'tokenizers>=0.20',
 ]
+_GGUF = ['gguf>=0.17', 'safetensors>=0.4', 'tokenizers>=0.20']
 _TEST = [
     'chex>=0.1.90',
     'equinox>=0.13',
@@ -79,6 +80,7 @@ setuptools.setup(
         'tensorboard': ['tensorboardX>=2.6'],
         'plot': _PLOT,
         'hf': _HF,
+        'gguf': _GGUF,
         'certify': _CERTIFY,
         'test': _TEST,
         'dev': [

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from iblm_jax import fields
 from iblm_jax.information import entropy as entropy_lib
 from iblm_jax.models.config_parts import (
-    MixerConfig,
-    RotaryScaling,
-    choice,
-    count,
+  MixerConfig,
+  RotaryScaling,
+  choice,
+  count,
 )
+
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:

@@ -133,7 +133,8 @@ def forward(params, tokens_L, cfg, segments_L=None, positions_L=None):
     attended = x + _linear(mixed, attention['out'], num_in=2)
     y = x if cfg.parallel_residual else attended
     y = _norm(y, cfg, block.get('mlp_norm', {}))
-    x = attended + _linear(_activate(y, cfg, block['mlp']), block['mlp']['down'])
+    inner = _activate(y, cfg, block['mlp'])
+    x = attended + _linear(inner, block['mlp']['down'])
     streams.append(x)
   y = _norm(x, cfg, params['head'].get('norm', {}))
   if cfg.tie_embeddings:

@@ -146,10 +146,10 @@ def _reading(path: str) -> Iterator[None]:
 class _HubTokenizer:
   """A `tokenizer.json` of the `tokenizers` package, without its saved state."""
 
-  def __init__(self, path: str, package: Any):
+  def __init__(self, path: str, package: Any, loaded: Any = None):
     self._path = path
     with _reading(path):
-      self._tokenizer = package.Tokenizer.from_file(path)
+      self._tokenizer = loaded or package.Tokenizer.from_file(path)
     # Whoever saved the file may have left these on: they cut documents, fill
     # them up, and give a text other ids each time.
     self._tokenizer.no_truncation()
@@ -287,6 +287,21 @@ class _PieceTokenizer:
     array = _checked_ids(ids, self.vocab_size)
     kept = array[~np.isin(array, self._special)]
     return self._processor.decode(kept.tolist())
+
+
+def of_object(tokenizer: Any, path: str) -> Tokenizer:
+  """Wraps a `tokenizers.Tokenizer` as `load_tokenizer` does one of a file.
+
+  Args:
+    tokenizer: The object of the package; its settings are changed.
+    path: Where it comes from, for messages.
+
+  Raises:
+    ValueError: It has no begin or end of a document.
+  """
+  import tokenizers
+
+  return _HubTokenizer(path, tokenizers, tokenizer)
 
 
 def load_tokenizer(spec: str) -> Tokenizer:

@@ -1,1 +1,5 @@
-"""Weights that others trained."""
+"""Models that others trained."""
+
+from iblm_jax.models.pretrained.loading import Pretrained, load
+
+__all__ = ['Pretrained', 'load']

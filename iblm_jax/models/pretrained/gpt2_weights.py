@@ -1,8 +1,7 @@
 """GPT-2 as it is published: a `model.safetensors` to our parameters."""
 
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,32 +10,15 @@ from etils import epath
 from iblm_jax import files
 from iblm_jax.models import config as model_config
 from iblm_jax.models import decoder
+from iblm_jax.models.pretrained import layout, safetensors_files, tables
+from iblm_jax.models.pretrained import settings as settings_lib
 
 # Head width of every published size, where no config.json gives their number.
 _HEAD_WIDTH = 64
 # Prefixes of the trunk in files of different origin.
 _PREFIX = 'transformer.'
-# Buffers, not weights: the causal mask and what it fills in.
-_BUFFER = re.compile(r'h\.\d+\.attn\.(bias|masked_bias)')
-_LAYER = re.compile(r'h\.(\d+)\.(.+)')
-_OUTSIDE = {
-    'wte.weight', 'wpe.weight', 'ln_f.weight', 'ln_f.bias', 'lm_head.weight',
-}
-_WITHIN = {
-    f'{module}.{part}'
-    for module in (
-        'ln_1', 'attn.c_attn', 'attn.c_proj', 'ln_2', 'mlp.c_fc', 'mlp.c_proj'
-    )
-    for part in ('weight', 'bias')
-}
-# GELU with tanh, under its two names; ours has no other.
-_ACTIVATIONS = ('gelu_new', 'gelu_pytorch_tanh')
-# Settings under which the architecture is another one.
-_FIXED = {
-    'scale_attn_weights': True,
-    'scale_attn_by_inverse_layer_idx': False,
-    'add_cross_attention': False,
-}
+_LAYER = re.compile(r'h\.(\d+)\..+')
+_HEAD = 'lm_head.weight'
 
 
 def load_gpt2(
@@ -60,11 +42,12 @@ def load_gpt2(
   path = epath.Path(path)
   if path.is_dir():
     path = path / 'model.safetensors'
-  tensors = _read(path)
+  tensors = safetensors_files.SafetensorsFiles(path, without_prefix)
   beside = path.parent / 'config.json'
   settings = files.read_object(beside) if beside.exists() else {}
   try:
-    return convert_gpt2(tensors, settings)
+    cfg = of_tensors(tensors, settings)
+    return cfg, _read(tensors, cfg)
   except ValueError as error:
     raise ValueError(f'{path} is not a GPT-2: {error}') from error
 
@@ -86,171 +69,84 @@ def convert_gpt2(
     ValueError: A name is missing or unknown, a shape does not fit, or under a
       setting the architecture is another one.
   """
-  named = {
-      name.removeprefix(_PREFIX): array
-      for name, array in tensors.items()
-      if not _BUFFER.fullmatch(name.removeprefix(_PREFIX))
+  held = _Arrays(tensors)
+  cfg = of_tensors(held, settings)
+  return cfg, _read(held, cfg)
+
+
+def without_prefix(name: str) -> str:
+  """Takes the name of the trunk off a parameter's name."""
+  return name.removeprefix(_PREFIX)
+
+
+def of_tensors(
+    tensors: layout.Tensors, settings: Mapping[str, Any]
+) -> model_config.DecoderConfig:
+  """Makes the config; the arrays say sizes that the settings leave out.
+
+  Raises:
+    ValueError: As `convert_gpt2`, but for shapes and numbers.
+  """
+  found = {
+      name: tensor.shape
+      for name, tensor in tensors.found.items()
+      if not tables.BUFFERS.fullmatch(name)
   }
-  num_layers = _check_names(named)
-  cfg = _config(named, settings, num_layers)
-  _check_shapes(named, cfg)
-  float32 = lambda name: np.asarray(named[name], np.float32)
-
-  def stack(name: str, shape: Callable[..., Any] = lambda a: a) -> np.ndarray:
-    layers = [float32(f'h.{n}.{name}') for n in range(num_layers)]
-    return np.stack([shape(layer) for layer in layers])
-
-  d, h, k = cfg.width, cfg.num_heads, cfg.head_width
-
-  def part(index: int) -> dict[str, np.ndarray]:
-    columns = slice(index * d, (index + 1) * d)
-    return {
-        'kernel': stack(
-            'attn.c_attn.weight', lambda a: a[:, columns].reshape(d, h, k)
-        ),
-        'bias': stack('attn.c_attn.bias', lambda a: a[columns].reshape(h, k)),
-    }
-
-  pair = lambda name, weight: {
-      weight: stack(f'{name}.weight'), 'bias': stack(f'{name}.bias')
-  }
-  head: dict[str, Any] = {
-      'norm': {'scale': float32('ln_f.weight'), 'bias': float32('ln_f.bias')}
-  }
-  if not cfg.tie_embeddings:
-    head['kernel'] = float32('lm_head.weight').T
-  return cfg, {
-      'embed': {
-          'tokens': float32('wte.weight'), 'positions': float32('wpe.weight')
-      },
-      'blocks': {
-          'attention_norm': pair('ln_1', 'scale'),
-          'attention': {
-              'query': part(0),
-              'key': part(1),
-              'value': part(2),
-              'out': {
-                  'kernel': stack(
-                      'attn.c_proj.weight', lambda a: a.reshape(h, k, d)
-                  ),
-                  'bias': stack('attn.c_proj.bias'),
-              },
-          },
-          'mlp_norm': pair('ln_2', 'scale'),
-          'mlp': {
-              'up': pair('mlp.c_fc', 'kernel'),
-              'down': pair('mlp.c_proj', 'kernel'),
-          },
-      },
-      'head': head,
-  }
-
-
-def _read(path: epath.Path) -> dict[str, np.ndarray]:
-  if not os.path.isfile(path):  # a pipe would be waited for
-    what = 'is no file' if path.exists() else 'does not exist'
-    raise ValueError(f'file {str(path)!r} {what}.')
-  try:
-    import safetensors
-  except ImportError as error:
-    raise ValueError(
-        f'{str(path)!r} needs the package safetensors: run'
-        " `pip install 'iblm-jax[hf]'`."
-    ) from error
-  tensors, name = {}, None
-  try:
-    with safetensors.safe_open(str(path), framework='numpy') as file:
-      for name in file.keys():
-        tensors[name] = file.get_tensor(name)
-  except safetensors.SafetensorError as error:
-    raise ValueError(
-        f'file {str(path)!r} is no safetensors file, or damaged: {error}.'
-    ) from error
-  except (AttributeError, TypeError) as error:  # such as FP8
-    raise ValueError(
-        f'file {str(path)!r}: {name} is of a dtype that numpy lacks ({error});'
-        ' convert it to float32, float16 or bfloat16.'
-    ) from error
-  return tensors
-
-
-def _check_names(named: Mapping[str, np.ndarray]) -> int:
-  """Number of layers; ValueError unless the names are exactly GPT-2's."""
-  layers = {int(m[1]) for name in named if (m := _LAYER.fullmatch(name))}
-  expected = _OUTSIDE | {
-      f'h.{n}.{name}' for n in range(len(layers)) for name in _WITHIN
-  }
-  missing = sorted(expected - named.keys() - {'lm_head.weight'})
-  unknown = sorted(named.keys() - expected)
-  if missing or unknown or not layers:
-    raise ValueError(
-        f'it lacks {_some(missing)} and holds {_some(unknown)} besides.'
-    )
-  return len(layers)
-
-
-def _some(names: list[str]) -> str:
-  rest = f', ... ({len(names)} in all)' if len(names) > 3 else ''
-  return ', '.join(names[:3]) + rest if names else 'nothing'
-
-
-def _config(named, settings, num_layers) -> model_config.DecoderConfig:
-  for name, value in _FIXED.items():
-    if settings.get(name, value) != value:
-      raise ValueError(f'{name} must be {value}, got {settings[name]!r}.')
-  activation = settings.get('activation_function', _ACTIVATIONS[0])
-  if activation not in _ACTIVATIONS:
-    raise ValueError(
-        f'activation_function must be one of {_ACTIVATIONS}, got'
-        f' {activation!r}.'
-    )
+  layers = {int(m[1]) for name in found if (m := _LAYER.fullmatch(name))}
+  expected = {
+      name
+      for entry in tables.SAFETENSORS['gpt2']
+      for name in layout.their_names(entry, len(layers))
+  } - {_HEAD}
+  layout.check_names(found, expected, frozenset({_HEAD}))
   for name in ('wte.weight', 'wpe.weight', 'h.0.mlp.c_fc.weight'):
-    if named[name].ndim != 2:
-      raise ValueError(f'{name} must be a matrix, got {named[name].shape}.')
-  vocab_size, width = named['wte.weight'].shape
+    if len(found[name]) != 2:
+      raise ValueError(f'{name} must be a matrix, got {found[name]}.')
+  vocab_size, width = found['wte.weight']
   num_heads = settings.get('n_head')
-  if num_heads is None:
-    if width % _HEAD_WIDTH:
-      raise ValueError(
-          f'heads of {_HEAD_WIDTH} do not divide the width {width}; a'
-          ' config.json with n_head must lie beside it.'
-      )
-    num_heads = width // _HEAD_WIDTH
-  return model_config.gpt2(
-      vocab_size=vocab_size,
-      width=width,
-      num_layers=num_layers,
-      num_heads=num_heads,
-      mlp_width=named['h.0.mlp.c_fc.weight'].shape[1],
-      max_length=named['wpe.weight'].shape[0],
-      norm_epsilon=settings.get('layer_norm_epsilon', 1e-5),
-      tie_embeddings=_is_tied(named),
+  if num_heads is None and width % _HEAD_WIDTH:
+    raise ValueError(
+        f'heads of {_HEAD_WIDTH} do not divide the width {width}; a'
+        ' config.json with n_head must lie beside it.'
+    )
+  return settings_lib.to_config({
+      'vocab_size': vocab_size,
+      'n_embd': width,
+      'n_layer': len(layers),
+      'n_head': num_heads or width // _HEAD_WIDTH,
+      'n_inner': found['h.0.mlp.c_fc.weight'][1],
+      'n_positions': found['wpe.weight'][0],
+      **{name: value for name, value in settings.items() if value is not None},
+      'model_type': 'gpt2',
+      'tie_word_embeddings': _is_tied(tensors),
+  })
+
+
+def _is_tied(tensors: layout.Tensors) -> bool:
+  return _HEAD not in tensors.found or np.array_equal(
+      tensors.read(_HEAD), tensors.read('wte.weight')
   )
 
 
-def _is_tied(named) -> bool:
-  head = named.get('lm_head.weight')
-  return head is None or np.array_equal(head, named['wte.weight'])
+def _read(tensors, cfg) -> decoder.Params:
+  table = tables.SAFETENSORS['gpt2']
+  layout.check(tensors, table, cfg, tables.ignored(cfg))
+  return layout.read(tensors, table, cfg, np.float32, lambda _, array: array)
 
 
-def _check_shapes(named, cfg) -> None:
-  d, f = cfg.width, cfg.hidden_width
-  within = {
-      'attn.c_attn': (d, 3 * d),
-      'attn.c_proj': (d, d),
-      'mlp.c_fc': (d, f),
-      'mlp.c_proj': (f, d),
-  }
-  expected = {
-      'wte.weight': (cfg.vocab_size, d),
-      'wpe.weight': (cfg.max_length, d),
-      'lm_head.weight': (cfg.vocab_size, d),
-  }
-  for name, array in named.items():
-    module, _, part = re.sub(r'^h\.\d+\.', '', name).rpartition('.')
-    if module in within:
-      shape = within[module] if part == 'weight' else within[module][1:]
-    else:
-      shape = expected.get(name, (d,))
-    if array.shape != shape:
-      raise ValueError(f'{name} must have shape {shape}, got {array.shape}.')
+class _Arrays:
+  """Arrays at hand, see `layout.Tensors`."""
+
+  def __init__(self, arrays: Mapping[str, np.ndarray]):
+    self._arrays = {without_prefix(k): array for k, array in arrays.items()}
+    self.found = {
+        name: layout.Tensor(array.shape, str(array.dtype))
+        for name, array in self._arrays.items()
+    }
+
+  def check(self, name: str) -> None:
+    """All dtypes of NumPy are read."""
+
+  def read(self, name: str) -> np.ndarray:
+    """Gives one array."""
+    return self._arrays[name]

@@ -1,0 +1,173 @@
+"""Tensors, settings and the tokenizer of a `.gguf` file, memory-mapped."""
+
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from iblm_jax.models import config as model_config
+from iblm_jax.models.pretrained import layout, tables
+
+# What else a file may say of itself; no logit depends on it.
+_ELSEWHERE = ('general.', 'tokenizer.', 'GGUF.', 'quantize.', 'split.')
+
+
+class GgufFile:
+  """A file; its tensors are read one at a time, see `layout.Tensors`.
+
+  Attributes:
+    found: Shapes and quantisations by name.
+    architecture: What `general.architecture` says.
+  """
+
+  def __init__(self, path: epath.Path):
+    """Reads the head of a file.
+
+    Raises:
+      ValueError: The file is missing, damaged or of an unknown quantisation, or
+        the package gguf is not installed.
+    """
+    self._path = path
+    if not path.exists():
+      raise ValueError(f'file {str(path)!r} does not exist.')
+    try:
+      import gguf
+    except ImportError as error:
+      raise ValueError(
+          f'{str(path)!r} needs the package gguf: run'
+          " `pip install 'iblm-jax[gguf]'`."
+      ) from error
+    self._gguf = gguf
+    try:
+      self._reader = gguf.GGUFReader(str(path))
+    except Exception as error:  # the package raises errors of many kinds
+      raise ValueError(
+          f'file {str(path)!r} is no GGUF, damaged, or of an unknown'
+          f' quantisation: {error}.'
+      ) from error
+    self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+    self.found = {
+        # The file lists the innermost axis first.
+        name: layout.Tensor(
+            tuple(int(n) for n in reversed(tensor.shape.tolist())),
+            tensor.tensor_type.name,
+        )
+        for name, tensor in self._tensors.items()
+    }
+    self.architecture = self.value('general.architecture', None)
+
+  def value(self, key: str, default: Any) -> Any:
+    """Gives what a key says, or the default."""
+    field = self._reader.fields.get(key)
+    return default if field is None else field.contents()
+
+  def check(self, name: str) -> None:
+    """Raises ValueError for a quantisation that is not known."""
+    kind = self._tensors[name].tensor_type
+    if kind in (
+        self._gguf.GGMLQuantizationType.F32, self._gguf.GGMLQuantizationType.F16
+    ):
+      return
+    _, size = self._gguf.GGML_QUANT_SIZES[kind]
+    try:
+      self._gguf.dequantize(np.zeros((1, size), np.uint8), kind)
+    except NotImplementedError as error:
+      raise ValueError(
+          f'{name} has the unknown quantisation {kind.name}.'
+      ) from error
+
+  def read(self, name: str) -> np.ndarray:
+    """Reads one tensor as float32."""
+    tensor = self._tensors[name]
+    return self._gguf.dequantize(tensor.data, tensor.tensor_type).reshape(
+        self.found[name].shape
+    )
+
+  def config(self) -> model_config.DecoderConfig:
+    """Makes the config of the model.
+
+    Raises:
+      ValueError: The architecture is not built, a key is missing, or one is
+        unknown that may change the computation.
+    """
+    kind = self.architecture
+    if kind not in tables.GGUF:
+      raise ValueError(
+          f'general.architecture must be one of {tuple(tables.GGUF)}, got'
+          f' {kind!r}.'
+      )
+    used = set()
+
+    def take(key: str, default: Any = None) -> Any:
+      used.add(f'{kind}.{key}')
+      value = self.value(f'{kind}.{key}', default)
+      if value is None:
+        raise ValueError(f'{kind}.{key} must be given.')
+      if isinstance(value, list):
+        raise ValueError(f'{kind}.{key} must be one number, got {value}.')
+      return value
+
+    width, heads = take('embedding_length'), take('attention.head_count')
+    head_dim = take('attention.key_length', width // heads)
+    for key, only in (
+        ('attention.value_length', head_dim),
+        ('rope.dimension_count', head_dim),
+    ):
+      if take(key, only) != only:
+        raise ValueError(f'{kind}.{key} must be {only}, got {take(key)}.')
+    shared = take('attention.head_count_kv', heads)
+    embedding = self.found.get('token_embd.weight')
+    if embedding is None:
+      raise ValueError('it lacks token_embd.weight.')
+    found = model_config.DecoderConfig(
+        vocab_size=take('vocab_size', embedding.shape[0]),
+        num_layers=take('block_count'),
+        width=width,
+        num_heads=heads,
+        num_kv_heads=None if shared == heads else shared,
+        head_dim=None if head_dim * heads == width else head_dim,
+        mlp_width=take('feed_forward_length'),
+        max_length=take('context_length'),
+        norm='rms',
+        norm_epsilon=take('attention.layer_norm_rms_epsilon'),
+        rotary_base=take('rope.freq_base', 10_000.0),
+        rotary_scaling=_scaling(take),
+        activation='swiglu',
+        tie_embeddings='output.weight' not in self.found,
+        qkv_biases=True if kind == 'qwen2' else None,
+        document_mask=False,
+    )
+    unknown = sorted(
+        key
+        for key in self._reader.fields.keys() - used
+        if not key.startswith(_ELSEWHERE)
+    )
+    if unknown:
+      raise ValueError(
+          'unknown keys, which may change the computation:'
+          f' {layout.some(unknown)}.'
+      )
+    return found
+
+  def tokenizer(self) -> Any:
+    """Builds the `tokenizers.Tokenizer` that the file describes.
+
+    Raises:
+      ValueError: It is no byte-level BPE, its pre-tokenizer is not known, or
+        the package tokenizers is not installed.
+    """
+    from iblm_jax.models.pretrained import gguf_tokenizer
+
+    return gguf_tokenizer.build(str(self._path), self.value)
+
+
+def _scaling(take) -> model_config.RotaryScaling | None:
+  kind = take('rope.scaling.type', 'none')
+  factor = take('rope.scaling.factor', 1.0)
+  if kind == 'none' or (kind == 'linear' and factor == 1.0):
+    return None
+  if kind != 'linear':
+    raise ValueError(
+        f"rope.scaling.type must be one of ('none', 'linear'), got {kind!r}."
+    )
+  return model_config.RotaryScaling('linear', factor=float(factor))

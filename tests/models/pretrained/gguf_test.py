@@ -1,0 +1,205 @@
+"""GGUF files, against the same model in a folder of safetensors."""
+
+import jax
+import numpy as np
+import published_models
+import pytest
+
+from iblm_jax.models import pretrained
+
+gguf = pytest.importorskip('gguf')
+tokenizers = pytest.importorskip('tokenizers')
+pytest.importorskip('safetensors')
+
+LETTERS = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+SPECIAL = ['<|endoftext|>', '<tool>']
+MERGES = ['Ġ b', '1 2', 'Ġb c']
+# 256 letters, what they merge to, and the special ones.
+TOKENS = [*LETTERS, 'Ġb', '12', 'Ġbc', *SPECIAL]
+V = len(TOKENS)
+_NAMES = {
+    'model.embed_tokens': 'token_embd', 'model.norm': 'output_norm',
+    'lm_head': 'output', 'self_attn.q_proj': 'attn_q',
+    'self_attn.k_proj': 'attn_k', 'self_attn.v_proj': 'attn_v',
+    'self_attn.o_proj': 'attn_output', 'mlp.gate_proj': 'ffn_gate',
+    'mlp.up_proj': 'ffn_up', 'mlp.down_proj': 'ffn_down',
+    'input_layernorm': 'attn_norm', 'post_attention_layernorm': 'ffn_norm',
+    'model.layers': 'blk',
+}
+
+
+def settings_of(kind, **changes):
+  found = {
+      **published_models.SETTINGS[kind],
+      'vocab_size': V, 'rope_scaling': None, **changes,
+  }
+  found['hidden_size'], found['intermediate_size'] = 32, 64
+  return found
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+  """A model as wide as quantised blocks are."""
+  for name, value in (('V', V), ('D', 32), ('F', 64)):
+    monkeypatch.setattr(published_models, name, value)
+
+
+def reordered(array, heads):
+  """Rows as the converter of llama.cpp has them: halves become pairs."""
+  half = array.shape[0] // heads // 2
+  apart = array.reshape(heads, 2, half, *array.shape[1:])
+  return apart.swapaxes(1, 2).reshape(array.shape)
+
+
+def write(path, kind, tensors, *, keys=None, quantise=None):
+  writer = gguf.GGUFWriter(path, kind)
+  said = dict(
+      block_count=2, embedding_length=32, feed_forward_length=64,
+      context_length=64,
+  ) | {
+      'attention.head_count': 4, 'attention.head_count_kv': 2,
+      'rope.dimension_count': 8,
+  }
+  for key, value in said.items():
+    writer.add_uint32(f'{kind}.{key}', value)
+  writer.add_float32(f'{kind}.attention.layer_norm_rms_epsilon', 0.01)
+  writer.add_float32(f'{kind}.rope.freq_base', 500.0)
+  words = {
+      'tokenizer.ggml.model': 'gpt2', 'tokenizer.ggml.pre': 'smollm',
+      **(keys or {}),
+  }
+  for key, value in words.items():
+    (writer.add_string if isinstance(value, str) else writer.add_uint32)(
+        key, value
+    )
+  writer.add_token_list(TOKENS)
+  writer.add_token_types([1] * (V - 2) + [3, 4])
+  writer.add_token_merges(MERGES)
+  for name, array in tensors.items():
+    if kind == 'llama' and ('q_proj' in name or 'k_proj' in name):
+      array = reordered(array, 4 if 'q_proj' in name else 2)
+    for theirs, own in _NAMES.items():
+      name = name.replace(theirs, own)
+    if quantise is not None and array.ndim == 2:
+      raw = gguf.quantize(array, quantise)
+      writer.add_tensor(name, raw, raw_dtype=quantise)
+    else:
+      writer.add_tensor(name, array)
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
+  return path
+
+
+@pytest.mark.parametrize(
+    'kind, changes',
+    [
+        ('llama', {'attention_bias': True}),
+        ('qwen2', {'tie_word_embeddings': False}),
+    ],
+)
+def test_a_gguf_is_the_model_of_the_folder(tmp_path, sizes, kind, changes):
+  settings = settings_of(kind, **changes)
+  tensors = published_models.weights(settings)
+  if kind == 'llama':  # the file cannot say that there are biases
+    settings['attention_bias'] = False
+    tensors = {k: v for k, v in tensors.items() if 'bias' not in k}
+  folder = published_models.save(tmp_path / 'it', settings, tensors, tokens=V)
+  expected, their_cfg, _ = pretrained.load(folder)
+  path = write(tmp_path / 'it.gguf', kind, tensors)
+  params, cfg, tokenizer = pretrained.load(path)
+  assert cfg.norm_epsilon == pytest.approx(their_cfg.norm_epsilon)
+  same = ('num_kv_heads', 'qkv_biases', 'tie_embeddings', 'rotary_base')
+  for name in same:
+    assert getattr(cfg, name) == getattr(their_cfg, name)
+  jax.tree.map(np.testing.assert_array_equal, params, expected)
+  assert tokenizer.vocab_size == V
+  # Digits are never merged by this tokenizer, though there is a merge.
+  pieces = ['a', 'Ġbc', '1', '2']
+  ids = [TOKENS.index(piece) for piece in pieces]
+  assert tokenizer.encode('a bc12').tolist() == ids
+  assert tokenizer.encode('<tool>').tolist() == [TOKENS.index('<tool>')]
+  assert tokenizer.decode([*ids, TOKENS.index(SPECIAL[0])]) == 'a bc12'
+  assert tokenizer.eos_id == TOKENS.index(SPECIAL[0])
+
+
+def test_quantised_tensors_are_close(tmp_path, sizes):
+  tensors = published_models.weights(settings_of('qwen2'))
+  exact = pretrained.load(write(tmp_path / 'a.gguf', 'qwen2', tensors)).params
+  found = pretrained.load(
+      write(
+          tmp_path / 'b.gguf', 'qwen2', tensors,
+          quantise=gguf.GGMLQuantizationType.Q8_0,
+      ),
+      dtype='bfloat16',
+  ).params
+  close = lambda a, b: np.testing.assert_allclose(
+      np.asarray(a, np.float32), b, atol=0.02
+  )
+  jax.tree.map(close, found, exact)
+  up = found['blocks']['mlp']['up']['kernel']
+  assert np.abs(np.asarray(up, np.float32) - exact['blocks']['mlp']['up'][
+      'kernel'
+  ]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    'pre, expected',
+    [
+        ('gpt-2', ['a', 'Ġbc', '12']),
+        ('llama-bpe', ['a', 'Ġbc', '12']),
+        ('qwen2', ['a', 'Ġbc', '1', '2']),
+    ],
+)
+def test_pre_tokenizers_cut_as_their_makers_do(tmp_path, sizes, pre, expected):
+  tensors = published_models.weights(settings_of('qwen2'))
+  path = write(
+      tmp_path / 'it.gguf', 'qwen2', tensors, keys={'tokenizer.ggml.pre': pre}
+  )
+  found = pretrained.load(path).tokenizer.encode('a bc12')
+  assert [TOKENS[i] for i in found] == expected
+
+
+@pytest.mark.parametrize(
+    'keys, message',
+    [
+        ({'tokenizer.ggml.pre': 'odd'}, "pre must be one of .* got 'odd'"),
+        ({'tokenizer.ggml.model': 'llama'}, "model must be 'gpt2', got 'llama'"),
+        ({'qwen2.expert_count': 4}, 'computation: qwen2.expert_count'),
+        ({'qwen2.attention.value_length': 4}, 'value_length must be 8, got 4'),
+        ({'qwen2.rope.scaling.type': 'yarn'}, "type must be .* got 'yarn'"),
+    ],
+)
+def test_unknown_keys_are_named(tmp_path, sizes, keys, message):
+  tensors = published_models.weights(settings_of('qwen2'))
+  path = write(tmp_path / 'it.gguf', 'qwen2', tensors, keys=keys)
+  with pytest.raises(ValueError, match=message) as caught:
+    pretrained.load(path)
+  assert str(path) in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_other_files_are_refused(tmp_path, sizes):
+  tensors = published_models.weights(settings_of('qwen2'))
+  path = write(tmp_path / 'it.gguf', 'bert', tensors)
+  with pytest.raises(ValueError, match="architecture must be one .* 'bert'"):
+    pretrained.load(path)
+  norm = 'model.layers.0.input_layernorm.weight'
+  whole = tensors | {norm: np.ones(32, np.int32)}
+  path = write(tmp_path / 'int.gguf', 'qwen2', whole)
+  with pytest.raises(ValueError, match='attn_norm.* unknown quantisation I32'):
+    pretrained.load(path)
+  path = write(tmp_path / 'nan.gguf', 'qwen2', tensors | {norm: np.full(
+      32, np.nan, np.float32
+  )})
+  with pytest.raises(ValueError, match='attn_norm.weight must be finite'):
+    pretrained.load(path)
+  path = write(tmp_path / 'cut.gguf', 'qwen2', {
+      name: array for name, array in tensors.items() if name != norm
+  })
+  with pytest.raises(ValueError, match='lacks blk.0.attn_norm.weight'):
+    pretrained.load(path)
+  path.write_bytes(path.read_bytes()[:500])
+  with pytest.raises(ValueError, match='no GGUF, damaged') as caught:
+    pretrained.load(path)
+  assert '\n' not in str(caught.value)
