@@ -247,14 +247,21 @@ def _altered(params, key, batch, keep, cfg, rate):
 
 def _invariance(means_NxPxQxD: np.ndarray, key: jax.Array) -> layers.Arrays:
   most = means_NxPxQxD[:, :_MOST_TEXTS]
-  # A program each: one with several eigendecompositions can hang on CPUs.
-  found = {
-      'infonce': _each(lambda z: invariance.view_infonce(z[:, 0], z[:, 1])),
-      'lidar': _each(invariance.lidar),
-      'dime': _each(lambda z: invariance.dime(z[:, 0], z[:, 1], key)),
+  return {
+      name: np.asarray(of_layers(most, key))
+      for name, of_layers in _OF_VIEWS.items()
   }
-  return {name: np.asarray(each(most)) for name, each in found.items()}
 
 
 def _each(function):
-  return jax.jit(lambda z_NxPxQxD: jax.lax.map(function, z_NxPxQxD))
+  return jax.jit(
+      lambda z_NxPxQxD, key: jax.lax.map(lambda z: function(z, key), z_NxPxQxD)
+  )
+
+
+# A program each: one with several eigendecompositions can hang on CPUs.
+_OF_VIEWS = {
+    'infonce': _each(lambda z, _: invariance.view_infonce(z[:, 0], z[:, 1])),
+    'lidar': _each(lambda z, _: invariance.lidar(z)),
+    'dime': _each(lambda z, key: invariance.dime(z[:, 0], z[:, 1], key)),
+}
