@@ -2,13 +2,16 @@
 
 `init` and `apply` serve every family: the class of a config says which it is.
 `register` adds a family of one's own, which every program then knows.
+`pretrained.load` reads models that others trained.
 """
 
 from iblm_jax.models import builtin as _builtin  # registers our families
+from iblm_jax.models import pretrained
 from iblm_jax.models.autoencoder import AutoencoderConfig
 from iblm_jax.models.config import (
     DecoderConfig,
     MixerConfig,
+    RotaryScaling,
     gpt2,
     llama,
     modded_gpt,
@@ -38,12 +41,14 @@ __all__ = [
     'MixerConfig',
     'ModelConfig',
     'Outputs',
+    'RotaryScaling',
     'apply',
     'encode',
     'gpt2',
     'init',
     'llama',
     'modded_gpt',
+    'pretrained',
     'register',
     'registered',
     'shapes',

@@ -150,7 +150,7 @@ class GgufFile:
     return found
 
   def tokenizer(self) -> Any:
-    """Builds the `tokenizers.Tokenizer` that the file describes.
+    """Builds the `tokenizers.Tokenizer` that the file describes, once.
 
     Raises:
       ValueError: It is no byte-level BPE, its pre-tokenizer is not known, or
@@ -158,7 +158,10 @@ class GgufFile:
     """
     from iblm_jax.models.pretrained import gguf_tokenizer
 
-    return gguf_tokenizer.build(str(self._path), self.value)
+    built = gguf_tokenizer.build(str(self._path), self.value)
+    # As much memory as a small model: an array for every word.
+    self._reader.fields.clear()
+    return built
 
 
 def _scaling(take) -> model_config.RotaryScaling | None:

@@ -202,7 +202,10 @@ def read(
     ValueError: A number is not finite.
   """
   params: dict[str, Any] = {}
-  for path, (entry, leaf) in of_model(table, cfg).items():
+  # The largest first: what is in the host's memory twice is then small where
+  # much has been placed.
+  model = of_model(table, cfg).items()
+  for path, (entry, leaf) in sorted(model, key=lambda item: -item[1][1].size):
     names = their_names(entry, cfg.num_layers)
     if '{n}' in entry.name:
       host = np.empty(leaf.shape, dtype)

@@ -165,7 +165,7 @@ def test_pre_tokenizers_cut_as_their_makers_do(tmp_path, sizes, pre, expected):
     'keys, message',
     [
         ({'tokenizer.ggml.pre': 'odd'}, "pre must be one of .* got 'odd'"),
-        ({'tokenizer.ggml.model': 'llama'}, "model must be 'gpt2', got 'llama'"),
+        ({'tokenizer.ggml.model': 'llama'}, "must be 'gpt2', got 'llama'"),
         ({'qwen2.expert_count': 4}, 'computation: qwen2.expert_count'),
         ({'qwen2.attention.value_length': 4}, 'value_length must be 8, got 4'),
         ({'qwen2.rope.scaling.type': 'yarn'}, "type must be .* got 'yarn'"),
