@@ -1,12 +1,13 @@
 """Tensors, settings and the tokenizer of a `.gguf` file, memory-mapped."""
 
+import math
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from iblm_jax.models import config as model_config
-from iblm_jax.models.pretrained import layout, tables
+from iblm_jax.models.pretrained import gguf_header, layout, tables
 
 # What else a file may say of itself; no logit depends on it.
 _ELSEWHERE = ('general.', 'tokenizer.', 'GGUF.', 'quantize.', 'split.')
@@ -24,8 +25,8 @@ class GgufFile:
     """Reads the head of a file.
 
     Raises:
-      ValueError: The file is missing, damaged or of an unknown quantisation, or
-        the package gguf is not installed.
+      ValueError: The file is missing or damaged, or the package gguf is not
+        installed.
     """
     self._path = path
     if not path.exists():
@@ -39,49 +40,63 @@ class GgufFile:
       ) from error
     self._gguf = gguf
     try:
-      self._reader = gguf.GGUFReader(str(path))
-    except Exception as error:  # the package raises errors of many kinds
+      self._data = np.memmap(path, np.uint8, mode='r')
+      self._values, self._places = gguf_header.read(self._data)
+    except (ValueError, OSError, TypeError) as error:
       raise ValueError(
-          f'file {str(path)!r} is no GGUF, damaged, or of an unknown'
-          f' quantisation: {error}.'
+          f'file {str(path)!r} is no GGUF, or damaged: {error}.'
       ) from error
-    self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+    kinds = {int(kind): kind.name for kind in gguf.GGMLQuantizationType}
     self.found = {
-        # The file lists the innermost axis first.
-        name: layout.Tensor(
-            tuple(int(n) for n in reversed(tensor.shape.tolist())),
-            tensor.tensor_type.name,
-        )
-        for name, tensor in self._tensors.items()
+        name: layout.Tensor(place.shape, kinds.get(place.kind, str(place.kind)))
+        for name, place in self._places.items()
     }
     self.architecture = self.value('general.architecture', None)
 
   def value(self, key: str, default: Any) -> Any:
     """Gives what a key says, or the default."""
-    field = self._reader.fields.get(key)
-    return default if field is None else field.contents()
+    return self._values.get(key, default)
 
   def check(self, name: str) -> None:
-    """Raises ValueError for a quantisation that is not known."""
-    kind = self._tensors[name].tensor_type
-    if kind in (
-        self._gguf.GGMLQuantizationType.F32, self._gguf.GGMLQuantizationType.F16
-    ):
-      return
-    _, size = self._gguf.GGML_QUANT_SIZES[kind]
+    """Raises ValueError for an unknown quantisation, or bytes that lack."""
+    raw = self._raw(name)
+    self._numbers(name, raw[:1] if raw.ndim > 1 else raw)
+
+  def read(self, name: str) -> np.ndarray:
+    """Reads one tensor as float32."""
+    return self._numbers(name, self._raw(name))
+
+  def _raw(self, name: str) -> np.ndarray:
+    """The bytes of a tensor, one row for each of its last axis."""
+    place, kind = self._places[name], self.found[name].dtype
+    sizes = self._gguf.GGML_QUANT_SIZES
+    known = self._gguf.GGMLQuantizationType.__members__.get(kind)
+    if known is None or known not in sizes:
+      raise ValueError(f'{name} has the unknown quantisation {kind}.')
+    numbers, size = sizes[known]
+    *rows, last = place.shape
+    if last % numbers:
+      raise ValueError(
+          f'{name} must have rows of a multiple of {numbers} numbers for'
+          f' {kind}, got {place.shape}.'
+      )
+    count = math.prod(rows) * (last // numbers) * size
+    raw = self._data[place.start : place.start + count]
+    if raw.size < count:
+      raise ValueError(
+          f'{name} needs {count} bytes from {place.start} on, the file has'
+          f' {self._data.size}.'
+      )
+    return np.asarray(raw).reshape(*rows, last // numbers * size)
+
+  def _numbers(self, name: str, raw: np.ndarray) -> np.ndarray:
+    kind = self._gguf.GGMLQuantizationType[self.found[name].dtype]
     try:
-      self._gguf.dequantize(np.zeros((1, size), np.uint8), kind)
+      return self._gguf.dequantize(raw, kind)
     except NotImplementedError as error:
       raise ValueError(
           f'{name} has the unknown quantisation {kind.name}.'
       ) from error
-
-  def read(self, name: str) -> np.ndarray:
-    """Reads one tensor as float32."""
-    tensor = self._tensors[name]
-    return self._gguf.dequantize(tensor.data, tensor.tensor_type).reshape(
-        self.found[name].shape
-    )
 
   def config(self) -> model_config.DecoderConfig:
     """Makes the config of the model.
@@ -139,7 +154,7 @@ class GgufFile:
     )
     unknown = sorted(
         key
-        for key in self._reader.fields.keys() - used
+        for key in self._values.keys() - used
         if not key.startswith(_ELSEWHERE)
     )
     if unknown:
@@ -150,7 +165,7 @@ class GgufFile:
     return found
 
   def tokenizer(self) -> Any:
-    """Builds the `tokenizers.Tokenizer` that the file describes, once.
+    """Builds the `tokenizers.Tokenizer` that the file describes.
 
     Raises:
       ValueError: It is no byte-level BPE, its pre-tokenizer is not known, or
@@ -158,10 +173,7 @@ class GgufFile:
     """
     from iblm_jax.models.pretrained import gguf_tokenizer
 
-    built = gguf_tokenizer.build(str(self._path), self.value)
-    # As much memory as a small model: an array for every word.
-    self._reader.fields.clear()
-    return built
+    return gguf_tokenizer.build(str(self._path), self.value)
 
 
 def _scaling(take) -> model_config.RotaryScaling | None:

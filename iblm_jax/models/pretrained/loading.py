@@ -178,14 +178,16 @@ def _beside(folder: epath.Path, eos_id: Any) -> tokenizers.Tokenizer:
 
 
 def _placing(cfg, shardings) -> layout.Place:
-  """Puts a parameter on its devices."""
+  """Puts a parameter on its devices, and waits: copies hold what they copy."""
   if shardings is None:
-    return lambda _, host: jax.device_put(host)
+    return lambda _, host: jax.block_until_ready(jax.device_put(host))
   where = {
       jax.tree_util.keystr(path, simple=True, separator='/'): sharding
       for path, sharding in jax.tree_util.tree_leaves_with_path(shardings(cfg))
   }
   # Every process cuts out what its own devices hold.
-  return lambda path, host: jax.make_array_from_callback(
-      host.shape, where[path], lambda index: host[index]
+  return lambda path, host: jax.block_until_ready(
+      jax.make_array_from_callback(
+          host.shape, where[path], lambda index: host[index]
+      )
   )

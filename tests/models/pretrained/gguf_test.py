@@ -199,7 +199,19 @@ def test_other_files_are_refused(tmp_path, sizes):
   })
   with pytest.raises(ValueError, match='lacks blk.0.attn_norm.weight'):
     pretrained.load(path)
-  path.write_bytes(path.read_bytes()[:500])
-  with pytest.raises(ValueError, match='no GGUF, damaged') as caught:
+  whole = path.read_bytes()
+  for damaged, message in (
+      (whole[:500], 'it.gguf.* no GGUF, or damaged: it ends before its head'),
+      (b'GGML' + whole[4:], 'does not begin with GGUF'),
+      (whole[:4] + b'\x09' + whole[5:], 'version must be 2 or 3, got 9'),
+      (b'', 'no GGUF, or damaged'),
+  ):
+    path = tmp_path / 'it.gguf'
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=message) as caught:
+      pretrained.load(path)
+    assert '\n' not in str(caught.value)
+  path = write(tmp_path / 'short.gguf', 'qwen2', tensors)
+  path.write_bytes(path.read_bytes()[:-64])
+  with pytest.raises(ValueError, match='needs .* bytes .* the file has'):
     pretrained.load(path)
-  assert '\n' not in str(caught.value)

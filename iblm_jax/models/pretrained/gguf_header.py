@@ -1,0 +1,101 @@
+"""The head of a `.gguf` file: what it says, and where its tensors are.
+
+The package `gguf` reads it too, with an array of NumPy for every word of the
+vocabulary, which takes longer than all tensors.
+"""
+
+import math
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# By the number of a type in the file; 8 is a string and 9 an array.
+_NUMBERS = {
+    0: '<u1', 1: '<i1', 2: '<u2', 3: '<i2', 4: '<u4', 5: '<i4', 6: '<f4',
+    7: '?', 10: '<u8', 11: '<i8', 12: '<f8',
+}
+_STRING, _ARRAY = 8, 9
+_ALIGNMENT = 'general.alignment'
+
+
+class Place(NamedTuple):
+  """Where a tensor is.
+
+  Attributes:
+    shape: Outermost axis first.
+    kind: Number of its quantisation.
+    start: First byte in the file.
+  """
+
+  shape: tuple[int, ...]
+  kind: int
+  start: int
+
+
+class _Reader:
+  """Reads values one after the other."""
+
+  def __init__(self, data: np.ndarray):
+    self.data, self.position = data, 0
+
+  def bytes(self, count: int) -> memoryview:
+    start, self.position = self.position, self.position + count
+    if self.position > self.data.size:
+      raise ValueError('it ends before its head does')
+    return self.data.data[start : self.position]
+
+  def number(self, form: str) -> Any:
+    return struct.unpack(f'<{form}', self.bytes(struct.calcsize(f'<{form}')))[0]
+
+  def string(self) -> str:
+    return str(self.bytes(self.number('Q')), 'utf-8')
+
+  def value(self, kind: int) -> Any:
+    if kind == _STRING:
+      return self.string()
+    if kind == _ARRAY:
+      of, count = self.number('I'), self.number('Q')
+      if of in (_STRING, _ARRAY):
+        return [self.value(of) for _ in range(count)]
+      return self._numbers(of, count)
+    return self._numbers(kind, 1)[0]
+
+  def _numbers(self, kind: int, count: int) -> list[Any]:
+    if kind not in _NUMBERS:
+      raise ValueError(f'it has a value of the unknown type {kind}')
+    dtype = np.dtype(_NUMBERS[kind])
+    return np.frombuffer(self.bytes(count * dtype.itemsize), dtype).tolist()
+
+
+def read(data: np.ndarray) -> tuple[dict[str, Any], dict[str, Place]]:
+  """Reads keys with their values, and the places of tensors.
+
+  Args:
+    data: uint8, the file.
+
+  Raises:
+    ValueError: It is no GGUF, of an unknown version, or cut short.
+  """
+  reader = _Reader(data)
+  if bytes(reader.bytes(4)) != b'GGUF':
+    raise ValueError('it does not begin with GGUF')
+  version = reader.number('I')
+  if version not in (2, 3):
+    raise ValueError(f'its version must be 2 or 3, got {version}')
+  num_tensors, num_keys = reader.number('Q'), reader.number('Q')
+  values: dict[str, Any] = {}
+  for _ in range(num_keys):
+    key = reader.string()
+    values[key] = reader.value(reader.number('I'))
+  found = []
+  for _ in range(num_tensors):
+    name, axes = reader.string(), reader.number('I')
+    shape = tuple(reader.number('Q') for _ in range(axes))
+    found.append((name, shape[::-1], reader.number('I'), reader.number('Q')))
+  step = values.get(_ALIGNMENT, 32)
+  start = math.ceil(reader.position / step) * step
+  return values, {
+      name: Place(shape, kind, start + offset)
+      for name, shape, kind, offset in found
+  }
