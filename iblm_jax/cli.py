@@ -89,7 +89,7 @@ def run(
       os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
       sys.exit(1)
     except (errors.RunFailed, FloatingPointError) as error:
-      _leave(str(error), 1)
+      _leave(str(error), 1, at_once=True)
     except errors.Preempted as error:
       _leave(str(error), _PREEMPTED)
     except (Exception, KeyboardInterrupt) as error:
@@ -212,23 +212,25 @@ def _program() -> str:
   return sys.argv[0].removesuffix('/__main__.py').rsplit('/', 1)[-1]
 
 
-def _leave(message: str, status: int) -> NoReturn:
+def _leave(message: str, status: int, at_once: bool = False) -> NoReturn:
   logging.flush()
   line = ' '.join(part.strip() for part in message.splitlines())
   print(f'{_program()}: {line}', file=sys.stderr)
-  _exit(status)
+  _exit(status, at_once)
 
 
-def _exit(status: int) -> NoReturn:
+def _exit(status: int, at_once: bool = False) -> NoReturn:
+  sys.stdout.flush()
+  sys.stderr.flush()
   if status != _PREEMPTED and _is_one_of_several():
-    sys.stdout.flush()
-    sys.stderr.flush()
     # JAX ends when all do. Who does not end alike waits for this one in a step.
     ending = threading.Thread(
         target=sys.modules['jax'].distributed.shutdown, daemon=True
     )
     ending.start()
     ending.join(_PATIENCE)
+    at_once = True
+  if at_once:  # threads of a save that has failed would go on complaining
     os._exit(status)
   sys.exit(status)
 

@@ -86,7 +86,8 @@ class Checkpoints:
     finally:
       self._committer.shutdown()
       self._orbax.close()
-      logging.getLogger('absl').removeFilter(_is_news)
+    # Threads of a save that has failed may still have something to say.
+    logging.getLogger('absl').removeFilter(_is_news)
 
   def steps(self) -> list[int]:
     """Lists the steps that have a finished checkpoint, ascending."""
@@ -175,8 +176,9 @@ class Checkpoints:
     if jax.process_index() != 0:
       return
     step = int(final.name)
-    config = manifest.digest(self._directory.parent)
-    manifest.write(staged, step, config, metrics)
+    run = self._directory.parent
+    data = manifest.digest(run, 'data.json')
+    manifest.write(staged, step, manifest.digest(run), metrics, data)
     if staged != final:
       staged.rename(final)
       files.sync(self._directory)

@@ -7,6 +7,7 @@ from etils import epath
 
 from iblm_jax import files
 from iblm_jax.data import batches, identity, sources
+from iblm_jax.training import manifest
 
 _NAME = 'data.json'
 
@@ -35,7 +36,15 @@ def check(
     ValueError: They are others; the message names one that differs.
   """
   path = epath.Path(workdir) / _NAME
+  bound = None if part else manifest.data_of(epath.Path(workdir))
+  if bound is not None and bound == manifest.digest_of(found):
+    return  # whatever became of the record
   if not path.exists():
+    if bound is not None:
+      raise ValueError(
+          f'{workdir} holds a run that began with other data, and {path}, which'
+          ' says with which, is missing. Put them back, or use another workdir.'
+      )
     return
   began = files.read_json(path)
   if not isinstance(began, dict):
@@ -57,13 +66,17 @@ def check_config(
     tokenizer_only: bool = False,
 ) -> None:
   """Checks the data of a config, or what their tokens mean, see `check`."""
-  if (epath.Path(workdir) / _NAME).exists():  # else no file need be there
+  workdir = epath.Path(workdir)
+  if (workdir / _NAME).exists() or manifest.data_of(workdir):
     found = sources.identity_of(data, tokenizer_only=tokenizer_only)
     check(workdir, found, part=tokenizer_only)
 
 
 def claim(workdir: epath.PathLike, found: Mapping[str, Any]) -> None:
   """Writes what the data are, unless it is written or nothing is known."""
-  path = epath.Path(workdir) / _NAME
-  if found and not path.exists():
+  path, digest = epath.Path(workdir) / _NAME, manifest.digest_of(found)
+  is_damaged = manifest.data_of(path.parent) == digest and (
+      manifest.digest(path.parent, _NAME) != digest
+  )
+  if found and (is_damaged or not path.exists()):
     files.write_json(path, found)

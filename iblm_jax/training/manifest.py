@@ -45,7 +45,11 @@ def is_there(folder: epath.Path) -> bool:
 
 
 def write(
-    folder: epath.Path, step: int, config: str | None, metrics: str
+    folder: epath.Path,
+    step: int,
+    config: str | None,
+    metrics: str,
+    data: str | None = None,
 ) -> None:
   """Makes a checkpoint of the files in a folder, which is then on the disk.
 
@@ -54,9 +58,11 @@ def write(
     step: Its step.
     config: The `digest` of the run's config, None where it has none.
     metrics: What metrics.jsonl held then.
+    data: The `digest` of the run's data.json, None where it has none.
   """
   (folder / _METRICS).write_text(metrics)
-  files.write_json(folder / _PLACE, {'step': step, 'config': config})
+  place = {'step': step, 'config': config, 'data': data}
+  files.write_json(folder / _PLACE, place)
   digests, folders = {}, [folder]
   for path in _below(folder):
     if path.is_dir():
@@ -97,6 +103,11 @@ def config_of(workdir: epath.Path) -> str | None:
   return _newest(workdir)[1].get('config')
 
 
+def data_of(workdir: epath.Path) -> str | None:
+  """The `digest` of the data of the newest checkpoint, if it says one."""
+  return _newest(workdir)[1].get('data')
+
+
 def check_config(workdir: epath.Path) -> None:
   """Raises ValueError where config.json is not that of the checkpoints."""
   folder, place = _newest(workdir)
@@ -131,10 +142,10 @@ def _newest(workdir: epath.Path) -> tuple[epath.Path | None, dict[str, Any]]:
   return None, {}
 
 
-def digest(workdir: epath.Path) -> str | None:
-  """SHA-256 of what a run's config.json says; None where it has none."""
+def digest(workdir: epath.Path, name: str = 'config.json') -> str | None:
+  """SHA-256 of what a JSON file of a run says; None where it has none."""
   try:
-    tree = files.read_json(workdir / 'config.json')
+    tree = files.read_json(workdir / name)
   except (OSError, ValueError):
     return None
   return digest_of(tree)

@@ -174,14 +174,25 @@ def test_a_run_is_refused_other_data_before_it_compiles(tiny, tmp_path):
   with pytest.raises(ValueError, match="a.txt' has other contents"):
     run_lib.prepare(cfg, workdir)
   assert {p: p.stat().st_mtime_ns for p in workdir.rglob('*')} == before
-  # A run of version 0.1 has no record, and gets one.
-  (workdir / 'data.json').unlink()
-  training.train(cfg, workdir, report=lambda line: None)
-  assert (workdir / 'data.json').exists()
-  for damage in ('{', '[]', '[' * 100_000):
-    (workdir / 'data.json').write_text(damage)
+  # Checkpoints know of which data they are, so that the record can be made
+  # again, but of no others.
+  record = workdir / 'data.json'
+  whole = record.read_bytes()
+  for damage in (None, '{', '[]', '[' * 100_000):
+    text.write_bytes(b'some tExt of a run ' * 100)
+    record.unlink() if damage is None else record.write_text(damage)
     with pytest.raises(ValueError, match='data.json'):
       run_lib.prepare(cfg, workdir)
+    text.write_bytes(b'some text of a run ' * 100)
+    training.train(cfg, workdir, report=lambda line: None)
+    assert record.read_bytes() == whole
+  # A run of version 0.1 has no record, and gets one.
+  record.unlink()
+  (place,) = workdir.glob('checkpoints/*/run.json')
+  tree = json.loads(place.read_text())
+  place.write_text(json.dumps({k: tree[k] for k in ('step', 'config')}))
+  data_record.claim(workdir, run_lib.prepare(cfg, workdir).job.identity)
+  assert record.read_bytes() == whole
 
 
 class Rows(list):
