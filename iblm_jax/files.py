@@ -17,8 +17,8 @@ def folder(name: str, path: epath.PathLike) -> epath.Path:
     path: As a person gave it; any in an object store is taken as it is.
 
   Raises:
-    ValueError: It is empty, or a file is where it or a folder above it should
-      be.
+    ValueError: It is empty, is of a user who is not here, or a file is where
+      it or a folder above it should be.
 
   >>> folder('workdir', '')
   Traceback (most recent call last):
@@ -30,6 +30,8 @@ def folder(name: str, path: epath.PathLike) -> epath.Path:
   if '://' in text:
     return epath.Path(text)
   made = epath.Path(os.path.expanduser(text))
+  if text.startswith('~') and str(made).startswith('~'):
+    raise ValueError(f'{name} must be a folder, but {text!r} names no user.')
   there = made
   while not os.path.lexists(there) and there != there.parent:
     there = there.parent

@@ -62,7 +62,7 @@ def explain(error: BaseException) -> tuple[str, bool] | None:
     wanted = os.environ.get('JAX_PLATFORMS')
     line = (
         f'JAX_PLATFORMS={wanted!r}: JAX cannot start that here; unset it, or'
-        f' install its extra ({text}).'
+        f' install its extra{f" ({error})" if str(error) else ""}.'
     )
     return line, True
   if isinstance(error, ImportError) and re.search('/(etils|fsspec)/', where):

@@ -69,6 +69,8 @@ def prepare(
   if '://' in out:
     raise ValueError(f'out must be a local folder, got {out!r}.')
   out = str(files.folder('out', out))
+  if '' in sources:
+    raise ValueError("sources must be files, folders or data sets, got ''.")
   tokenizer = tokenizers_lib.load_tokenizer(options.tokenizer)
   if tokenizer.vocab_size > 2**16:
     raise ValueError(

@@ -82,7 +82,7 @@ def read_runs(workdirs: Sequence[epath.PathLike]) -> list[Run]:
   """
   if not workdirs:
     raise ValueError('at least one run is needed.')
-  paths = [epath.Path(workdir) for workdir in workdirs]
+  paths = [files.folder('run', workdir) for workdir in workdirs]
   short = [path.name for path in paths]
   names = short if len(set(short)) == len(short) else [str(p) for p in paths]
   return [_read(path, name) for path, name in zip(paths, names, strict=True)]
