@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.analysis import profiles
 from iblm_jax.data import batches as batches_lib
 from iblm_jax.data import sources
@@ -211,9 +212,8 @@ def _of_pretrained(checkpoint, text, tokenizer, tokens, length) -> Subject:
     raise ValueError('text must be given: a model from files names no data.')
   path = epath.Path(checkpoint)
   folder = path if path.is_dir() else path.parent
-  if path.suffix in ('', '.safetensors') and not (
-      checkpoint.startswith('package:') or (folder / 'config.json').exists()
-  ):  # a GPT-2 says by its shapes what it is
+  is_folder = not checkpoint.startswith('package:') and path.suffix != '.gguf'
+  if is_folder and _kind(folder) == 'gpt2':
     name, model, params, loaded = gpt2_file.load(path, tokenizer)
   else:
     params, model, loaded = pretrained.load(checkpoint, tokenizer=tokenizer)
@@ -235,6 +235,13 @@ def _of_pretrained(checkpoint, text, tokenizer, tokens, length) -> Subject:
     }
 
   return dataclasses.replace(subject, read=read)
+
+
+def _kind(folder: epath.Path) -> Any:
+  """What a model says that it is; a GPT-2 does so by its shapes, too."""
+  config = folder / 'config.json'
+  given = files.read_object(config) if config.exists() else {}
+  return given.get('model_type', 'gpt2')
 
 
 def _of_data(name, seed, model, params, data, tokens, settings) -> Subject:

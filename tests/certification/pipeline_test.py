@@ -31,7 +31,7 @@ from iblm_jax.certification import (
 from iblm_jax.certification import pipeline as certification
 from iblm_jax.data.sources import words as wordlist
 from iblm_jax.experiments._harness import results
-from iblm_jax.training import lock, restoring
+from iblm_jax.training import lock, manifest, restoring
 
 WORDS = [a + b + c for a in 'abcdefgh' for b in 'xyz' for c in ('', 'no', 'a')]
 NUM_TRAIN = 60
@@ -676,5 +676,9 @@ def test_a_finished_certificate_says_that_its_data_changed(folder, made):
   ((name, known),) = json.loads(path.read_text()).items()
   assert 'words.txt' in name and known.keys() == {'bytes', 'sha256'}
   path.write_text(json.dumps({name: known | {'sha256': 'f' * 64}}))
+  for place in path.parent.glob('checkpoints/*/run.json'):
+    tree = json.loads(place.read_text())
+    tree['data'] = manifest.digest(path.parent, 'data.json')
+    place.write_text(json.dumps(tree))
   program = run('certify', *args(folder, 'changed'), status=2)
   assert "words.txt' has other contents" in program.stderr

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import observations
 import programs
+import published_models
 import pytest
 
 from iblm_jax import information
@@ -153,6 +154,23 @@ def test_a_gpt2_and_a_text(tmp_path, text):
   assert batch['segment_ids'][1].max() == 2
   assert batch['positions'].tolist() == 2 * [list(range(32))]
   assert subject.params['embed']['tokens'].dtype == np.float32
+
+
+def test_a_published_model_and_a_text(tmp_path):
+  settings = published_models.SETTINGS['qwen2']
+  folder = published_models.save(
+      tmp_path / 'tiny', settings, published_models.weights(settings)
+  )
+  text = tmp_path / 'text.txt'
+  text.write_text('w3 w1 w2 ' * 200)
+  subject = make(folder, text=str(text), length=8, tokens=24)
+  assert (subject.name, subject.length, subject.num_layers) == ('tiny', 8, 2)
+  assert subject.read(0)['tokens'][0, :4].tolist()[-2:] != [0, 0]
+  assert subject.settings['checkpoint'] == 'tiny'
+  with pytest.raises(ValueError, match='text must be given'):
+    make(folder)
+  with pytest.raises(ValueError, match="'nothing-like-it' is not installed"):
+    make('package:nothing-like-it', text=str(text))
 
 
 def test_what_cannot_be_read_is_refused(tmp_path, text):
