@@ -24,6 +24,7 @@ _GGUF = ['gguf>=0.17', 'safetensors>=0.4', 'tokenizers>=0.20']
 _TEST = [
     'chex>=0.1.90',
     'equinox>=0.13',
+    'gguf>=0.17',
     'hypothesis>=6.100',
     'pytest>=8.2',
     'pytest-xdist>=3.6',
