@@ -1,6 +1,7 @@
 """Writes files whole and durably, and reads small ones that may be anything."""
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -149,6 +150,15 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   if len(tree) < len(pairs):  # readers differ in which one they take
     raise ValueError('a name stands twice in one object')
   return tree
+
+
+def sha256(path: epath.PathLike) -> str:
+  """Hashes a file of any size, in hexadecimal."""
+  digest = hashlib.sha256()
+  with epath.Path(path).open('rb') as file:
+    while chunk := file.read(2**22):
+      digest.update(chunk)
+  return digest.hexdigest()
 
 
 def sync(path: epath.PathLike) -> None:

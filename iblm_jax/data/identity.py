@@ -11,6 +11,7 @@ from typing import Any
 
 from etils import epath
 
+from iblm_jax import files
 from iblm_jax.data import batches
 from iblm_jax.data.text import folders
 
@@ -42,18 +43,15 @@ def of_file(path: epath.PathLike, *, sampled: bool = False) -> dict[str, Any]:
   (3, 'ba7816bf')
   """
   folders.check_is_file(path)
-  digest = hashlib.sha256()
   with epath.Path(path).open('rb') as file:
     size = file.seek(0, os.SEEK_END)
     if sampled and size > _WHOLE_BYTES:
+      digest = hashlib.sha256()
       for piece in range(_PIECES):
         file.seek((size - _PIECE_BYTES) * piece // (_PIECES - 1))
         digest.update(file.read(_PIECE_BYTES))
       return {'bytes': size, 'sha256_of_samples': digest.hexdigest()}
-    file.seek(0)
-    while data := file.read(_PIECE_BYTES):
-      digest.update(data)
-  return {'bytes': size, 'sha256': digest.hexdigest()}
+  return {'bytes': size, 'sha256': files.sha256(path)}
 
 
 def of_files(

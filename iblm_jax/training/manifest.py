@@ -68,7 +68,7 @@ def write(
     if path.is_dir():
       folders.append(path)
     else:
-      digests[str(path.relative_to(folder))] = _sha256(path)
+      digests[str(path.relative_to(folder))] = files.sha256(path)
       files.sync(path)
   for path in reversed(folders):
     files.sync(path)
@@ -173,7 +173,7 @@ def _find_damage(folder, config):
       return f'file {name} is missing'
     if not _is_file(path):  # to open a pipe would wait for ever
       return f'{name} is not a file'
-    if _sha256(path) != expected_digest:
+    if files.sha256(path) != expected_digest:
       return f'file {name} has changed since it was written'
   for path in folder.glob('*/array_metadatas/process_*'):
     name = str(path.relative_to(folder))
@@ -218,11 +218,3 @@ def _below(folder: epath.Path):
     yield path
     if path.is_dir():
       yield from _below(path)
-
-
-def _sha256(path: epath.Path) -> str:
-  found = hashlib.sha256()
-  with path.open('rb') as file:
-    while chunk := file.read(1 << 22):
-      found.update(chunk)
-  return found.hexdigest()

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 import platform
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ import iblm_jax
 from iblm_jax import files
 from iblm_jax.optim import inspection
 from iblm_jax.sublora import paths
-from iblm_jax.training import metrics, options
+from iblm_jax.training import manifest, metrics, options
 from iblm_jax.training import state as state_lib
 
 _NAME = 'summary.json'
@@ -25,7 +24,7 @@ _NAME = 'summary.json'
 def write(workdir: epath.PathLike, summary: dict[str, Any]) -> None:
   """Writes the summary of a run into its folder, with a hash of it."""
   path = epath.Path(workdir) / _NAME
-  files.write_json(path, summary | {'sha256': _digest(summary)})
+  files.write_json(path, summary | {'sha256': manifest.digest_of(summary)})
 
 
 def read(workdir: epath.PathLike) -> dict[str, Any] | None:
@@ -43,7 +42,7 @@ def read(workdir: epath.PathLike) -> dict[str, Any] | None:
   if not isinstance(summary, dict) or not isinstance(summary.get('eval'), dict):
     raise ValueError(f'{path} must hold a summary, got {summary!r:.80}.')
   digest = summary.pop('sha256', None)
-  if digest not in (None, _digest(summary)):
+  if digest not in (None, manifest.digest_of(summary)):
     raise ValueError(
         f'{path} has changed since it was written. Without it, the command that'
         ' made the run makes it again.'
@@ -95,11 +94,6 @@ def of_finished(
     metrics.JsonLines(path, keep_up_to=last, text=rows)
   report(f'{workdir} holds this run, finished at step {last}')
   return summary
-
-
-def _digest(summary: dict[str, Any]) -> str:
-  text = json.dumps(json.loads(json.dumps(summary)), sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def make_summary(
