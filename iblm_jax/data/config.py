@@ -8,7 +8,7 @@ from typing import Any
 from iblm_jax import fields, tagged
 from iblm_jax.data import _checks, batches, identity, kinds
 from iblm_jax.data import documents as documents_lib
-from iblm_jax.data.text import tokenizers
+from iblm_jax.data.text import published, tokenizers
 
 # The groups that a written config has, whatever its kind.
 _WRITTEN = (
@@ -141,9 +141,10 @@ def identity_of(
   """
   kind, found = kinds.get(config.kind), {}
   if kind.tokenizer_file is not None:
-    path = kind.tokenizer_file(config.options)
-    paths = [] if path is None else [path]
-    found |= identity.of_files(paths, what='tokenizer')
+    spec = kind.tokenizer_file(config.options)
+    if spec is not None:
+      file = published.tokenizer_file(spec)
+      found[f'tokenizer {spec!r}'] = identity.of_file(file)
   if kind.identity is not None and not tokenizer_only:
     with warnings.catch_warnings(action='ignore'):  # who reads them says it
       found |= kind.identity(config.options)

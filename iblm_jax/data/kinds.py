@@ -55,8 +55,8 @@ class Kind:
     identity: Returns what the data are, JSON by name, such as
       `identity.of_files`: a run resumes only on what it began with. None where
       the options alone say it.
-    tokenizer_file: Returns the path of the file that `make_tokenizer` reads;
-      None where it reads none.
+    tokenizer_file: Returns what `load_tokenizer` reads the tokenizer from; None
+      where it reads no file.
 
   Raises:
     ValueError: There are neither sources nor documents, or the name is none.

@@ -10,9 +10,9 @@ flags; docs/data.md has more.
 
 import contextlib
 import errno
+import hashlib
 import itertools
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -79,14 +79,15 @@ def prepare(
     )
   found = tokenising.describe(sources)
   # A copy of the tokenizer is put beside the shards, so that they are complete.
-  suffix = os.path.splitext(options.tokenizer)[1]
+  copy = tokenizers_lib.saved(options.tokenizer)
+  name, contents = copy or (options.tokenizer, b'')
   writer = shard_writer.ShardWriter(
       out,
       {
           'format': format,
-          'tokenizer': f'tokenizer{suffix}' if suffix else options.tokenizer,
+          'tokenizer': name,
           'tokenizer_sha256': (
-              text.file_hash(options.tokenizer) if suffix else None
+              hashlib.sha256(contents).hexdigest() if copy else None
           ),
           'vocab_size': tokenizer.vocab_size,
           'eot_id': tokenizer.bos_id,
@@ -104,10 +105,8 @@ def prepare(
     if writer.finished:
       report(f'{out} is finished already.')
       return
-    if suffix:
-      shutil.copyfile(
-          options.tokenizer, os.path.join(out, f'tokenizer{suffix}')
-      )
+    if copy:
+      files.write_bytes(os.path.join(out, name), contents)
     chunks = itertools.islice(
         tokenising.read(found, options), writer.chunks, None
     )
@@ -216,7 +215,9 @@ def run() -> None:
   """Entry point."""
   cli.DEFINE_folder('out', 'Folder for the shards.')
   flags.DEFINE_string(
-      'tokenizer', 'bytes', "'bytes', or a tokenizer.json or .model file."
+      'tokenizer',
+      'bytes',
+      "'bytes', a tokenizer.json or .model file, or a published model.",
   )
   flags.DEFINE_enum('format', 'bin', ['bin', 'array_record'], 'Of the shards.')
   flags.DEFINE_integer('shard_tokens', 100_000_000, 'Tokens of a shard.')

@@ -1,6 +1,5 @@
 """Text files, tokenised and packed into rows when a run begins."""
 
-import os
 from collections.abc import Mapping
 
 from iblm_jax.data import identity, kinds
@@ -61,7 +60,9 @@ kinds.register(
             folders.find_files(options.paths)
         ),
         tokenizer_file=lambda options: (
-            options.tokenizer if os.path.isfile(options.tokenizer) else None
+            None
+            if options.tokenizer in tokenizers.BUILT_IN
+            else options.tokenizer
         ),
     )
 )

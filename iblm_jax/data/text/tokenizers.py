@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from iblm_jax.data.text import gguf_header, gguf_tokenizer, published
+
 # Names of the special tokens in published vocabularies, best first. Files of
 # the `tokenizers` package hold them without saying which is which.
 _BOS_NAMES = (
@@ -19,6 +21,7 @@ _EOS_NAMES = (
 )
 _PAD_NAMES = ('<pad>', '[PAD]', '<|pad|>', '<|padding|>')
 _MOST_IDS = 2**31  # they are int32
+BUILT_IN = ('bytes', 'digits')
 # A letter of Old Persian: few vocabularies have it, and no normaliser drops it.
 _RARE = '\U000103a0'
 
@@ -198,6 +201,10 @@ class _HubTokenizer:
     others = [re.escape(t.content) for t in added.values() if not t.special]
     self._others = re.compile('|'.join(others) or r'(?!)')
 
+  def to_json(self) -> str:
+    """Returns the contents of a `tokenizer.json`."""
+    return self._tokenizer.to_str()
+
   def encode(self, text: str) -> np.ndarray:
     if self._may_lose:
       self._check_known(text)
@@ -309,7 +316,8 @@ def load_tokenizer(spec: str) -> Tokenizer:
 
   Args:
     spec: 'bytes', 'digits', the path of a `tokenizer.json` (package
-      `tokenizers`) or of a SentencePiece `.model`; files need the extra
+      `tokenizers`), of a folder with one, of a SentencePiece `.model` or of a
+      `.gguf`, or 'package:NAME' as in `published.located`; files need the extra
       `iblm-jax[hf]`. Begin, end and padding of a `tokenizer.json` are those of
       its special tokens with the usual names; without one for padding, eos is
       used for it. Its saved truncation, padding and dropout are switched off,
@@ -327,24 +335,57 @@ def load_tokenizer(spec: str) -> Tokenizer:
     return ByteTokenizer()
   if spec == 'digits':
     return DigitTokenizer()
-  suffix = os.path.splitext(spec)[1] if isinstance(spec, str) else ''
-  if suffix not in ('.json', '.model'):
+  path = published.tokenizer_file(spec) if isinstance(spec, str) else ''
+  suffix = os.path.splitext(path)[1]
+  if suffix not in ('.json', '.model', '.gguf'):
     raise ValueError(
-        "tokenizer must be 'bytes', 'digits' or the path of a .json or .model"
-        f' file, got {spec!r}.'
+        "tokenizer must be 'bytes', 'digits', the path of a .json, .model or"
+        ' .gguf file or of a folder with tokenizer.json, or package:NAME, got'
+        f' {spec!r}.'
     )
-  if not os.path.isfile(spec):
-    raise ValueError(f'tokenizer must be an existing file, got {spec!r}.')
+  if not os.path.isfile(path):
+    raise ValueError(f'tokenizer must be an existing file, got {path!r}.')
   try:
+    if suffix == '.gguf':
+      _, values, _ = gguf_header.of_file(path)
+      return of_object(gguf_tokenizer.build(path, values.get), path)
     if suffix == '.json':
       import tokenizers
 
-      return _HubTokenizer(spec, tokenizers)
+      return _HubTokenizer(path, tokenizers)
     import sentencepiece
 
-    return _PieceTokenizer(spec, sentencepiece)
+    return _PieceTokenizer(path, sentencepiece)
   except ImportError as e:
     raise ValueError(
         f'tokenizer {spec!r} needs a package that is not installed: run'
         f" `pip install 'iblm-jax[hf]'` ({e})."
     ) from e
+
+
+def saved(spec: str) -> tuple[str, bytes] | None:
+  """Returns the file from which a tokenizer can be loaded anywhere.
+
+  Args:
+    spec: As in `load_tokenizer`. That in a GGUF becomes a `tokenizer.json`.
+
+  Returns:
+    A name, 'tokenizer.json' or 'tokenizer.model', and contents; None for the
+    tokenizers that need no file.
+
+  Raises:
+    ValueError: As `load_tokenizer`.
+
+  >>> saved('bytes') is None
+  True
+  """
+  loaded = load_tokenizer(spec)
+  if spec in BUILT_IN:
+    return None
+  path = published.tokenizer_file(spec)
+  suffix = os.path.splitext(path)[1]
+  if suffix != '.gguf':
+    with open(path, 'rb') as file:
+      return f'tokenizer{suffix}', file.read()
+  assert isinstance(loaded, _HubTokenizer)
+  return 'tokenizer.json', loaded.to_json().encode()

