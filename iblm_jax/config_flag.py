@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,7 +45,7 @@ class _Parser(config_flags.config_flags.ConfigFileFlagParser):
         group = config
         for name in group_path.split('.')[1:]:
           group = _group(group, name)
-        _add_groups(group, cls)
+        _add_groups(group, cls, group_path)
     return config
 
 
@@ -109,17 +110,30 @@ def _at(config: ml_collections.ConfigDict, path: str) -> dict[str, Any]:
 
 def _group(config: ml_collections.ConfigDict, name: str) -> Any:
   """A group of a config, empty where the config has none."""
-  if name not in config:
+  if config.get(name) is None:
     config[name] = ml_collections.ConfigDict()
   return config[name]
 
 
-def _add_groups(config: ml_collections.ConfigDict, cls: type) -> None:
-  """Adds the groups that a config leaves to their defaults, as empty ones."""
+def _add_groups(
+    config: ml_collections.ConfigDict, cls: type, path: str
+) -> None:
+  """Adds the groups that a config leaves to their defaults, as empty ones.
+
+  One that is None by default is added where a flag sets a field of it.
+  """
   tree = config.to_dict()
   for entry in field_listing.entries(cls, tree):
-    needed = entry.value is dataclasses.MISSING
-    if entry.group is not None and not needed:
+    kind, here = entry.group, f'{path}.{entry.name}'
+    if entry.value is None and _is_set(here):
+      kind = field_listing.group_of(entry.hint)
+    if kind is not None and entry.value is not dataclasses.MISSING:
       group = _group(config, entry.name)
       if isinstance(group, ml_collections.ConfigDict):
-        _add_groups(group, entry.group)
+        _add_groups(group, kind, here)
+
+
+def _is_set(path: str) -> bool:
+  """Whether a flag of the command line is of a field of a group."""
+  # Where ml_collections finds them, too.
+  return any(arg.lstrip('-').startswith(f'{path}.') for arg in sys.argv)

@@ -54,8 +54,7 @@ def entries(cls: type, tree: Mapping[str, Any]) -> Iterator[Entry]:
     union, name = tagged.of(field), field.name
     if union is None:
       value = tree.get(name, default)
-      members = (hint, *typing.get_args(hint))
-      group = next(filter(dataclasses.is_dataclass, members), None)
+      group = group_of(hint)
       if group is not None and value is not None:
         yield Entry(name, field, value, group)
       else:
@@ -76,6 +75,16 @@ def entries(cls: type, tree: Mapping[str, Any]) -> Iterator[Entry]:
       said = f'one of {tuple(choices)}'
       yield Entry(f'{name}.{union.tag}', None, chosen, None, str, said)
     yield Entry(name, field, tree.get(name, {}), choices[chosen])
+
+
+def group_of(hint: Any) -> Any:
+  """Returns the dataclass that a type is, or is one of; None for none.
+
+  >>> group_of(fields.Range | None).__name__
+  'Range'
+  """
+  members = (hint, *typing.get_args(hint))
+  return next(filter(dataclasses.is_dataclass, members), None)
 
 
 def lines(cls: type, tree: Mapping[str, Any], path: str) -> list[str]:

@@ -18,7 +18,7 @@ from etils import epath
 from iblm_jax import files, tagged
 from iblm_jax.data import kinds
 from iblm_jax.models import families
-from iblm_jax.training import manifest, options
+from iblm_jax.training import manifest, options, published_start
 
 RunConfig = options.RunConfig
 
@@ -29,7 +29,8 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
   Args:
     tree: A nested mapping with the fields of `RunConfig`; a field left out
       takes its default, and so does a group whose fields all have one. A
-      `start` whose workdir is None is none.
+      `start` without a workdir or a published model is none. What the files of
+      a published model say is filled in, see `published_start.complete`.
 
   Raises:
     ValueError: A field is bad; the message has its path, its value and what is
@@ -45,8 +46,16 @@ def from_dict(tree: Mapping[str, Any]) -> RunConfig:
     tree = tree.to_dict()
   tree = json.loads(json.dumps(tree, default=list))
   start = tree.get('start')
-  if isinstance(start, dict) and start.get('workdir', '') is None:
-    tree['start'] = None  # a config file has its fields, so that flags have
+  if isinstance(start, dict):
+    path = start.get('pretrained')
+    if path is None and start.get('workdir', '') is None:
+      tree['start'] = None  # a config file has its fields, so that flags have
+    elif path is None and 'workdir' not in start:
+      raise ValueError(
+          'config.start.workdir must be given, or config.start.pretrained.'
+      )
+    elif path and isinstance(path, str) and start.get('sha256') is None:
+      tree = published_start.complete(tree, to_dict)
   _add_group(tree.get('data'))
   return build(RunConfig, tree, 'config')
 

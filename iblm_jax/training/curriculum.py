@@ -64,8 +64,8 @@ def make(tree: Mapping[str, Any], workdir: epath.Path) -> list[Stage]:
   for name in order:
     earlier = [stage.name for stage in stages]
     run, after = dict(tree[name]), None
-    if run.get('start') is not None:
-      start = dict(run['start'])
+    start = dict(run.get('start') or {})
+    if start and start.get('pretrained') is None:
       after = str(start.get('workdir'))
       if after not in earlier:
         raise ValueError(

@@ -13,7 +13,7 @@ from etils import epath
 from iblm_jax import errors, files
 from iblm_jax.data import batches, pipeline, sources
 from iblm_jax.data.sources import own
-from iblm_jax.models import flops
+from iblm_jax.models import families, flops
 from iblm_jax.training import (
   checkpoints,
   data_record,
@@ -165,9 +165,10 @@ def train(
       return summary
     if restored is None:
       data = {'next_index': 0}
-      if cfg.start is not None and begin is None:
+      is_added = cfg.parameterisation is not None
+      if cfg.start is not None and begin is None and not is_added:
         raise ValueError(
-            f'start: the run begins with parameters of {cfg.start.workdir};'
+            f'start: the run begins with parameters of {cfg.start.source};'
             ' begin must give them, got None.'
         )
       state = program.init(jax.random.key(cfg.train.seed))
@@ -179,6 +180,9 @@ def train(
     else:
       _, state, data = restored
       report(f'resumed from the checkpoint of step {first}')
+    if cfg.start is not None and cfg.start.pretrained is not None:
+      layers, width = families.num_layers(cfg.model), cfg.model.width
+      report(f'{cfg.start.pretrained}: {layers} layers of width {width}')
     report(
         f'{_num_trained(cfg, state.params):,} trained parameters,'
         f' {cfg.data.batch_size} rows of {job.source.length} tokens a step,'
@@ -213,7 +217,10 @@ def train(
       resumed_from=None if restored is None else first,
   )
   if jax.process_index() == 0:
-    if (workdir / restoring.ORIGIN).exists():
+    if cfg.start is not None and cfg.start.pretrained is not None:
+      names = ('pretrained', 'sha256')
+      summary['start'] = {name: getattr(cfg.start, name) for name in names}
+    elif (workdir / restoring.ORIGIN).exists():
       origin = files.read_json(workdir / restoring.ORIGIN)
       summary['start'] = {name: origin[name] for name in ('workdir', 'step')}
     summary_lib.write(workdir, summary)

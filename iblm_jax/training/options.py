@@ -91,7 +91,8 @@ class RunConfig:
     task: what the model is asked.
     frozen: patterns (`re.search`) of paths of parameters that never change and
       have no optimizer state, such as '^encoder/'.
-    start: parameters of another run to begin with; None begins afresh.
+    start: parameters of another run, or of a published model, to begin with;
+      None begins afresh.
     mesh: which devices hold what.
     train: length and rhythm.
 
@@ -167,11 +168,8 @@ class RunConfig:
           'frozen is for runs that train parameters themselves, got'
           f' {self.frozen} with a parameterisation.'
       )
-    if self.start is not None and self.parameterisation is not None:
-      raise ValueError(
-          'start is for runs that train parameters themselves, got'
-          f' {self.start.workdir!r} with a parameterisation.'
-      )
+    if self.start is not None:
+      self._check_start(self.start)
     by_parameter = self.optimizer.name == 'muon' or self.optimizer.group_peaks
     if self.parameterisation is not None and by_parameter:
       raise ValueError(
@@ -181,6 +179,20 @@ class RunConfig:
           " the model's matrices."
       )
     self._set_length_of_schedule()
+
+  def _check_start(self, start: warm_start.StartConfig):
+    """What is read must be what is trained, or what it is added to."""
+    if start.workdir is not None and self.parameterisation is not None:
+      raise ValueError(
+          'start is for runs that train parameters themselves, got'
+          f' {start.workdir!r} with a parameterisation. A model that'
+          ' iblm-export wrote can be its start.pretrained.'
+      )
+    if start.dtype != 'float32' and self.parameterisation is None:
+      raise ValueError(
+          "start.dtype must be 'float32' where parameters themselves are"
+          f' trained, got {start.dtype!r}.'
+      )
 
   def _set_length_of_schedule(self):
     """Tells the schedule the length of the run, unless it was told."""

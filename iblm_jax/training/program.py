@@ -11,7 +11,7 @@ from flax import linen as nn
 from iblm_jax.models import families, parameter_groups
 from iblm_jax.optim import freezing, optimizers, schedules
 from iblm_jax.sublora import parameterisations, paths, prng
-from iblm_jax.training import evaluation, options
+from iblm_jax.training import evaluation, options, published_start
 from iblm_jax.training import state as state_lib
 from iblm_jax.training import step as step_lib
 from iblm_jax.training.scale import capacity
@@ -177,18 +177,22 @@ class Program:
   def parameterisation(self) -> parameterisations.Parameterisation:
     """Of a run that has one: what is trained, and what no step changes.
 
-    A function of the config alone, so no checkpoint holds it.
+    A function of the config, and of a published model that it names, so no
+    checkpoint holds it.
     """
     cfg = self._cfg
     assert cfg.parameterisation is not None
     shardings = param_shardings(cfg, self.mesh)
     with jax.set_mesh(self.mesh):
       key = jax.random.key(cfg.train.seed)
-      params = prng.run_once(
-          functools.partial(families.init, cfg=cfg.model),
-          key,
-          out_shardings=shardings,
-      )
+      if cfg.start is not None:
+        params = published_start.read_params(cfg.start, cfg.model, shardings)
+      else:
+        params = prng.run_once(
+            functools.partial(families.init, cfg=cfg.model),
+            key,
+            out_shardings=shardings,
+        )
       return parameterisations.make(cfg.parameterisation, params, key)
 
   def model_params(self, trained: Any) -> Any:
@@ -305,7 +309,7 @@ def abstract_state(
 
 def param_shardings(cfg: options.RunConfig, mesh: jax.sharding.Mesh) -> Any:
   """Shardings of the model's parameters, whatever is trained of them."""
-  whole = dataclasses.replace(cfg, parameterisation=None)
+  whole = dataclasses.replace(cfg, parameterisation=None, start=None)
   abstract = abstract_state(whole, mesh).params
   return jax.tree.map(lambda leaf: leaf.sharding, abstract)
 

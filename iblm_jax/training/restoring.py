@@ -11,14 +11,20 @@ from etils import epath
 
 from iblm_jax import files
 from iblm_jax.models import families
-from iblm_jax.training import checkpoints, options, warm_start
+from iblm_jax.training import (
+    checkpoints,
+    options,
+    published_start,
+    warm_start,
+)
 from iblm_jax.training import program as program_lib
 from iblm_jax.training.scale import mesh as mesh_lib
 
 # Of a run that starts from another: which one, and after how many updates.
 ORIGIN = 'start.json'
 
-# From fresh parameters to those of step 0, and what they were taken from.
+# From fresh parameters, which are used up, to those of step 0, and what they
+# were taken from.
 Beginning = Callable[[Any], tuple[Any, dict[str, Any]]]
 
 
@@ -73,9 +79,10 @@ def beginning(
     A function from fresh parameters to those of step 0 and what they were taken
     from (the donor's 'workdir', 'step', and 'manifest', the SHA-256 of that of
     the checkpoint), which reads the donor's checkpoint: the newest one, or that
-    with which the run began before. None for a run that starts from no other,
-    or has checkpoints of its own. A warning says if the donor's is another one
-    now.
+    with which the run began before. Of a published model they are 'pretrained'
+    and 'sha256'. None for a run that starts from no other, adds to a published
+    model, or has checkpoints of its own. A warning says if the donor's is
+    another one now.
 
   Raises:
     ValueError: The parts do not fit, or the donor has no checkpoint.
@@ -83,6 +90,9 @@ def beginning(
   start, workdir = cfg.start, epath.Path(workdir)
   if start is None:
     return None
+  if start.pretrained is not None:
+    return _of_published(cfg, start, workdir)
+  assert start.workdir is not None
   step, manifest = _began(workdir)
   is_there = step is not None and manifest == _manifest(start.workdir, step)
   if checkpoints.saved_steps(workdir / 'checkpoints'):
@@ -97,7 +107,6 @@ def beginning(
   check_start(cfg, donor)
   if not checkpoints.saved_steps(epath.Path(start.workdir) / 'checkpoints'):
     raise ValueError(f'start.workdir: {start.workdir} holds no checkpoint yet.')
-
   if manifest and not is_there:
     warnings.warn(
         f'start: this run began with the checkpoint of step {step} in'
@@ -116,6 +125,22 @@ def beginning(
         'manifest': _manifest(start.workdir, taken.step),
     }
     return warm_start.graft(params, taken.params, start.parts), origin
+
+  return begin
+
+
+def _of_published(cfg, start, workdir) -> Beginning | None:
+  # What is added to the model's parameters begins with zeros.
+  is_added = cfg.parameterisation is not None
+  if is_added or checkpoints.saved_steps(workdir / 'checkpoints'):
+    return None
+
+  def begin(params):
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
+    for leaf in jax.tree.leaves(params):
+      leaf.delete()  # before others take as much
+    taken = published_start.read_params(start, cfg.model, shardings)
+    return taken, {'pretrained': start.pretrained, 'sha256': start.sha256}
 
   return begin
 
@@ -159,7 +184,7 @@ def check_start(cfg: options.RunConfig, donor: options.RunConfig) -> None:
     ValueError: Shapes differ, or what a stack computes from them. The rotary
       base of a stack that goes on learning may be another.
   """
-  assert cfg.start is not None
+  assert cfg.start is not None and cfg.start.workdir is not None
   shapes = families.shapes(cfg.model)
   warm_start.check(shapes, families.shapes(donor.model), cfg.start.parts)
   frozen = program_lib.frozen_stacks(cfg, shapes)

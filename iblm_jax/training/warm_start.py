@@ -7,13 +7,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
+from iblm_jax import fields
 from iblm_jax.sublora import paths
 
 
 @dataclasses.dataclass(frozen=True)
 class StartConfig:
-  """Where a run begins.
+  """Where a run begins: with another run, or with a published model.
 
   Attributes:
     workdir: folder of another run, made absolute; its newest intact checkpoint
@@ -21,28 +23,69 @@ class StartConfig:
     parts: which part of that run's parameters becomes which part of this
       one's, by path: {'encoder': 'encoder'} takes the encoder alone, {'': ''}
       takes all.
+    pretrained: what `models.pretrained.load` reads, made absolute; all of its
+      parameters are taken, and with them the model's config and tokenizer.
+    sha256: of that model, see `models.pretrained.Head.sha256`; None until the
+      run is about to begin. A config with it is complete without the files.
+    dtype: 'float32', or 'bfloat16' to keep a published model so where little
+      beside it is trained (`parameterisation`).
 
   Raises:
-    ValueError: for no parts, or a workdir that is empty.
+    ValueError: unless one of workdir and pretrained is given; for no parts, or
+      another value that does not fit.
   """
 
-  workdir: str
+  workdir: str | None = None
   parts: Mapping[str, str] = dataclasses.field(
       default_factory=lambda: {'': ''}, hash=False
   )
+  pretrained: str | None = None
+  sha256: str | None = None
+  dtype: str = fields.field('float32', choices=('float32', 'bfloat16'))
 
   def __post_init__(self):
-    if not self.workdir:
-      raise ValueError('workdir must name the folder of a run, got none.')
-    workdir = os.fspath(self.workdir)
-    if '://' not in workdir:  # the same wherever a run is resumed from
-      workdir = os.path.abspath(workdir)
-    object.__setattr__(self, 'workdir', workdir)
+    fields.check(self)
+    if '' in (self.workdir, self.pretrained):
+      name = 'workdir' if self.workdir == '' else 'pretrained'
+      what = 'the folder of a run' if self.workdir == '' else 'a model'
+      raise ValueError(f'{name} must name {what}, got none.')
+    if (self.workdir is None) == (self.pretrained is None):
+      raise ValueError(
+          'one of workdir and pretrained must be given, got'
+          f' {self.workdir!r} and {self.pretrained!r}.'
+      )
+    for name in ('workdir', 'pretrained'):
+      if getattr(self, name) is not None:
+        object.__setattr__(self, name, absolute(getattr(self, name)))
     texts = (*self.parts, *self.parts.values())
     if not self.parts or not all(isinstance(text, str) for text in texts):
       raise ValueError(
           f'parts must map paths to paths, got {dict(self.parts)!r}.'
       )
+    if self.pretrained is None:
+      unused = self.sha256 or (self.dtype != 'float32' and self.dtype)
+      if unused:
+        raise ValueError(
+            f'sha256 and dtype are of a pretrained model, got {unused!r}.'
+        )
+    elif dict(self.parts) != {'': ''}:
+      raise ValueError(
+          'parts are of a workdir: of a pretrained model all is taken, got'
+          f' {dict(self.parts)!r}.'
+      )
+
+  @property
+  def source(self) -> str:
+    """The workdir or the published model, for messages."""
+    return self.workdir or self.pretrained or ''
+
+
+def absolute(path: epath.PathLike) -> str:
+  """Makes a path the same wherever a run is resumed from."""
+  path = os.fspath(path)
+  if '://' in path or path.startswith('package:'):
+    return path
+  return os.path.abspath(path)
 
 
 def graft(params: Any, donor: Any, parts: Mapping[str, str]) -> Any:

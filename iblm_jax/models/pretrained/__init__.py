@@ -1,5 +1,11 @@
 """Models that others trained."""
 
-from iblm_jax.models.pretrained.loading import Pretrained, load
+from iblm_jax.models.pretrained.loading import (
+    Head,
+    Pretrained,
+    load,
+    read_head,
+    read_params,
+)
 
-__all__ = ['Pretrained', 'load']
+__all__ = ['Head', 'Pretrained', 'load', 'read_head', 'read_params']

@@ -29,7 +29,7 @@ class GgufFile:
       ValueError: The file is missing or damaged, or the package gguf is not
         installed.
     """
-    self._path = path
+    self._path, self.paths = path, [path]
     try:
       import gguf
     except ImportError as error:

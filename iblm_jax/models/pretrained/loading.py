@@ -1,6 +1,8 @@
 """Models that others trained: parameters, config and tokenizer from a path."""
 
+import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -78,31 +80,100 @@ def load(
     >>> tokens_1xL = tokenizer.encode('Paris')[None]  # doctest: +SKIP
     >>> models.apply(params, tokens_1xL, cfg).logits_BxLxV  # doctest: +SKIP
   """
-  if dtype not in DTYPES:
-    raise ValueError(f'dtype must be one of {DTYPES}, got {dtype!r}.')
-  source = published.located(path)
-  opened = _gguf if source.suffix == '.gguf' else _safetensors
-  try:
-    tensors, table, cfg, own = opened(source)
-    layout.check(tensors, table, cfg, tables.ignored(cfg))
+  _check_dtype(dtype)
+  found = read_head(path)
+  with _named(found.path):
     if tokenizer is None:
-      loaded = own()
+      loaded = found.tokenizer()
     else:
       loaded = tokenizers.load_tokenizer(tokenizer)
-    gpt2_file.check_ids(loaded, cfg)
+    gpt2_file.check_ids(loaded, found.cfg)
+  params = read_params(found, dtype=dtype, shardings=shardings)
+  return Pretrained(params, dataclasses.replace(found.cfg, dtype=dtype), loaded)
+
+
+class Head(NamedTuple):
+  """What is known of a model before a number of it is read.
+
+  Attributes:
+    path: The folder or file.
+    cfg: What `models.apply` takes.
+    tokenizer: Gives the tokenizer of the folder or file, or raises ValueError.
+    tensors: The files.
+    table: Where parameters are in them.
+  """
+
+  path: epath.Path
+  cfg: model_config.DecoderConfig
+  tokenizer: Callable[[], tokenizers.Tokenizer]
+  tensors: Any
+  table: Any
+
+  def sha256(self) -> str:
+    """Returns the SHA-256 of a file, or that of the lines of `sha256sum`.
+
+    In a folder, those lines are of `config.json` and the files of weights.
+    """
+    paths = list(self.tensors.paths)
+    if self.path.suffix != '.gguf':
+      paths.append(paths[0].parent / 'config.json')
+    if len(paths) == 1:
+      return files.sha256(paths[0])
+    paths.sort(key=lambda path: path.name)
+    text = ''.join(f'{files.sha256(path)}  {path.name}\n' for path in paths)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_head(path: epath.PathLike) -> Head:
+  """Reads what a published model is, and checks all names and shapes.
+
+  Args:
+    path: As for `load`.
+
+  Raises:
+    ValueError: As `load`, but for what only the numbers or the tokenizer say.
+  """
+  source = published.located(path)
+  opened = _gguf if source.suffix == '.gguf' else _safetensors
+  with _named(source):
+    tensors, table, cfg, own = opened(source)
+    layout.check(tensors, table, cfg, tables.ignored(cfg))
+  return Head(source, cfg, own, tensors, table)
+
+
+def read_params(
+    head: Head,
+    *,
+    dtype: str = 'float32',
+    shardings: Callable[[model_config.DecoderConfig], Any] | None = None,
+) -> Any:
+  """Reads the parameters of a model; see `load`."""
+  _check_dtype(dtype)
+  with _named(head.path):
+    return layout.read(
+        head.tensors,
+        head.table,
+        head.cfg,
+        jnp.dtype(dtype),
+        _placing(head.cfg, shardings),
+    )
+
+
+def _check_dtype(dtype: str) -> None:
+  if dtype not in DTYPES:
+    raise ValueError(f'dtype must be one of {DTYPES}, got {dtype!r}.')
+
+
+@contextlib.contextmanager
+def _named(path: epath.Path):
+  """Says which model an error is about."""
+  try:
+    yield
   except ValueError as error:
     text = str(error)
-    if str(source) in text:
+    if str(path) in text:
       raise
-    raise ValueError(f'{source}: {text}') from error
-  cfg = dataclasses.replace(cfg, dtype=dtype)
-  try:
-    params = layout.read(
-        tensors, table, cfg, jnp.dtype(dtype), _placing(cfg, shardings)
-    )
-  except ValueError as error:
-    raise ValueError(f'{source}: {error}') from error
-  return Pretrained(params, cfg, loaded)
+    raise ValueError(f'{path}: {text}') from error
 
 
 def _gguf(path: epath.Path):

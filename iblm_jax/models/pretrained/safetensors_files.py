@@ -34,7 +34,9 @@ class SafetensorsFiles:
     """
     self.found: dict[str, layout.Tensor] = {}
     self._slices: dict[str, Any] = {}
+    self.paths = []
     for file, names in _files(path).items():
+      self.paths.append(file)
       opened = _open(file)
       held = set(opened.keys())
       missing = sorted(set(names or ()) - held)
