@@ -1,6 +1,7 @@
 """Options of decoders and masked mixers, and their presets."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +13,10 @@ from iblm_jax.models.config_parts import (
   RotaryScaling,
   choice,
   count,
+)
+
+_cap = functools.partial(
+    fields.field, None, above=0, allowed='> 0 or None'
 )
 
 
@@ -32,17 +37,24 @@ class DecoderConfig:
     max_length: Tokens of the longest sequence; size of learned positions.
     norm: 'rms' or 'layer'.
     norm_scale: Whether norms have a learned scale.
+    norm_plus_one: Whether what norms learn is their scale less one.
     norm_epsilon: Added to the mean square that a norm divides by.
+    output_norms: Normalises what attention and the MLP add to the stream too.
+    embedding_scale: Multiplies the embeddings of tokens.
     embedding_norm: Normalises the embeddings before the first block.
     positions: 'rotary', 'learned' or 'none'.
     rotary_base: Wavelength base of the rotary embedding.
     rotary_share: Share of each head that is rotated, its first features.
     rotary_scaling: Stretches the wavelengths; None leaves them.
+    window_rotary_base: The base in layers with a window, where no wavelength is
+      stretched; None treats all layers alike.
     activation: 'gelu' (by tanh), 'relu2' (squared ReLU), 'swiglu' (a gate of
       SiLU), 'gelu_exact' (by erf) or 'geglu' (a gate of 'gelu').
     qk_norm: RMS-normalises queries and keys.
     qk_norm_scale: Whether that norm has a learned scale and `norm_epsilon`.
-    logit_softcap: c of `c * tanh(logits / c)`; None for no cap.
+    attention_width: Scores are divided by its square root; None means K.
+    attention_softcap: c of `c * tanh(scores / c)`; None for no cap.
+    logit_softcap: The same for logits.
     tie_embeddings: Uses the token embedding as the output head.
     biases: Whether linear maps (and layer norm) have biases.
     qkv_biases: The same for queries, keys and values; None means `biases`.
@@ -50,6 +62,7 @@ class DecoderConfig:
     mlp_biases: The same for the MLP; None means `biases`.
     parallel_residual: The MLP reads what attention reads, not its output too.
     window: Tokens a query may look back to, itself included; None is all.
+    full_every: Every so manieth layer has no window; None means no layer.
     document_mask: Tokens attend only within their own document.
     value_residual: Mixes the first block's values into those of all others.
     embedding_residual: The input of every block is a learned mix of the
@@ -80,18 +93,22 @@ class DecoderConfig:
   max_length: int = count(1024)
   norm: str = choice('rms', 'layer')
   norm_scale: bool = True
+  norm_plus_one: bool = False
   norm_epsilon: float = fields.field(1e-6, above=0, below=1)
+  output_norms: bool = False
+  embedding_scale: float = fields.field(1.0, above=0)
   embedding_norm: bool = False
   positions: str = choice('rotary', 'learned', 'none')
   rotary_base: float = 10_000.0
   rotary_share: float = fields.field(1.0, above=0, high=1)
   rotary_scaling: RotaryScaling | None = None
+  window_rotary_base: float | None = fields.field(None, above=0)
   activation: str = choice('gelu', 'relu2', 'swiglu', 'gelu_exact', 'geglu')
   qk_norm: bool = False
   qk_norm_scale: bool = False
-  logit_softcap: float | None = fields.field(
-      None, above=0, allowed='> 0 or None'
-  )
+  attention_width: float | None = fields.field(None, above=0)
+  attention_softcap: float | None = _cap()
+  logit_softcap: float | None = _cap()
   tie_embeddings: bool = False
   biases: bool = False
   qkv_biases: bool | None = None
@@ -99,6 +116,7 @@ class DecoderConfig:
   mlp_biases: bool | None = None
   parallel_residual: bool = False
   window: int | None = count(None)
+  full_every: int | None = count(None)
   document_mask: bool = True
   value_residual: bool = False
   embedding_residual: bool = False
@@ -125,6 +143,13 @@ class DecoderConfig:
       )
     if self.qk_norm_scale and not self.qk_norm:
       raise ValueError('qk_norm_scale needs qk_norm=True, got False.')
+    for name, other in (
+        ('full_every', 'window'), ('window_rotary_base', 'full_every')
+    ):
+      if getattr(self, name) is not None and getattr(self, other) is None:
+        raise ValueError(
+            f'{name}={getattr(self, name)} needs {other}, got None.'
+        )
     turned = self.rotary_width
     if self.positions == 'rotary' and (turned % 2 or not turned):
       raise ValueError(
@@ -150,7 +175,8 @@ class DecoderConfig:
         ('positions', 'none'), ('document_mask', False), ('window', None),
         ('value_residual', False), ('qk_norm', False),
         ('parallel_residual', False), ('num_kv_heads', None),
-        ('head_dim', None),
+        ('head_dim', None), ('attention_width', None),
+        ('attention_softcap', None),
     ):
       if getattr(self, name) != allowed:
         raise ValueError(

@@ -29,7 +29,7 @@ def partitioned_init(rng: jax.Array, cfg: DecoderConfig) -> Params:
   values = jnp.zeros([1, 1, cfg.kv_heads, cfg.head_width], cfg.compute_dtype)
 
   def init_block(key):
-    angles = stack.angles(tokens_BxL, cfg)
+    angles, _ = stack.angles(tokens_BxL, cfg)
     attend = lambda q, k, v: (q, None)
     return blocks.Block(cfg).init(
         key, x_BxLxD, x_BxLxD, angles, attend, values, True, None

@@ -80,10 +80,15 @@ def _attention_flops_per_token(
   """Of the products of queries, keys and values, which no weight is part of."""
   if cfg.mixer is not None:
     return 0.0
+
+  def of_layers(count, window):
+    # Query t sees min(t + 1, window) keys.
+    keys = (window * (window + 1) / 2 + (length - window) * window) / length
+    return count * 2 * 2 * cfg.num_heads * cfg.head_width * keys
+
+  full = cfg.num_layers // cfg.full_every if cfg.full_every else 0
   window = length if cfg.window is None else min(cfg.window, length)
-  # Query t sees min(t + 1, window) keys.
-  keys = (window * (window + 1) / 2 + (length - window) * window) / length
-  return cfg.num_layers * 2 * 2 * cfg.num_heads * cfg.head_width * keys
+  return of_layers(cfg.num_layers - full, window) + of_layers(full, length)
 
 
 def training_flops_per_token(

@@ -12,8 +12,14 @@ def _norm(x, cfg, params):
   if cfg.norm == 'layer':
     x = x - x.mean(-1, keepdims=True)
   x = x / np.sqrt((x * x).mean(-1, keepdims=True) + cfg.norm_epsilon)
-  x = x * params.get('scale', 1.0)
+  x = x * _scale(cfg, params)
   return x + params.get('bias', 0.0)
+
+
+def _scale(cfg, params):
+  if cfg.norm_plus_one and 'scale' in params:
+    return 1.0 + params['scale']
+  return params.get('scale', 1.0)
 
 
 def _rms(x, epsilon=1e-6):
@@ -23,7 +29,7 @@ def _rms(x, epsilon=1e-6):
 def _head_norm(x, cfg, params):
   if not cfg.qk_norm_scale:
     return _rms(x)
-  return _rms(x, cfg.norm_epsilon) * params['scale']
+  return _rms(x, cfg.norm_epsilon) * _scale(cfg, params)
 
 
 def _stretched(frequency, scaling):
@@ -41,21 +47,23 @@ def _stretched(frequency, scaling):
   return (1 - smooth) * frequency / scaling.factor + smooth * frequency
 
 
-def _rotate(x_HxK, position, cfg):
+def _rotate(x_HxK, position, cfg, has_window):
   half = int(x_HxK.shape[-1] * cfg.rotary_share) // 2
   out = x_HxK.copy()
+  base, scaling = cfg.rotary_base, cfg.rotary_scaling
+  if has_window and cfg.window_rotary_base is not None:
+    base, scaling = cfg.window_rotary_base, None
   for i in range(half):
-    frequency = cfg.rotary_base ** (-i / half)
-    angle = position * _stretched(frequency, cfg.rotary_scaling)
+    angle = position * _stretched(base ** (-i / half), scaling)
     a, b = x_HxK[:, i], x_HxK[:, i + half]
     out[:, i] = a * math.cos(angle) - b * math.sin(angle)
     out[:, i + half] = b * math.cos(angle) + a * math.sin(angle)
   return out
 
 
-def _rotate_all(x_LxHxK, positions_L, cfg):
+def _rotate_all(x_LxHxK, positions_L, cfg, has_window):
   pairs = zip(x_LxHxK, positions_L, strict=True)
-  return np.stack([_rotate(x, p, cfg) for x, p in pairs])
+  return np.stack([_rotate(x, p, cfg, has_window) for x, p in pairs])
 
 
 def _linear(x, params, num_in=1):
@@ -87,7 +95,7 @@ def forward(params, tokens_L, cfg, segments_L=None, positions_L=None):
   length = len(tokens_L)
   if positions_L is None:
     positions_L = range(length)
-  x = params['embed']['tokens'][tokens_L]
+  x = params['embed']['tokens'][tokens_L] * cfg.embedding_scale
   if cfg.positions == 'learned':
     x = x + params['embed']['positions'][list(positions_L)]
   if cfg.embedding_norm:
@@ -95,6 +103,9 @@ def forward(params, tokens_L, cfg, segments_L=None, positions_L=None):
   streams, first_v, embedded = [], None, x
   for n in range(cfg.num_layers):
     block = _layer(params['blocks'], n)
+    window = cfg.window
+    if cfg.full_every is not None and n % cfg.full_every == cfg.full_every - 1:
+      window = None
     if cfg.unet_skips and n >= cfg.num_layers // 2:
       mirror = cfg.num_layers - 1 - n
       weight = params['skip_weights'][n - cfg.num_layers // 2]
@@ -115,35 +126,45 @@ def forward(params, tokens_L, cfg, segments_L=None, positions_L=None):
       q = _head_norm(q, cfg, attention.get('query_norm'))
       k = _head_norm(k, cfg, attention.get('key_norm'))
     if cfg.positions == 'rotary':
-      q = _rotate_all(q, positions_L, cfg)
-      k = _rotate_all(k, positions_L, cfg)
+      q = _rotate_all(q, positions_L, cfg, window is not None)
+      k = _rotate_all(k, positions_L, cfg, window is not None)
     mixed = np.zeros_like(q)
     for t in range(length):
       seen = [
           s
           for s in range(t + 1)
-          if (cfg.window is None or t - s < cfg.window)
+          if (window is None or t - s < window)
           and (segments_L is None or segments_L[s] == segments_L[t])
       ]
       for h in range(cfg.num_heads):
         g = h * v.shape[1] // cfg.num_heads
-        scores = k[seen, g] @ q[t, h] / math.sqrt(q.shape[-1])
+        scores = k[seen, g] @ q[t, h]
+        scores = scores / math.sqrt(cfg.attention_width or q.shape[-1])
+        scores = _capped(scores, cfg.attention_softcap)
         weights = np.exp(scores - scores.max())
         mixed[t, h] = weights @ v[seen, g] / weights.sum()
-    attended = x + _linear(mixed, attention['out'], num_in=2)
+    out = _linear(mixed, attention['out'], num_in=2)
+    if cfg.output_norms:
+      out = _norm(out, cfg, block['attention_output_norm'])
+    attended = x + out
     y = x if cfg.parallel_residual else attended
     y = _norm(y, cfg, block.get('mlp_norm', {}))
     inner = _activate(y, cfg, block['mlp'])
-    x = attended + _linear(inner, block['mlp']['down'])
+    out = _linear(inner, block['mlp']['down'])
+    if cfg.output_norms:
+      out = _norm(out, cfg, block['mlp_output_norm'])
+    x = attended + out
     streams.append(x)
   y = _norm(x, cfg, params['head'].get('norm', {}))
   if cfg.tie_embeddings:
     logits = y @ params['embed']['tokens'].T
   else:
     logits = y @ params['head']['kernel']
-  if cfg.logit_softcap is not None:
-    logits = cfg.logit_softcap * np.tanh(logits / cfg.logit_softcap)
-  return logits, np.stack(streams)
+  return _capped(logits, cfg.logit_softcap), np.stack(streams)
+
+
+def _capped(x, cap):
+  return x if cap is None else cap * np.tanh(x / cap)
 
 
 def _layer(tree, n):

@@ -38,6 +38,12 @@ VARIANTS = {
         **SMALL, activation='swiglu', mlp_width=24, qk_norm=True
     ),
     'windowed': model_config.DecoderConfig(**SMALL, window=3, norm='layer'),
+    'gemma': model_config.DecoderConfig(
+        **SMALL, activation='geglu', num_kv_heads=1, qk_norm=True,
+        qk_norm_scale=True, norm_plus_one=True, output_norms=True,
+        embedding_scale=4.0, attention_width=12.0, attention_softcap=2.0,
+        logit_softcap=5.0, window=3, full_every=2, window_rotary_base=100.0,
+    ),
 }
 
 
@@ -122,6 +128,8 @@ def test_no_token_sees_the_future(cfg):
         ('modded', dict(remat='full', scan_layers=False)),
         ('modded', dict(remat='full')),
         ('llama', dict(remat='dots')),
+        ('gemma', dict(remat='full')),
+        ('gemma', dict(scan_layers=False)),
     ],
     ids=str,
 )

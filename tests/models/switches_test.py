@@ -33,6 +33,18 @@ SWITCHES = {
     'gelu_exact': dict(activation='gelu_exact'),
     'geglu': dict(activation='geglu'),
     'qk_norm_scale': dict(qk_norm=True, qk_norm_scale=True, num_kv_heads=2),
+    'norm_plus_one': dict(
+        norm_plus_one=True, qk_norm=True, qk_norm_scale=True,
+    ),
+    'output_norms': dict(output_norms=True, norm='layer', biases=True),
+    'embedding_scale': dict(embedding_scale=4.0, tie_embeddings=True),
+    'attention_width': dict(attention_width=9.0),
+    'attention_softcap': dict(attention_softcap=0.5, num_kv_heads=2, window=4),
+    'full_every': dict(full_every=2, window=3, num_layers=3),
+    'window_rotary_base': dict(
+        full_every=3, window=5, num_layers=4, window_rotary_base=50.0,
+        rotary_scaling=LINEAR, attention_softcap=2.0, attention_width=2.0,
+    ),
 }
 
 
@@ -101,6 +113,10 @@ def test_flops_count_the_products_of_few_kv_heads():
   matrices = 2 * 2 * (2 * 16 * 32 + 2 * 16 * 8 + 2 * 16 * 24)
   attended = 2 * 2 * 2 * 32 * (1 + 2 + 3) / 3
   assert flops.blocks_flops_per_token(cfg, 3) == matrices + attended
+  # One key a query in the first layer, all before it in the second.
+  cfg = dataclasses.replace(cfg, window=1, full_every=2)
+  attended = 2 * 2 * 32 * (3 / 3 + (1 + 2 + 3) / 3)
+  assert flops.blocks_flops_per_token(cfg, 3) == matrices + attended
 
 
 @pytest.mark.parametrize(
@@ -111,6 +127,9 @@ def test_flops_count_the_products_of_few_kv_heads():
         (dict(rotary_share=1.5), 'rotary_share must be'),
         (dict(qk_norm_scale=True), 'qk_norm_scale needs qk_norm=True'),
         (dict(head_dim=5), 'even head width, got 5'),
+        (dict(full_every=2), 'full_every=2 needs window, got None'),
+        (dict(window_rotary_base=9.0, window=2), 'needs full_every, got None'),
+        (dict(attention_softcap=0.0), 'attention_softcap must be > 0 or None'),
     ],
 )
 def test_bad_switches_are_refused(change, message):

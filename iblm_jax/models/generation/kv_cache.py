@@ -96,7 +96,8 @@ def prefill(
   heads_first = attention.heads_first
 
   mix = attention.of_config(cfg, segment_ids)
-  attend = lambda q, k, v: (mix(q, k, v), (heads_first(k), heads_first(v)))
+  def attend(q, k, v, is_full):
+    return mix(q, k, v, is_full), (heads_first(k), heads_first(v))
 
   if positions_T is None:
     positions_T = jnp.arange(length)
@@ -138,13 +139,20 @@ def extend(
   num_new = x_BxTxD.shape[1]
   slots_S = jnp.arange(cache.k_BxHxSxK[0].shape[2])
   slots_T = cache.length + jnp.arange(num_new)
-  mask_TxS = attention.allowed(slots_T, slots_S, cfg.window)
-  if visible_S is not None:
-    mask_TxS &= visible_S[None] | (slots_T[:, None] == slots_S[None])
-  mask_1xTxS = mask_TxS[None]
   heads_first = attention.heads_first
 
-  def attend(q, k, v, k_BxHxSxK, v_BxHxSxK):
+  def seen(window):
+    mask_TxS = attention.allowed(slots_T, slots_S, window)
+    if visible_S is not None:
+      mask_TxS &= visible_S[None] | (slots_T[:, None] == slots_S[None])
+    return mask_TxS[None]
+
+  near_1xTxS, all_1xTxS = seen(cfg.window), seen(None)
+
+  def attend(q, k, v, is_full, k_BxHxSxK, v_BxHxSxK):
+    mask_1xTxS = near_1xTxS
+    if is_full is not None:
+      mask_1xTxS = jnp.where(is_full, all_1xTxS, near_1xTxS)
     # Written first: nothing reads what was there, so it is done in place.
     write = functools.partial(
         jax.lax.dynamic_update_slice_in_dim,
@@ -154,7 +162,11 @@ def extend(
     k_BxHxSxK = write(k_BxHxSxK, heads_first(k))
     v_BxHxSxK = write(v_BxHxSxK, heads_first(v))
     mixed = attention.masked_attention(
-        heads_first(q), k_BxHxSxK, v_BxHxSxK, mask_1xTxS
+        heads_first(q),
+        k_BxHxSxK,
+        v_BxHxSxK,
+        mask_1xTxS,
+        cfg.attention_softcap,
     )
     return heads_first(mixed), (k_BxHxSxK, v_BxHxSxK)
 

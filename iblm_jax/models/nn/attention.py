@@ -33,15 +33,25 @@ def resolve(implementation: str, platform: str, dtype: jnp.dtype) -> str:
 
 def of_config(
     cfg: model_config.DecoderConfig, segment_ids_BxL: jax.Array | None
-) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
-  """Gives `causal_attention` as a model's options have it on this backend."""
-  return functools.partial(
+) -> Callable[..., jax.Array]:
+  """Gives `causal_attention` as a model's options have it on this backend.
+
+  Its fourth argument, a bool [], says whether the layer has no window; None
+  where the config has all layers alike.
+  """
+  attend = functools.partial(
       causal_attention,
       segment_ids_BxL=segment_ids_BxL,
-      window=cfg.window,
+      softcap=cfg.attention_softcap,
       implementation=resolve(
           cfg.attention, jax.default_backend(), cfg.compute_dtype
       ),
+  )
+  near = functools.partial(attend, window=cfg.window)
+  return lambda q, k, v, is_full: (
+      near(q, k, v)
+      if is_full is None
+      else jax.lax.cond(is_full, attend, near, q, k, v)
   )
 
 
@@ -63,6 +73,7 @@ def causal_attention(
     *,
     segment_ids_BxL: jax.Array | None = None,
     window: int | None = None,
+    softcap: float | None = None,
     implementation: str = 'xla',
 ) -> jax.Array:
   """Computes causal self-attention, within a window and documents if asked.
@@ -74,9 +85,10 @@ def causal_attention(
     v_BxLxHxK: Values, of the shape of the keys.
     segment_ids_BxL: int [B, L], the document of each token; None for one.
     window: Tokens a query may look back to, itself included; None for all.
+    softcap: c of `c * tanh(scores / c)`; None for no cap.
     implementation: 'xla', 'blocked' (for CPUs), 'cudnn' (for GPUs; rows of an
-      odd number of tokens that have documents take 'xla') or 'splash' (for
-      TPUs; rows that are no multiple of 128 tokens take 'xla').
+      odd number of tokens that have documents take 'xla', and so do caps) or
+      'splash' (for TPUs; rows that are no multiple of 128 tokens take 'xla').
 
   Returns:
     [B, L, H, K] in the dtype of the values; the softmax is in float32.
@@ -90,7 +102,9 @@ def causal_attention(
     True
   """
   if implementation == 'blocked':
-    return _blocked(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, segment_ids_BxL, window)
+    return _blocked(
+        q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, segment_ids_BxL, window, softcap
+    )
   if implementation == 'splash':
     if q_BxLxHxK.shape[1] % splash.TILE == 0:
       return splash.causal_attention(
@@ -99,12 +113,18 @@ def causal_attention(
           v_BxLxHxK,
           segment_ids_BxL=segment_ids_BxL,
           window=window,
+          softcap=softcap,
       )
     implementation = 'xla'
   if implementation not in ('xla', 'cudnn'):
     raise ValueError(
         "attention must be 'xla', 'blocked', 'cudnn' or 'splash' here, got"
         f' {implementation!r}.'
+    )
+  if softcap is not None:  # as one block: none of the others has a cap
+    return _blocked(
+        q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, segment_ids_BxL, window, softcap,
+        block=q_BxLxHxK.shape[1],
     )
   mask_Bx1xLxL = None
   if segment_ids_BxL is not None:
@@ -128,6 +148,7 @@ def masked_attention(
     k_BxHxSxK: jax.Array,
     v_BxHxSxK: jax.Array,
     mask_BxTxS: jax.Array,
+    softcap: float | None = None,
 ) -> jax.Array:
   """Computes attention of T queries over S keys under an explicit mask.
 
@@ -145,6 +166,7 @@ def masked_attention(
         k_BxHxSxK,
         v_BxHxSxK,
         jnp.tile(mask_BxTxS, (1, heads // kv_heads, 1)),
+        softcap,
     )
     return grouped.reshape(batch, heads, length, width)
   scale = jnp.asarray(1.0 / math.sqrt(q_BxHxTxK.shape[-1]), q_BxHxTxK.dtype)
@@ -154,6 +176,8 @@ def masked_attention(
       k_BxHxSxK,
       preferred_element_type=jnp.float32,
   )
+  if softcap is not None:
+    scores_BxHxTxS = softcap * jnp.tanh(scores_BxHxTxS / softcap)
   lowest = jnp.finfo(jnp.float32).min
   scores_BxHxTxS = jnp.where(mask_BxTxS[:, None], scores_BxHxTxS, lowest)
   top = jnp.max(scores_BxHxTxS, axis=-1, keepdims=True)
@@ -174,13 +198,16 @@ def heads_first(x_BxLxHxK: jax.Array) -> jax.Array:
   return x_BxLxHxK.swapaxes(1, 2)
 
 
-def _blocked(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, segment_ids_BxL, window):
+def _blocked(
+    q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, segment_ids_BxL, window, softcap,
+    block=_BLOCK,
+):
   """Blocks of queries, each against just the keys it may see."""
   q, k, v = map(heads_first, (q_BxLxHxK, k_BxLxHxK, v_BxLxHxK))
   length = q_BxLxHxK.shape[1]
   outputs = []
-  for start in range(0, length, _BLOCK):
-    stop = min(start + _BLOCK, length)
+  for start in range(0, length, block):
+    stop = min(start + block, length)
     first = 0 if window is None else max(0, start - window + 1)
     queries, keys = slice(start, stop), slice(first, stop)
     mask = allowed(jnp.arange(start, stop), jnp.arange(first, stop), window)
@@ -191,7 +218,7 @@ def _blocked(q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, segment_ids_BxL, window):
       )
     outputs.append(
         masked_attention(
-            q[:, :, queries], k[:, :, keys], v[:, :, keys], mask_BxTxS
+            q[:, :, queries], k[:, :, keys], v[:, :, keys], mask_BxTxS, softcap
         )
     )
   return heads_first(jnp.concatenate(outputs, axis=2))

@@ -87,6 +87,9 @@ class Attention(nn.Module):
       k = layers.HeadNorm(cfg, name='key_norm')(k)
     if cfg.positions == 'rotary':
       q, k = rotate(q, angles), rotate(k, angles)
+    if cfg.attention_width is not None:
+      # What attends divides by the root of the head width.
+      q = q * math.sqrt(cfg.head_width / cfg.attention_width)
     mixed, extra = attend(q, k, v)
     out_BxLxD = layers.Linear(
         cfg,
@@ -175,12 +178,16 @@ class Block(nn.Module):
       y_BxLxD = masked_mixing.MaskedMixing(self.cfg, name='mixer')(
           norm(name='mixer_norm')(x_BxLxD), present_BxL
       )
+    if self.cfg.output_norms:
+      kind = 'attention' if self.cfg.mixer is None else 'mixer'
+      y_BxLxD = norm(name=f'{kind}_output_norm')(y_BxLxD)
     attended_BxLxD = x_BxLxD + y_BxLxD
     if not self.cfg.parallel_residual:
       x_BxLxD = attended_BxLxD
-    x_BxLxD = attended_BxLxD + Mlp(self.cfg, name='mlp')(
-        norm(name='mlp_norm')(x_BxLxD)
-    )
+    y_BxLxD = Mlp(self.cfg, name='mlp')(norm(name='mlp_norm')(x_BxLxD))
+    if self.cfg.output_norms:
+      y_BxLxD = norm(name='mlp_output_norm')(y_BxLxD)
+    x_BxLxD = attended_BxLxD + y_BxLxD
     x_BxLxD = nn.with_logical_constraint(
         x_BxLxD, ('batch', 'length', 'residual')
     )

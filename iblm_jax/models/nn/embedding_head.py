@@ -32,6 +32,8 @@ class Embed(nn.Module):
         nn.with_logical_constraint, logical_axis_resources=('lookup', 'length')
     )
     x_BxLxD = jnp.take(table_VxD, lookup(tokens_BxL), axis=0)
+    if cfg.embedding_scale != 1.0:
+      x_BxLxD = x_BxLxD * cfg.embedding_scale
     if cfg.positions == 'learned':
       positions_TxD = self.param(
           'positions',

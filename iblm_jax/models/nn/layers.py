@@ -101,6 +101,15 @@ class Linear(nn.Module):
     return y
 
 
+def _scale(module: Any, axis: str, size: int) -> jax.Array:
+  """The learned scale of a norm, [size]."""
+  ones = nn.initializers.ones_init()
+  if module.cfg.norm_plus_one:
+    ones = nn.initializers.zeros_init()
+  scale = module.param('scale', annotated(ones, (axis,)), (size,), jnp.float32)
+  return 1.0 + scale.astype(jnp.float32) if module.cfg.norm_plus_one else scale
+
+
 class Norm(nn.Module):
   """RMS or layer norm over the last axis, in float32."""
 
@@ -117,8 +126,7 @@ class Norm(nn.Module):
     )
     shape = (1,) * (x_D.ndim - 1) + (-1,)
     if self.cfg.norm_scale:
-      ones = annotated(nn.initializers.ones_init(), ('embed',))
-      scale_D = self.param('scale', ones, (x_D.shape[-1],), jnp.float32)
+      scale_D = _scale(self, 'embed', x_D.shape[-1])
       y_D = y_D * scale_D.reshape(shape)
     if self.cfg.norm == 'layer' and self.cfg.biases:
       zeros = annotated(nn.initializers.zeros_init(), ('embed',))
@@ -146,8 +154,7 @@ class HeadNorm(nn.Module):
     """Normalises the last axis; the dtype stays."""
     if not self.cfg.qk_norm_scale:
       return rms_normalize(x_BxLxHxK)
-    ones = annotated(nn.initializers.ones_init(), ('kv',))
-    scale_K = self.param('scale', ones, x_BxLxHxK.shape[-1:], jnp.float32)
+    scale_K = _scale(self, 'kv', x_BxLxHxK.shape[-1])
     y_BxLxHxK = rms_normalize(
         x_BxLxHxK.astype(jnp.float32), self.cfg.norm_epsilon
     )

@@ -24,6 +24,7 @@ def causal_attention(
     *,
     segment_ids_BxL: jax.Array | None = None,
     window: int | None = None,
+    softcap: float | None = None,
     interpret: bool = False,
 ) -> jax.Array:
   """Computes what `attention.causal_attention` does, of L a multiple of `TILE`.
@@ -49,7 +50,8 @@ def causal_attention(
       k_BxLxHxK, v_BxLxHxK = (
           jnp.repeat(a, shared, axis=2) for a in (k_BxLxHxK, v_BxLxHxK)
       )
-    kernel = _kernel(q_BxLxHxK.shape[2], length, window, interpret)
+    heads = q_BxLxHxK.shape[2]
+    kernel = _kernel(heads, length, window, softcap, interpret)
     scale = 1.0 / math.sqrt(q_BxLxHxK.shape[-1])
 
     def one_row(q_LxHxK, k_LxHxK, v_LxHxK, segment_ids_L):
@@ -79,7 +81,7 @@ def causal_attention(
   )(*arguments)
 
 
-def _kernel(num_heads, length, window, interpret):
+def _kernel(num_heads, length, window, softcap, interpret):
   side = (length, length)
   mask = (
       splash_attention.CausalMask(side)
@@ -100,5 +102,6 @@ def _kernel(num_heads, length, window, interpret):
       head_shards=1,
       q_seq_shards=1,
       block_sizes=blocks,
+      attn_logits_soft_cap=softcap,
       interpret=interpret,
   )

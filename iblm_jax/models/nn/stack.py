@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from iblm_jax.models import config as model_config
 from iblm_jax.models import outputs
@@ -49,7 +50,7 @@ def run(
   """
   outputs.check_collect(collect)
   mix = attention.of_config(cfg, segment_ids if cfg.document_mask else None)
-  attend = lambda q, k, v: (mix(q, k, v), None)
+  attend = lambda q, k, v, is_full: (mix(q, k, v, is_full), None)
 
   def measure(x_BxLxD):
     return outputs.measure(
@@ -92,9 +93,10 @@ def run_blocks(
     params: Of the whole model; 'blocks' may be a list of layers.
     x_BxLxD: The residual stream before the first block.
     cfg: The model.
-    angles: Of the rotary embedding, or None.
-    attend: `(q, k, v, *layer) -> (mixed, extra)`, where `layer` is this layer's
-      slice of `per_layer`.
+    angles: From `angles`.
+    attend: `(q, k, v, is_full, *layer) -> (mixed, extra)`, where `layer` is
+      this layer's slice of `per_layer`, and `is_full` says whether it has no
+      window (None where all layers are alike).
     measure: What to keep of the residual stream after each block.
     per_layer: None, a tuple of arrays with a leading layer axis, or a list of
       tuples, one a layer.
@@ -108,17 +110,23 @@ def run_blocks(
   """
 
   embedded_BxLxD = x_BxLxD
+  angles, near_angles = angles
 
-  def block(layer_params, x_BxLxD, skip_BxLxD, first_v, is_first, layer):
+  def block(layer_params, x_BxLxD, skip_BxLxD, first_v, place, layer):
+    is_first, is_full = place
     if skip_BxLxD is not None:
       x_BxLxD = x_BxLxD + skip_BxLxD
-    bound = lambda q, k, v: attend(q, k, v, *(layer or ()))
+    bound = lambda q, k, v: attend(q, k, v, is_full, *(layer or ()))
+    turned = angles
+    if near_angles is not None:
+      choose = functools.partial(jnp.where, is_full)
+      turned = jax.tree.map(choose, angles, near_angles)
     return layers.call(
         blocks.Block(cfg),
         layer_params,
         x_BxLxD,
         embedded_BxLxD,
-        angles,
+        turned,
         bound,
         first_v,
         is_first,
@@ -131,12 +139,12 @@ def run_blocks(
 
   def step(keep_stream, carry, xs):
     x_BxLxD, first_v = carry
-    layer_params, is_first, layer, skip = xs
+    layer_params, place, layer, skip = xs
     if skip is not None:
       skip_weight, skip_BxLxD = skip
       skip = skip_weight.astype(x_BxLxD.dtype) * skip_BxLxD
     x_BxLxD, first_v, extra = block(
-        layer_params, x_BxLxD, skip, first_v, is_first, layer
+        layer_params, x_BxLxD, skip, first_v, place, layer
     )
     kept = x_BxLxD if keep_stream else None
     measured = measure(x_BxLxD)
@@ -155,7 +163,7 @@ def run_blocks(
       unroll = 1 if cfg.scan_layers else True
       return jax.lax.scan(body, carry, xs, unroll=unroll)
     ys = []
-    for n in range(xs[1].size):
+    for n in range(xs[1][0].size):
       carry, y = body(carry, at(xs, n))
       ys.append(y)
     measured, extra, kept = zip(*ys, strict=True)
@@ -167,8 +175,10 @@ def run_blocks(
     shape = (*x_BxLxD.shape[:2], cfg.kv_heads, cfg.head_width)
     first_v = jnp.zeros(shape, cfg.compute_dtype)
   carry = (x_BxLxD, first_v)
+  order = np.arange(1, cfg.num_layers + 1)
   is_first_N = jnp.arange(cfg.num_layers) == 0
-  xs = (params['blocks'], is_first_N, per_layer)
+  is_full_N = None if cfg.full_every is None else order % cfg.full_every == 0
+  xs = (params['blocks'], (is_first_N, is_full_N), per_layer)
   if not cfg.unet_skips:
     carry, (measured, extra, _) = scan(False, carry, (*xs, None))
     return carry[0], measured, extra
@@ -190,9 +200,17 @@ def _is_list(x):
 
 
 def angles(positions_BxL: jax.Array, cfg: model_config.DecoderConfig):
-  """Gives cosine and sine of the rotary embedding, None for others."""
+  """Gives cosine and sine of the rotary embedding, None for others.
+
+  The second pair is of layers with a window, None where they have the same.
+  """
   if cfg.positions != 'rotary':
-    return None
-  return blocks.rotary_angles(
-      positions_BxL, cfg.rotary_width, cfg.rotary_base, cfg.rotary_scaling
+    return None, None
+  of_base = functools.partial(
+      blocks.rotary_angles, positions_BxL, cfg.rotary_width
+  )
+  near = cfg.window_rotary_base
+  return (
+      of_base(cfg.rotary_base, cfg.rotary_scaling),
+      None if near is None else of_base(near),
   )

@@ -13,14 +13,14 @@ _IGNORED = frozenset({
     'attention_dropout', 'attn_pdrop', 'auto_map', 'bos_token_id',
     'classifier_dropout', 'dtype', 'embd_pdrop', 'eos_token_id',
     'finetuning_task', 'gradient_checkpointing', 'hidden_dropout', 'id2label',
-    'initializer_range', 'is_llama_config', 'keys_to_ignore_at_inference',
-    'label2id', 'max_window_layers', 'model_type', 'n_ctx',
-    'output_attentions', 'output_hidden_states', 'pad_token_id',
-    'pretraining_tp', 'problem_type', 'resid_pdrop', 'return_dict',
-    'summary_activation', 'summary_first_dropout', 'summary_proj_to_labels',
-    'summary_type', 'summary_use_proj', 'task_specific_params',
-    'tokenizer_class', 'torch_dtype', 'transformers.js_config',
-    'transformers_version', 'use_cache',
+    'initializer_range', 'is_decoder', 'is_llama_config',
+    'keys_to_ignore_at_inference', 'label2id', 'max_window_layers',
+    'model_type', 'n_ctx', 'output_attentions', 'output_hidden_states',
+    'pad_token_id', 'pretraining_tp', 'problem_type', 'resid_pdrop',
+    'return_dict', 'summary_activation', 'summary_first_dropout',
+    'summary_proj_to_labels', 'summary_type', 'summary_use_proj',
+    'task_specific_params', 'tokenizer_class', 'torch_dtype',
+    'transformers.js_config', 'transformers_version', 'use_cache',
 })
 # Theirs -> ours; several of theirs are the same function.
 _GELUS = {

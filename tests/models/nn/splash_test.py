@@ -19,7 +19,7 @@ def arrays():
   return q, k, v, weight, jnp.asarray(segments, jnp.int32)
 
 
-def plain(q, k, v, segments, window):
+def plain(q, k, v, segments, window, softcap):
   """Softmax over the keys a query may see, written out."""
   distance = np.arange(SHAPE[1])[:, None] - np.arange(SHAPE[1])[None]
   seen = (distance >= 0) & (distance < (window or SHAPE[1]))
@@ -27,23 +27,28 @@ def plain(q, k, v, segments, window):
   if segments is not None:
     seen = seen & (segments[:, None, :, None] == segments[:, None, None, :])
   scores = jnp.einsum('bthk,bshk->bhts', q, k) / np.sqrt(SHAPE[-1])
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
   weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
   return jnp.einsum('bhts,bshk->bthk', weights, v)
 
 
-@pytest.mark.parametrize('window, documents', [(None, False), (100, True)])
-def test_values_and_gradients(window, documents):
+@pytest.mark.parametrize(
+    'window, documents, softcap', [(None, False, 1.5), (100, True, None)]
+)
+def test_values_and_gradients(window, documents, softcap):
   q, k, v, weight, segments = arrays()
   segments = segments if documents else None
 
   def fused(q, k, v):
     mixed = splash.causal_attention(
-        q, k, v, segment_ids_BxL=segments, window=window, interpret=True
+        q, k, v, segment_ids_BxL=segments, window=window, softcap=softcap,
+        interpret=True,
     )
     return jnp.sum(mixed * weight)
 
   def expected(q, k, v):
-    return jnp.sum(plain(q, k, v, segments, window) * weight)
+    return jnp.sum(plain(q, k, v, segments, window, softcap) * weight)
 
   value, grads = jax.value_and_grad(fused, (0, 1, 2))(q, k, v)
   wanted, wanted_grads = jax.value_and_grad(expected, (0, 1, 2))(q, k, v)
