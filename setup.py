@@ -21,6 +21,8 @@ _HF = [
     'tokenizers>=0.20',
 ]
 _GGUF = ['gguf>=0.17', 'safetensors>=0.4', 'tokenizers>=0.20']
+# What others compute with the same files; CPU wheels of torch are enough.
+_PARITY = ['peft>=0.18', 'torch>=2.6', 'transformers>=5.0']
 _TEST = [
     'chex>=0.1.90',
     'equinox>=0.13',
@@ -84,6 +86,7 @@ setuptools.setup(
         'gguf': _GGUF,
         'certify': _CERTIFY,
         'test': _TEST,
+        'parity': _PARITY,
         'dev': [
             *_TEST,
             'build>=1.2',
