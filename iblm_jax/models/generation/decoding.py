@@ -1,5 +1,6 @@
 """Sampling from a decoder, with a cache of keys and values."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -196,35 +197,46 @@ def sample_steps(
     top_k: As there.
     allowed_V: As there.
   """
-
-  # It and its reciprocal, by which compilers multiply, are normal in float32.
-  scale = min(max(temperature, 1e-37), 1e37)
-
-  def pick(logits_BxV, key):
-    if allowed_V is not None:
-      logits_BxV = jnp.where(allowed_V[None], logits_BxV, -jnp.inf)
-    if temperature == 0:
-      return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
-    if top_k is not None:
-      # By place, since more than k may be as likely as the k-th.
-      kept_BxK = jax.lax.top_k(logits_BxV, top_k)[1]
-      row_Bx1 = jnp.arange(logits_BxV.shape[0])[:, None]
-      kept_BxV = jnp.zeros(logits_BxV.shape, bool)
-      kept_BxV = kept_BxV.at[row_Bx1, kept_BxK].set(True)
-      logits_BxV = jnp.where(kept_BxV, logits_BxV, -jnp.inf)
-    if temperature < _TINY:
-      # No quotient may overflow.
-      logits_BxV -= logits_BxV.max(axis=-1, keepdims=True)
-    picked_B = jax.random.categorical(key, logits_BxV / scale)
-    return picked_B.astype(jnp.int32)
+  choose = functools.partial(
+      pick, temperature=temperature, top_k=top_k, allowed_V=allowed_V
+  )
 
   def advance(carry, key):
     token_B, state = carry
     logits_BxV, state = step(token_B, state)
-    token_B = pick(logits_BxV, key)
+    token_B = choose(logits_BxV, key)
     return (token_B, state), token_B
 
   keys = jax.random.split(rng, num_tokens)
-  first_B = pick(logits_BxV, keys[0])
+  first_B = choose(logits_BxV, keys[0])
   _, rest_TxB = jax.lax.scan(advance, (first_B, state), keys[1:])
   return jnp.concatenate([first_B[None], rest_TxB]).T
+
+
+def pick(
+    logits_BxV: jax.Array,
+    key: jax.Array,
+    *,
+    temperature: float,
+    top_k: int | None,
+    allowed_V: jax.Array | None,
+) -> jax.Array:
+  """Picks a token of every row, int32 [B]; see `sample`."""
+  if allowed_V is not None:
+    logits_BxV = jnp.where(allowed_V[None], logits_BxV, -jnp.inf)
+  if temperature == 0:
+    return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
+  if top_k is not None:
+    # By place, since more than k may be as likely as the k-th.
+    kept_BxK = jax.lax.top_k(logits_BxV, top_k)[1]
+    row_Bx1 = jnp.arange(logits_BxV.shape[0])[:, None]
+    kept_BxV = jnp.zeros(logits_BxV.shape, bool)
+    kept_BxV = kept_BxV.at[row_Bx1, kept_BxK].set(True)
+    logits_BxV = jnp.where(kept_BxV, logits_BxV, -jnp.inf)
+  if temperature < _TINY:
+    # No quotient may overflow.
+    logits_BxV -= logits_BxV.max(axis=-1, keepdims=True)
+  # It and its reciprocal, by which compilers multiply, are normal in float32.
+  scale = min(max(temperature, 1e-37), 1e37)
+  picked_B = jax.random.categorical(key, logits_BxV / scale)
+  return picked_B.astype(jnp.int32)

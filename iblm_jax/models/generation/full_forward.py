@@ -60,28 +60,34 @@ def sample(
   room = ((0, 0), (0, size - length))
   tokens_BxS = jnp.pad(prompt_BxT.astype(jnp.int32), room)
 
-  def logits(tokens_BxS, count):
-    """Of the token after the first `count`."""
-    mask_BxS = jnp.broadcast_to(jnp.arange(size) < count, tokens_BxS.shape)
-    found = families.apply(params, tokens_BxS, cfg, mask=mask_BxS)
-    return jax.lax.dynamic_index_in_dim(
-        found.logits_BxLxV, count - 1, axis=1, keepdims=False
-    )
-
   def step(token_B, state):
     tokens_BxS, count = state
     tokens_BxS = jax.lax.dynamic_update_index_in_dim(
         tokens_BxS, token_B, count, axis=1
     )
-    return logits(tokens_BxS, count + 1), (tokens_BxS, count + 1)
+    count = count + 1
+    return next_logits(params, tokens_BxS, count, cfg), (tokens_BxS, count)
 
   count = jnp.int32(length)
   return decoding.sample_steps(
       step,
-      logits(tokens_BxS, count),
+      next_logits(params, tokens_BxS, count, cfg),
       (tokens_BxS, count),
       rng,
       num_tokens=num_tokens,
       allowed_V=allowed_V,
       **options,
+  )
+
+
+def next_logits(
+    params: Any, tokens_BxS: jax.Array, count: jax.Array,
+    cfg: families.ModelConfig,
+) -> jax.Array:
+  """Computes the logits [B, V] of the token after the first `count`."""
+  mask_S = jnp.arange(tokens_BxS.shape[1]) < count
+  mask_BxS = jnp.broadcast_to(mask_S, tokens_BxS.shape)
+  found = families.apply(params, tokens_BxS, cfg, mask=mask_BxS)
+  return jax.lax.dynamic_index_in_dim(
+      found.logits_BxLxV, count - 1, axis=1, keepdims=False
   )
