@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from etils import epath
 
-from iblm_jax import files
 from iblm_jax.analysis import profiles
 from iblm_jax.data import batches as batches_lib
 from iblm_jax.data import sources
@@ -18,9 +17,9 @@ from iblm_jax.data.sources import multiplication
 from iblm_jax.data.text import files as text_lib
 from iblm_jax.data.text import packing, tokenizers
 from iblm_jax.information import entropy
-from iblm_jax.models import decoder, families, pretrained
-from iblm_jax.models.pretrained import gpt2_file
-from iblm_jax.training import data_record
+from iblm_jax.models import decoder, families
+from iblm_jax.models.pretrained import gpt2_file, published
+from iblm_jax.training import checkpoint_paths, data_record
 
 # Most numbers of all layers' streams that are held at once.
 _MOST_HELD = 2**25
@@ -127,24 +126,10 @@ def make(
     ValueError: A file is missing or of another kind.
     CheckpointError: None of the checkpoints of a run is intact.
   """
-  path = epath.Path(checkpoint)
-  if checkpoint.startswith('package:') or path.suffix == '.gguf':
+  run = checkpoint_paths.find_run(checkpoint)
+  if run is None:
     return _of_pretrained(checkpoint, text, tokenizer, tokens, length)
-  if not path.exists():
-    raise ValueError(f'checkpoint {checkpoint!r} does not exist.')
-  if (path / 'config.json').exists() and (path / 'checkpoints').exists():
-    return _of_run(path, None, text, tokenizer, tokens, length)
-  if path.parent.name == 'checkpoints' and path.name.isdigit():
-    run = path.parent.parent
-    return _of_run(run, int(path.name), text, tokenizer, tokens, length)
-  weights = ('model.safetensors', 'model.safetensors.index.json')
-  if path.suffix == '.safetensors' or any((path / n).exists() for n in weights):
-    return _of_pretrained(checkpoint, text, tokenizer, tokens, length)
-  raise ValueError(
-      'checkpoint must be the folder of a run (with config.json and'
-      ' checkpoints), or what models.pretrained.load reads, got'
-      f' {checkpoint!r}.'
-  )
+  return _of_run(*run, text, tokenizer, tokens, length)
 
 
 def untrained(subject: Subject, seed: int = 0) -> Subject:
@@ -210,16 +195,7 @@ def _of_run(path, step, text, tokenizer, tokens, length) -> Subject:
 def _of_pretrained(checkpoint, text, tokenizer, tokens, length) -> Subject:
   if text is None:
     raise ValueError('text must be given: a model from files names no data.')
-  path = epath.Path(checkpoint)
-  folder = path if path.is_dir() else path.parent
-  is_folder = not checkpoint.startswith('package:') and path.suffix != '.gguf'
-  if is_folder and _kind(folder) == 'gpt2':
-    name, model, params, loaded = gpt2_file.load(path, tokenizer)
-  else:
-    params, model, loaded = pretrained.load(checkpoint, tokenizer=tokenizer)
-    is_plain = path.name == 'model.safetensors'
-    name = (folder.resolve() if is_plain else path).name
-    name = name.removeprefix('package:').removesuffix('.gguf')
+  name, model, params, loaded = published.load(checkpoint, tokenizer)
   subject = _of_text(
       name, 0, model, params, text, loaded, tokens,
       min(model.max_length, length or _LONGEST),
@@ -235,13 +211,6 @@ def _of_pretrained(checkpoint, text, tokenizer, tokens, length) -> Subject:
     }
 
   return dataclasses.replace(subject, read=read)
-
-
-def _kind(folder: epath.Path) -> Any:
-  """What a model says that it is; a GPT-2 does so by its shapes, too."""
-  config = folder / 'config.json'
-  given = files.read_object(config) if config.exists() else {}
-  return given.get('model_type', 'gpt2')
 
 
 def _of_data(name, seed, model, params, data, tokens, settings) -> Subject:

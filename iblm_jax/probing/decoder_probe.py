@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -21,31 +21,16 @@ from iblm_jax.data import batches as batches_lib
 from iblm_jax.data import pipeline
 from iblm_jax.information import entropy, fidelity
 from iblm_jax.models import config as model_config
-from iblm_jax.models import families, reconstruction
-from iblm_jax.models.nn import embeddings
+from iblm_jax.models import reconstruction
 from iblm_jax.objectives import causal
+from iblm_jax.probing import encoders
 
-# (params, tokens_BxL, mask_BxL) -> [B, E]
-Embed = Callable[[Any, jax.Array, jax.Array], jax.Array]
+Encoder = encoders.Encoder
+of_model = encoders.of_model
 Report = Callable[[str], None]
 
 # Embeddings whose entropy is taken.
 _MEASURED = 1024
-
-
-class Encoder(NamedTuple):
-  """A frozen function from sequences to vectors.
-
-  Attributes:
-    embed: Maps (params, tokens_BxL, mask_BxL) to [B, E] of any floating dtype;
-      pure.
-    params: The first argument of `embed`.
-    vocab_size: Tokens are in 0..vocab_size-1.
-  """
-
-  embed: Embed
-  params: Any
-  vocab_size: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,39 +88,6 @@ class ProbeConfig:
         max_length=self.length,
         **sizes,
     )
-
-
-def of_model(
-    model: families.ModelConfig, params: Any, position: str | None = None
-) -> Encoder:
-  """Makes an encoder of a model, its own token embeddings included.
-
-  Behind a bottleneck, the vector is what passes the bottleneck. Of a memory
-  model the encoder of its chunks is read.
-
-  Args:
-    model: The config, of any family.
-    params: The parameters of the model.
-    position: The position whose state is the vector, see `embeddings.gather`;
-      None is the one that the model itself reads, the last valid one for a
-      decoder.
-
-  Raises:
-    ValueError: The position is unknown, or the model encodes nothing.
-  """
-  place = position or getattr(model, 'position', 'last_valid')
-  if place not in embeddings.POSITIONS:
-    raise ValueError(
-        f'position must be one of {embeddings.POSITIONS}, got {position!r}.'
-    )
-
-  def embed(params, tokens_BxL, mask_BxL):
-    h_BxLxE = families.encode(params, tokens_BxL, model, mask_BxL)
-    e_BxE = embeddings.gather(h_BxLxE, mask_BxL, place)
-    return families.narrowed(params, e_BxE, model)
-
-  families.encoder(model)  # raises
-  return Encoder(embed, params, model.vocab_size)
 
 
 def probe(
