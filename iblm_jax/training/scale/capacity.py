@@ -86,12 +86,12 @@ def check_memory(
     )
 
 
-def check_prompt(cfg: options.RunConfig, length: int) -> None:
+def check_prompt(model: families.ModelConfig, length: int) -> None:
   """Raises ValueError where a CPU cannot hold the scores of all its tokens."""
   host = _host_memory()
   if host is None or jax.default_backend() != 'cpu':
     return
-  stacks = families.stacks(cfg.model).values()
+  stacks = families.stacks(model).values()
   heads = max((stack.num_heads for stack in stacks), default=0)
   scores = 4 * heads * length**2
   if scores > host:
