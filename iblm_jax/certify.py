@@ -5,7 +5,8 @@
 
 The first command trains few numbers, codes them, and bounds the loss of the
 model that the code describes. The second one needs only the certificate and the
-data, which --data names where they are in a file.
+data, which --data names where they are in a file, and, where the run added to a
+published model, that model: --base.
 """
 
 import contextlib
@@ -79,7 +80,10 @@ def verify_confined() -> None:
         min(confinement.CONFIG_SECONDS, FLAGS.verify_seconds)
     )
     opened = verification.open_certificate(
-        folder, FLAGS.data, gigabytes=FLAGS.verify_gigabytes
+        folder,
+        FLAGS.data,
+        base=FLAGS.base,
+        gigabytes=FLAGS.verify_gigabytes,
     )
     confinement.stop_at(FLAGS.verify_seconds)
     found = verification.verify(folder, cli.report, opened=opened)
@@ -122,6 +126,11 @@ def _define_flags() -> None:
       None,
       'With --verify: the data file, or a pattern of the files. Nothing that a'
       ' certificate names is read.',
+  )
+  flags.DEFINE_string(
+      'base',
+      None,
+      'With --verify: the published model that the run added to.',
   )
   flags.DEFINE_integer(
       'verify_seconds',

@@ -105,6 +105,11 @@ def _word(
     steps, rows = config['train']['num_steps'], config['data']['batch_size']
     yield f'{steps * rows:,} rows read in {steps:,} steps of training'
     yield from (f'{name} {value}' for name, value in _seeds(config))
+    if config.get('start') is not None:
+      yield (
+          f'the model of SHA-256 {config["start"]["sha256"]} was made without'
+          ' these units'
+      )
   made = tree['made']
   if 'heldout_before_quantisation' in made:
     held = made['heldout_before_quantisation']

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -36,6 +37,7 @@ def verify(
     report: Report,
     data: str | None = None,
     *,
+    base: str | None = None,
     opened: Opened | None = None,
 ) -> Certificate:
   """Decodes the bits, rebuilds the model, scores it again and compares all.
@@ -48,6 +50,8 @@ def verify(
     report: Receives lines for a person to read.
     data: Where the data file lies, or a pattern of the files; their hashes
       decide. A path in a certificate is not followed.
+    base: Where the published model lies to which the run added, as in
+      `models.pretrained.load`; its hash decides.
     opened: What `open_certificate` returned for these, where the caller has it.
 
   Returns:
@@ -57,7 +61,7 @@ def verify(
     Mismatch: Something differs; the message names the first such thing.
     ValueError: A file is damaged or the data cannot be read.
   """
-  held, cfg = opened or open_certificate(folder, data)
+  held, cfg = opened or open_certificate(folder, data, base=base)
   with comparison.in_one_line(folder):
     subject = pipeline.subject_of(cfg, pipeline.prepare(cfg))
     return comparison.check(held, subject, cfg.certificate, report)
@@ -67,6 +71,7 @@ def open_certificate(
     folder: epath.PathLike,
     data: str | None = None,
     *,
+    base: str | None = None,
     gigabytes: float = GIGABYTES,
 ) -> Opened:
   """Reads a certificate and builds the run that it describes, without arrays.
@@ -74,6 +79,7 @@ def open_certificate(
   Args:
     folder: The folder of the certificate.
     data: As for `verify`.
+    base: As for `verify`.
     gigabytes: Memory that the model may take.
 
   Raises:
@@ -89,9 +95,8 @@ def open_certificate(
           f'{folder} is about a vector, not about a run: check it with'
           ' iblm_jax.certification.verify(FOLDER, nll_bits, documents).'
       )
-    cfg = pipeline.from_dict(
-        {**model['config'], 'certificate': model['certificate']}
-    )
+    config = _with_base(model['config'], base)
+    cfg = pipeline.from_dict({**config, 'certificate': model['certificate']})
     cfg = cfg._replace(run=_with_data(cfg.run, data))
     assert cfg.run.parameterisation is not None
     dims = cfg.run.parameterisation.dims
@@ -108,6 +113,26 @@ def open_certificate(
       )
     program.Program(cfg.run, jax.devices()[:1])
     return Opened(held, cfg)
+
+
+def _with_base(
+    config: Mapping[str, Any], base: str | None
+) -> Mapping[str, Any]:
+  """The config of a run on the published model that the caller names."""
+  start = config.get('start')
+  if start is None:
+    if base is not None:
+      raise ValueError(f'the run added to no published model, got {base!r}.')
+    return config
+  if not isinstance(start, Mapping) or not start.get('sha256'):
+    raise ValueError('its start must be a published model with its sha256.')
+  if base is None:
+    raise ValueError(
+        f'the run added to the model {start.get("pretrained")!r}, says the'
+        ' certificate, whose paths are not followed: name it with --base (an'
+        ' argument, base).'
+    )
+  return {**config, 'start': {**start, 'pretrained': base}}
 
 
 def _with_data(run: options.RunConfig, path: str | None) -> options.RunConfig:
