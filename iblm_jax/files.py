@@ -1,10 +1,12 @@
 """Writes files whole and durably, and reads small ones that may be anything."""
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import stat
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -77,6 +79,58 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
     error.filename = str(path)  # a full disk names none
     raise
   sync(path.parent)
+
+
+def check_new(name: str, path: epath.PathLike) -> None:
+  """Raises ValueError unless a folder is empty or not there yet.
+
+  Args:
+    name: What it is, for messages.
+    path: On this machine.
+  """
+  if '://' in os.fspath(path):
+    raise ValueError(f'{name} must be on this machine, got {str(path)!r}.')
+  made = folder(name, path)
+  if made.exists() and any(made.iterdir()):
+    raise ValueError(
+        f'{name} must be empty or not there yet: nothing in {made} is'
+        ' overwritten.'
+    )
+
+
+@contextlib.contextmanager
+def new_folder(name: str, path: epath.PathLike) -> Iterator[epath.Path]:
+  """Gives a folder to write to, which gets its name when all is written.
+
+  Args:
+    name: What it is, for messages.
+    path: Where it will be; empty or not there yet.
+
+  Yields:
+    A folder beside it. After an error it is gone, and `path` as before.
+
+  Raises:
+    ValueError: As `check_new`.
+
+  >>> import tempfile
+  >>> out = epath.Path(tempfile.mkdtemp()) / 'out'
+  >>> with new_folder('out', out) as draft:
+  ...   _ = (draft / 'a.txt').write_text('whole')
+  >>> [path.name for path in out.iterdir()]
+  ['a.txt']
+  """
+  check_new(name, path)
+  made = folder(name, path)
+  draft = made.parent / f'{made.name}.{os.getpid()}.tmp'
+  draft.mkdir(parents=True)
+  try:
+    yield draft
+    sync(draft)
+    os.replace(draft, made)
+  except BaseException:
+    draft.rmtree(missing_ok=True)
+    raise
+  sync(made.parent)
 
 
 def write_text(path: epath.PathLike, text: str) -> None:

@@ -2,7 +2,8 @@
 
 `init` and `apply` serve every family: the class of a config says which it is.
 `register` adds a family of one's own, which every program then knows.
-`pretrained.load` reads models that others trained.
+`pretrained.load` reads models that others trained, `pretrained.save` writes in
+their layout.
 """
 
 from iblm_jax.models import builtin as _builtin  # registers our families

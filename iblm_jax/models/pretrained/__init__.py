@@ -1,4 +1,4 @@
-"""Models that others trained."""
+"""Models that others trained, and ours in their layout."""
 
 from iblm_jax.models.pretrained.loading import (
     Head,
@@ -7,5 +7,6 @@ from iblm_jax.models.pretrained.loading import (
     read_head,
     read_params,
 )
+from iblm_jax.models.pretrained.writing import save
 
-__all__ = ['Head', 'Pretrained', 'load', 'read_head', 'read_params']
+__all__ = ['Head', 'Pretrained', 'load', 'read_head', 'read_params', 'save']

@@ -7,7 +7,7 @@ model does have, its config says. How an array of the file becomes ours is one
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import einops
@@ -97,15 +97,19 @@ def of_model(
     ValueError: The family has no place for a parameter.
   """
   entries = {entry.path: entry for entry in table}
-  leaves = jax.tree_util.tree_leaves_with_path(families.shapes(cfg))
-  shapes = {
-      jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-      for path, leaf in leaves
-  }
+  shapes = by_path(families.shapes(cfg))
   homeless = sorted(shapes.keys() - entries.keys())
   if homeless:
     raise ValueError(f'the family has no {some(homeless)}.')
   return {path: (entries[path], leaf) for path, leaf in shapes.items()}
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+  """Gives the leaves of a tree by their paths."""
+  return {
+      jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
 
 
 def their_names(entry: Entry, num_layers: int) -> list[str]:
@@ -167,7 +171,7 @@ def check(
       set(wanted),
   )
   for name, entry in wanted.items():
-    expected = _their_shape(entry, cfg)
+    expected = their_shape(entry, cfg)
     if tensors.found[name].shape != expected:
       raise ValueError(
           f'{name} must have shape {expected}, got'
@@ -232,6 +236,23 @@ def _ours(tensors, name, entry, cfg) -> np.ndarray:
   return ours if entry.part is None else ours[entry.part]
 
 
+def to_theirs(
+    parts: Sequence[tuple[Entry, np.ndarray]], cfg: DecoderConfig
+) -> np.ndarray:
+  """Makes one of their arrays of those of ours that it holds.
+
+  Args:
+    parts: Entries of one name with our arrays, without the axis of layers.
+    cfg: The model.
+  """
+  entry, ours = parts[0]
+  if entry.part is not None:
+    by_part = {of.part: array for of, array in parts}
+    ours = np.stack([by_part[i] for i in range(len(parts))])
+  theirs, pattern = entry.pattern.split('->')
+  return einops.rearrange(ours, f'{pattern} -> {theirs}', **_axes(entry, cfg))
+
+
 def _axes(entry: Entry, cfg: DecoderConfig) -> dict[str, int]:
   sizes = {
       'd': cfg.width, 'h': cfg.num_heads, 'g': cfg.kv_heads,
@@ -241,7 +262,8 @@ def _axes(entry: Entry, cfg: DecoderConfig) -> dict[str, int]:
   return {axis: sizes[axis] for axis in re.findall(r'\w+', _theirs(entry))}
 
 
-def _their_shape(entry: Entry, cfg: DecoderConfig) -> tuple[int, ...]:
+def their_shape(entry: Entry, cfg: DecoderConfig) -> tuple[int, ...]:
+  """Gives the shape of an array in the file."""
   sizes = _axes(entry, cfg)
   groups = re.findall(r'\([^)]*\)|\w+', _theirs(entry))
   return tuple(
