@@ -107,6 +107,8 @@ def _gguf(reorders: bool) -> tuple[Entry, ...]:
       *linear(f'{_BLOCK}/key', 'blk.{n}.attn_k', 'd', f'g {split}', shared),
       *linear(f'{_BLOCK}/value', 'blk.{n}.attn_v', 'd', 'g k'),
       *linear(f'{_BLOCK}/out', 'blk.{n}.attn_output', 'h k', 'd'),
+      *norm(f'{_BLOCK}/query_norm', 'blk.{n}.attn_q_norm', 'k'),
+      *norm(f'{_BLOCK}/key_norm', 'blk.{n}.attn_k_norm', 'k'),
       *norm('blocks/mlp_norm', 'blk.{n}.ffn_norm'),
       *linear('blocks/mlp/gate', 'blk.{n}.ffn_gate', 'd', 'f'),
       *linear('blocks/mlp/up', 'blk.{n}.ffn_up', 'd', 'f'),
@@ -139,13 +141,20 @@ SAFETENSORS = {
     'gemma3_text': _GEMMA,
 }
 # By `general.architecture` of a GGUF.
-GGUF = {'llama': _gguf(reorders=True), 'qwen2': _gguf(reorders=False)}
+GGUF = {
+    'llama': _gguf(reorders=True),
+    'qwen2': _gguf(reorders=False),
+    'qwen3': _gguf(reorders=False),
+}
+# Not a weight, but what the config is made of.
+ROPE_FACTORS = 'rope_freqs.weight'
 
 # Buffers of older files, not weights: masks and rotary frequencies.
 BUFFERS = re.compile(
     r'h\.\d+\.attn\.(bias|masked_bias)'
     r'|gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias)'
     r'|.*\.rotary_emb\.inv_freq'
+    f'|{ROPE_FACTORS}'
 )
 # Heads, which are not read where the embeddings are used in their place.
 _TIED = r'|lm_head\.weight|embed_out\.weight|output\.weight'
