@@ -13,8 +13,10 @@ pytest.importorskip('safetensors')
 pytest.importorskip('tokenizers')
 
 
-def test_every_device_gets_its_part_and_logits_stay(tmp_path):
-  settings = published_models.SETTINGS['qwen2']  # two key-value heads
+# Both have two key-value heads.
+@pytest.mark.parametrize('family, width', [('qwen2', 6), ('gemma3_text', 8)])
+def test_every_device_gets_its_part_and_logits_stay(tmp_path, family, width):
+  settings = published_models.SETTINGS[family]
   tensors = published_models.weights(settings)
   folder = published_models.save(tmp_path / 'it', settings, tensors)
   mesh_cfg = mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2)
@@ -29,7 +31,7 @@ def test_every_device_gets_its_part_and_logits_stay(tmp_path):
   params, cfg, _ = pretrained.load(folder, shardings=shardings)
   key = params['blocks']['attention']['key']['kernel']  # [N, D, G, K]
   shape = key.addressable_shards[0].data.shape
-  assert shape == (2, 12, 1, 6), key.sharding
+  assert shape == (2, 12, 1, width), key.sharding
   tokens = np.random.default_rng(0).integers(48, size=(4, 12))
 
   @jax.jit

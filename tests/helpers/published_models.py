@@ -18,6 +18,9 @@ _RMS = dict(
     _COMMON, num_key_value_heads=2, hidden_act='silu', rms_norm_eps=1e-2,
     rope_theta=500.0,
 )
+_GEMMA = dict(
+    _RMS, hidden_activation='gelu_pytorch_tanh', head_dim=8,
+)
 SETTINGS = {
     'llama': dict(
         _RMS, model_type='llama', attention_bias=False, mlp_bias=False,
@@ -39,6 +42,22 @@ SETTINGS = {
     'qwen3': dict(
         _RMS, model_type='qwen3', head_dim=8, attention_bias=False,
         layer_types=['full_attention'] * N,
+    ),
+    'gemma': dict(
+        _GEMMA, model_type='gemma', hidden_act='gelu', num_key_value_heads=1,
+        hidden_activation=None,
+    ),
+    'gemma2': dict(
+        _GEMMA, model_type='gemma2', sliding_window=4,
+        query_pre_attn_scalar=5, attn_logit_softcapping=0.7,
+        final_logit_softcapping=2.0, cache_implementation='hybrid',
+    ),
+    'gemma3_text': dict(
+        _GEMMA, model_type='gemma3_text', sliding_window=4,
+        query_pre_attn_scalar=5, attn_logit_softcapping=None,
+        final_logit_softcapping=None, sliding_window_pattern=2,
+        rope_local_base_freq=20.0, attention_bias=True,
+        rope_scaling=dict(rope_type='linear', factor=2.0),
     ),
     'gpt_neox': dict(
         _COMMON, model_type='gpt_neox', hidden_act='gelu', rotary_pct=0.34,
@@ -81,7 +100,7 @@ def shapes(settings):
       found |= {f'{name}.weight': (D,), f'{name}.bias': (D,)}
     return found
   found |= {'model.embed_tokens.weight': (V, D), 'model.norm.weight': (D,)}
-  if not settings.get('tie_word_embeddings'):
+  if not settings.get('tie_word_embeddings', 'gemma' in kind):
     found['lm_head.weight'] = (V, D)
   bias = settings.get('attention_bias', False)
   for n in range(N):
@@ -96,9 +115,12 @@ def shapes(settings):
         ('mlp.down_proj', D, F, settings.get('mlp_bias')),
     ):
       linear(f'{layer}.{name}', outputs, inputs, has)
-    for name in ('input_layernorm', 'post_attention_layernorm'):
+    norms = ['input_layernorm', 'post_attention_layernorm']
+    if kind in ('gemma2', 'gemma3_text'):
+      norms += ['pre_feedforward_layernorm', 'post_feedforward_layernorm']
+    for name in norms:
       found[f'{layer}.{name}.weight'] = (D,)
-    if kind == 'qwen3':
+    if kind in ('qwen3', 'gemma3_text'):
       for name in ('q_norm', 'k_norm'):
         found[f'{layer}.self_attn.{name}.weight'] = (width,)
   return found
@@ -189,7 +211,7 @@ def _rotate(x_LxHxK, rotated, base, scaling):
   return out
 
 
-def _attend(q, k, v, window=None):
+def _attend(q, k, v, window=None, scalar=None, cap=None):
   """Flat [L, H K]; a head of keys serves the heads of queries beside it."""
   length, heads, width = q.shape
   shared = heads // k.shape[1]
@@ -197,41 +219,74 @@ def _attend(q, k, v, window=None):
   for t in range(length):
     first = 0 if window is None else max(0, t - window + 1)
     for h in range(heads):
-      scores = k[first : t + 1, h // shared] @ q[t, h] / math.sqrt(width)
+      scores = k[first : t + 1, h // shared] @ q[t, h]
+      scores = _capped(scores / math.sqrt(scalar or width), cap)
       weight = np.exp(scores - scores.max())
       mixed[t, h] = weight @ v[first : t + 1, h // shared] / weight.sum()
   return mixed.reshape(length, -1)
 
 
+def _capped(x, cap):
+  return cap * np.tanh(x / cap) if cap else x
+
+
+def _gelu(x):
+  inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+  return 0.5 * x * (1 + np.tanh(inner))
+
+
 def _llama(settings, w, tokens):
-  heads, shared = settings['num_attention_heads'], 2
+  heads = settings['num_attention_heads']
+  shared = settings['num_key_value_heads']
   width = settings.get('head_dim', D // heads)
   eps, kind = settings['rms_norm_eps'], settings['model_type']
-  scaling = settings.get('rope_scaling', {})
-  window = settings['sliding_window'] if kind == 'mistral' else None
+  windowed = kind in ('mistral', 'gemma2', 'gemma3_text')
+  alternate, gemma = kind in ('gemma2', 'gemma3_text'), 'gemma' in kind
+  if gemma:
+    w = {n: a + n.endswith('norm.weight') for n, a in w.items()}
 
   def linear(x, name):
     return x @ w[f'{name}.weight'].T + w.get(f'{name}.bias', 0.0)
 
   x = w['model.embed_tokens.weight'][tokens]
+  if gemma:
+    x = x * math.sqrt(D)
   for n in range(N):
     layer = f'model.layers.{n}'
     own = f'{layer}.self_attn'
+    window = settings['sliding_window'] if windowed else None
+    base, scaling = settings['rope_theta'], settings.get('rope_scaling', {})
+    if alternate and n == 1:
+      window = None
+    elif kind == 'gemma3_text':
+      base, scaling = settings['rope_local_base_freq'], {}
     y = _rms(x, w[f'{layer}.input_layernorm.weight'], eps)
     q = linear(y, f'{own}.q_proj').reshape(-1, heads, width)
     k = linear(y, f'{own}.k_proj').reshape(-1, shared, width)
     v = linear(y, f'{own}.v_proj').reshape(-1, shared, width)
-    if kind == 'qwen3':
+    if f'{own}.q_norm.weight' in w:
       q = _rms(q, w[f'{own}.q_norm.weight'], eps)
       k = _rms(k, w[f'{own}.k_norm.weight'], eps)
-    q, k = (_rotate(a, width, settings['rope_theta'], scaling) for a in (q, k))
-    x = x + linear(_attend(q, k, v, window), f'{own}.o_proj')
-    y = _rms(x, w[f'{layer}.post_attention_layernorm.weight'], eps)
+    q, k = (_rotate(a, width, base, scaling) for a in (q, k))
+    scalar = settings.get('query_pre_attn_scalar')
+    cap = settings.get('attn_logit_softcapping')
+    y = linear(_attend(q, k, v, window, scalar, cap), f'{own}.o_proj')
+    after = w[f'{layer}.post_attention_layernorm.weight']
+    if alternate:
+      y = _rms(y, after, eps)
+      after = w[f'{layer}.pre_feedforward_layernorm.weight']
+    x = x + y
+    y = _rms(x, after, eps)
     gate = linear(y, f'{layer}.mlp.gate_proj')
+    gate = _gelu(gate) if gemma else gate / (1 + np.exp(-gate))
     up = linear(y, f'{layer}.mlp.up_proj')
-    x = x + linear(gate / (1 + np.exp(-gate)) * up, f'{layer}.mlp.down_proj')
+    y = linear(gate * up, f'{layer}.mlp.down_proj')
+    if alternate:
+      y = _rms(y, w[f'{layer}.post_feedforward_layernorm.weight'], eps)
+    x = x + y
   y = _rms(x, w['model.norm.weight'], eps)
-  return y @ w.get('lm_head.weight', w['model.embed_tokens.weight']).T
+  y = y @ w.get('lm_head.weight', w['model.embed_tokens.weight']).T
+  return _capped(y, settings.get('final_logit_softcapping'))
 
 
 def _neox(settings, w, tokens):
@@ -248,10 +303,7 @@ def _neox(settings, w, tokens):
     return x * w[f'{name}.weight'] + w[f'{name}.bias']
 
   def gelu(x):
-    if exact:
-      return 0.5 * x * (1 + erf(x / math.sqrt(2)))
-    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-    return 0.5 * x * (1 + np.tanh(inner))
+    return 0.5 * x * (1 + erf(x / math.sqrt(2))) if exact else _gelu(x)
 
   x = w['gpt_neox.embed_in.weight'][tokens]
   for n in range(N):

@@ -22,6 +22,7 @@ LLAMA3 = dict(
     rope_type='llama3', rope_theta=500.0, factor=4.0, low_freq_factor=1.0,
     high_freq_factor=4.0, original_max_position_embeddings=16,
 )
+GEMMA = dict(SHARED, head_dim=12, sliding_window=5, query_pre_attn_scalar=7)
 MODELS = {
     'gpt2': ('gpt2', dict(
         vocab_size=V, n_embd=32, n_layer=2, n_head=4, n_positions=64,
@@ -42,6 +43,23 @@ MODELS = {
     'qwen2': ('qwen2', dict(SHARED, tie_word_embeddings=True)),
     'qwen3': ('qwen3', dict(SHARED, head_dim=12)),
     'qwen3 with biases': ('qwen3', dict(SHARED, attention_bias=True)),
+    'gemma': ('gemma', dict(SHARED, head_dim=10, num_key_value_heads=1)),
+    'gemma2': ('gemma2', dict(
+        GEMMA, layer_types=['sliding_attention', 'full_attention'],
+        attn_logit_softcapping=1.5, final_logit_softcapping=20.0,
+        tie_word_embeddings=False,
+    )),
+    'gemma2 with full layers first': ('gemma2', dict(
+        GEMMA, layer_types=['full_attention'] * 2, attention_bias=True,
+        attn_logit_softcapping=None, final_logit_softcapping=None,
+    )),
+    'gemma3_text': ('gemma3_text', dict(
+        GEMMA, num_hidden_layers=7, final_logit_softcapping=10.0,
+        rope_parameters=dict(
+            sliding_attention=dict(rope_type='default', rope_theta=50.0),
+            full_attention=LINEAR,
+        ),
+    )),
     'gpt_neox': ('gpt_neox', SIZES),
     'gpt_neox in sequence': ('gpt_neox', dict(
         SIZES, use_parallel_residual=False, hidden_act='gelu_new',

@@ -16,13 +16,12 @@ from iblm_jax.models.nn import layers, masked_mixing
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
-def rotary_angles(
-    positions_BxL: jax.Array,
+def rotary_frequencies(
     head_width: int,
     base: float,
     scaling: model_config.RotaryScaling | None = None,
-):
-  """Gives cosine and sine, float32 [B, L, 1, K/2], of every position."""
+) -> jax.Array:
+  """Gives the radians of a position, float32 [K/2]."""
   half = head_width // 2
   frequency_K = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
   if scaling is not None:
@@ -32,6 +31,17 @@ def rotary_angles(
       kept_K = (waves_K - scaling.low) / (scaling.high - scaling.low)
     kept_K = jnp.clip(kept_K, 0.0, 1.0)
     frequency_K = frequency_K * (kept_K + (1.0 - kept_K) / scaling.factor)
+  return frequency_K
+
+
+def rotary_angles(
+    positions_BxL: jax.Array,
+    head_width: int,
+    base: float,
+    scaling: model_config.RotaryScaling | None = None,
+):
+  """Gives cosine and sine, float32 [B, L, 1, K/2], of every position."""
+  frequency_K = rotary_frequencies(head_width, base, scaling)
   angle_BxLxK = (
       positions_BxL.astype(jnp.float32)[..., None] * frequency_K[None, None]
   )

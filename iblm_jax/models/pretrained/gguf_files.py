@@ -1,5 +1,6 @@
 """Tensors, settings and the tokenizer of a `.gguf` file, memory-mapped."""
 
+import functools
 import math
 from typing import Any
 
@@ -8,6 +9,7 @@ from etils import epath
 
 from iblm_jax.data.text import gguf_header, gguf_tokenizer
 from iblm_jax.models import config as model_config
+from iblm_jax.models.nn import blocks
 from iblm_jax.models.pretrained import layout, tables
 
 # What else a file may say of itself; no logit depends on it.
@@ -139,10 +141,12 @@ class GgufFile:
         norm='rms',
         norm_epsilon=take('attention.layer_norm_rms_epsilon'),
         rotary_base=take('rope.freq_base', 10_000.0),
-        rotary_scaling=_scaling(take),
+        rotary_scaling=self._scaling(take, head_dim),
         activation='swiglu',
         tie_embeddings='output.weight' not in self.found,
         qkv_biases=True if kind == 'qwen2' else None,
+        qk_norm=kind == 'qwen3',
+        qk_norm_scale=kind == 'qwen3',
         document_mask=False,
     )
     unknown = sorted(
@@ -166,14 +170,34 @@ class GgufFile:
     """
     return gguf_tokenizer.build(str(self._path), self.value)
 
-
-def _scaling(take) -> model_config.RotaryScaling | None:
-  kind = take('rope.scaling.type', 'none')
-  factor = take('rope.scaling.factor', 1.0)
-  if kind == 'none' or (kind == 'linear' and factor == 1.0):
-    return None
-  if kind != 'linear':
-    raise ValueError(
-        f"rope.scaling.type must be one of ('none', 'linear'), got {kind!r}."
+  def _scaling(self, take, width) -> model_config.RotaryScaling | None:
+    kind = take('rope.scaling.type', 'none')
+    factor = take('rope.scaling.factor', 1.0)
+    if kind not in ('none', 'linear'):
+      raise ValueError(
+          f"rope.scaling.type must be one of ('none', 'linear'), got {kind!r}."
+      )
+    name = tables.ROPE_FACTORS
+    if kind == 'linear' and factor != 1.0:
+      if name in self.found:
+        raise ValueError(f"rope.scaling.type must be 'none' with {name}.")
+      return model_config.RotaryScaling('linear', factor=float(factor))
+    if name not in self.found:
+      return None
+    # Only what the numbers of Llama 3 give is in the file, not they themselves.
+    self.check(name)
+    found = self.read(name)
+    factor = float(np.nan_to_num(found).max(initial=1.0))
+    found_as = model_config.RotaryScaling('llama3', factor=factor)
+    of_base = functools.partial(
+        blocks.rotary_frequencies, width, take('rope.freq_base', 10_000.0)
     )
-  return model_config.RotaryScaling('linear', factor=float(factor))
+    expected = np.asarray(of_base() / of_base(found_as))
+    if found.shape != expected.shape or not np.allclose(
+        found, expected, rtol=1e-5
+    ):
+      raise ValueError(
+          f'{name} must be how {found_as} stretches {expected.size}'
+          ' wavelengths, which is not so.'
+      )
+    return found_as

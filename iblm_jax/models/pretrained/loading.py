@@ -58,7 +58,7 @@ def load(
       their index) and `tokenizer.json`; a `.safetensors` file in one; a
       `.gguf`; or 'package:NAME', the `.gguf` in an installed distribution.
       Families: gpt2, llama (SmolLM2 too), mistral, qwen2, qwen3, gpt_neox
-      (Pythia); as GGUF llama and qwen2.
+      (Pythia), gemma, gemma2, gemma3_text; as GGUF llama, qwen2, qwen3.
     dtype: 'float32' or 'bfloat16', of the parameters and of what the model
       computes with; `cfg.dtype` can be replaced afterwards.
     tokenizer: As in `data.text.tokenizers.load_tokenizer`; None takes the one

@@ -1,5 +1,6 @@
 """A `config.json` of another library as a `DecoderConfig`, or a refusal."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ _MISSING = object()
 _IGNORED = frozenset({
     '_attn_implementation', '_name_or_path', 'architectures',
     'attention_dropout', 'attn_pdrop', 'auto_map', 'bos_token_id',
+    'cache_implementation',
     'classifier_dropout', 'dtype', 'embd_pdrop', 'eos_token_id',
     'finetuning_task', 'gradient_checkpointing', 'hidden_dropout', 'id2label',
     'initializer_range', 'is_decoder', 'is_llama_config',
@@ -47,9 +49,9 @@ class Settings:
       return default
     return value
 
-  def has(self, name: str) -> bool:
-    """Whether a setting is there, be it null."""
-    return name in self._given
+  def nullable(self, name: str, default: Any) -> Any:
+    """Gives a setting of which null says something of its own."""
+    return self.take(name, None if name in self._given else default)
 
   def fixed(self, **values: Any) -> None:
     """Refuses settings that differ from the only values that are built."""
@@ -77,12 +79,18 @@ class Settings:
       )
 
 
-def _rotary(settings: Settings, theta: str, share: str | None) -> dict:
+def _rotary(
+    settings: Settings,
+    theta: str,
+    share: str | None,
+    nested: Mapping[str, Any] | None = None,
+    default: float = 10_000.0,
+) -> dict[str, Any]:
   """Base, share and scaling, from where old and new files have them."""
-  nested = settings.take('rope_parameters', None)
+  nested = nested or settings.take('rope_parameters', None)
   scaling = settings.take('rope_scaling', None)
   own = Settings(nested or scaling or {})
-  base = settings.take(theta, 10_000.0)
+  base = settings.take(theta, default)
   base = own.take('rope_theta', settings.take('rope_theta', base))
   found: dict[str, Any] = {'rotary_base': float(base)}
   if share is None:
@@ -129,12 +137,17 @@ def _sizes(settings: Settings) -> dict[str, Any]:
 
 def _rms_blocks(settings: Settings, kv_heads: int | None) -> dict[str, Any]:
   """What Llama, Mistral and Qwen have in common."""
+  return (
+      _rms_sizes(settings, kv_heads) | _rotary(settings, 'rope_theta', None)
+  ) | dict(activation=settings.choice('hidden_act', 'silu', _GATES))
+
+
+def _rms_sizes(settings: Settings, kv_heads: int | None) -> dict[str, Any]:
   sizes = _sizes(settings)
   default = kv_heads or sizes['num_heads']
-  return sizes | _rotary(settings, 'rope_theta', None) | dict(
+  return sizes | dict(
       norm='rms',
       norm_epsilon=settings.take('rms_norm_eps', 1e-6),
-      activation=settings.choice('hidden_act', 'silu', _GATES),
       num_kv_heads=settings.take('num_key_value_heads', default),
       head_dim=settings.take('head_dim', None),
   )
@@ -161,9 +174,7 @@ def _llama(settings: Settings) -> dict[str, Any]:
 
 def _mistral(settings: Settings) -> dict[str, Any]:
   settings.fixed(attention_bias=False)
-  # Null says that there is no window; without a word there is one.
-  default = None if settings.has('sliding_window') else 4096
-  window = settings.take('sliding_window', default)
+  window = settings.nullable('sliding_window', 4096)
   return _rms_blocks(settings, 8) | dict(window=window)
 
 
@@ -182,6 +193,90 @@ def _qwen3(settings: Settings) -> dict[str, Any]:
       qk_norm_scale=True,
       qkv_biases=everywhere,
       out_biases=everywhere,
+  )
+
+
+def _gemma_blocks(
+    settings: Settings, kv_heads: int, act: str, gates: Mapping[str, str]
+) -> dict[str, Any]:
+  """What the generations of Gemma have in common."""
+  settings.fixed(use_bidirectional_attention=False)
+  everywhere = settings.take('attention_bias', False)
+  common = _rms_sizes(settings, kv_heads)
+  return common | dict(
+      norm_plus_one=True,
+      head_dim=common['head_dim'] or 256,
+      activation=settings.choice(act, 'gelu_pytorch_tanh', gates),
+      embedding_scale=math.sqrt(common['width']),
+      tie_embeddings=settings.take('tie_word_embeddings', True),
+      qkv_biases=everywhere,
+      out_biases=everywhere,
+  )
+
+
+def _gemma(settings: Settings) -> dict[str, Any]:
+  # Its makers always meant the tanh, whatever the file calls it.
+  gates = {'gelu': 'geglu', 'gelu_pytorch_tanh': 'geglu'}
+  settings.choice('hidden_activation', 'gelu', gates)
+  return _gemma_blocks(settings, 16, 'hidden_act', gates) | _rotary(
+      settings, 'rope_theta', None
+  )
+
+
+def _windowed_gemma(settings: Settings, every: int) -> dict[str, Any]:
+  """Of the second and third generation, in which most layers have a window."""
+  gates = {'gelu_pytorch_tanh': 'geglu'}
+  settings.take('hidden_act', None)  # in older files, and never read
+  common = _gemma_blocks(settings, 4, 'hidden_activation', gates)
+  for name in ('sliding_window_pattern', '_sliding_window_pattern'):
+    every = settings.take(name, every)
+  kinds = settings.take('layer_types', None)
+  if kinds is not None:
+    every = _period(kinds, common['num_layers'])
+  return common | dict(
+      output_norms=True,
+      attention_width=settings.take('query_pre_attn_scalar', 256),
+      window=settings.take('sliding_window'),
+      full_every=every,
+  )
+
+
+def _period(kinds: Any, num_layers: int) -> int:
+  """Says that every so manieth layer has no window."""
+  names = ('sliding_attention', 'full_attention')
+  for every in range(1, num_layers + 2):
+    if kinds == [names[n % every == 0] for n in range(1, num_layers + 1)]:
+      return every
+  raise ValueError(
+      f'layer_types must be {num_layers} times {names[0]!r}, but {names[1]!r}'
+      f' every so many, got {kinds!r:.80}.'
+  )
+
+
+def _gemma2(settings: Settings) -> dict[str, Any]:
+  common = _windowed_gemma(settings, 2) | _rotary(settings, 'rope_theta', None)
+  return common | dict(
+      attention_softcap=settings.nullable('attn_logit_softcapping', 50.0),
+      logit_softcap=settings.nullable('final_logit_softcapping', 30.0),
+  )
+
+
+def _gemma3(settings: Settings) -> dict[str, Any]:
+  settings.fixed(attn_logit_softcapping=None)
+  both = Settings(settings.take('rope_parameters', {}))
+  near = Settings(both.take('sliding_attention', {}))
+  near.fixed(rope_type='default')
+  base = settings.take('rope_local_base_freq', 10_000.0)
+  base = near.take('rope_theta', base)
+  far = both.take('full_attention', None)
+  for part in (both, near):
+    part.finish()
+  rotary = _rotary(settings, 'rope_theta', None, far, 1_000_000.0)
+  return _windowed_gemma(settings, 6) | rotary | dict(
+      window_rotary_base=float(base),
+      qk_norm=True,
+      qk_norm_scale=True,
+      logit_softcap=settings.nullable('final_logit_softcapping', None),
   )
 
 
@@ -232,6 +327,9 @@ _READERS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     'qwen2': _qwen2,
     'qwen3': _qwen3,
     'gpt_neox': _neox,
+    'gemma': _gemma,
+    'gemma2': _gemma2,
+    'gemma3_text': _gemma3,
 }
 
 
@@ -239,8 +337,7 @@ def to_config(given: Mapping[str, Any]) -> DecoderConfig:
   """Turns the settings of a published model into ours.
 
   Args:
-    given: From its `config.json`. `model_type` is one of 'gpt2', 'llama',
-      'mistral', 'qwen2', 'qwen3' and 'gpt_neox'.
+    given: From its `config.json`, with a `model_type` that is known.
 
   Raises:
     ValueError: The family is none of these, a size is missing, or a setting is
@@ -260,9 +357,9 @@ def to_config(given: Mapping[str, Any]) -> DecoderConfig:
         f'model_type must be one of {tuple(_READERS)}, got {kind!r}.'
     )
   settings = Settings(given)
-  options = _READERS[kind](settings)
-  settings.finish()
   try:
+    options = _READERS[kind](settings)
+    settings.finish()
     return DecoderConfig(**_plain(options))
   except TypeError as error:
     raise ValueError(f'a setting has a wrong type: {error}.') from error

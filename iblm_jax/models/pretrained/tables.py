@@ -1,6 +1,7 @@
 """Names of parameters in the files of every family."""
 
 import re
+from collections.abc import Mapping
 
 from iblm_jax.models import config as model_config
 from iblm_jax.models.pretrained.layout import Entry, linear, norm
@@ -8,19 +9,23 @@ from iblm_jax.models.pretrained.layout import Entry, linear, norm
 _BLOCK = 'blocks/attention'
 
 
-def _llama_like(prefix: str = 'model.layers.{n}') -> tuple[Entry, ...]:
-  """Llama, Mistral, Qwen 2 and Qwen 3."""
+def _llama_like(norms: Mapping[str, str]) -> tuple[Entry, ...]:
+  """Llama, Mistral, Qwen and Gemma, which name the norms of a block apart."""
+  prefix = 'model.layers.{n}'
   own, mlp = f'{prefix}.self_attn', f'{prefix}.mlp'
   return (
       Entry('embed/tokens', 'model.embed_tokens.weight', 'v d -> v d'),
-      *norm('blocks/attention_norm', f'{prefix}.input_layernorm'),
+      *(
+          entry
+          for ours, theirs in norms.items()
+          for entry in norm(f'blocks/{ours}', f'{prefix}.{theirs}')
+      ),
       *linear(f'{_BLOCK}/query', f'{own}.q_proj', 'd', 'h k'),
       *linear(f'{_BLOCK}/key', f'{own}.k_proj', 'd', 'g k'),
       *linear(f'{_BLOCK}/value', f'{own}.v_proj', 'd', 'g k'),
       *linear(f'{_BLOCK}/out', f'{own}.o_proj', 'h k', 'd'),
       *norm(f'{_BLOCK}/query_norm', f'{own}.q_norm', 'k'),
       *norm(f'{_BLOCK}/key_norm', f'{own}.k_norm', 'k'),
-      *norm('blocks/mlp_norm', f'{prefix}.post_attention_layernorm'),
       *linear('blocks/mlp/gate', f'{mlp}.gate_proj', 'd', 'f'),
       *linear('blocks/mlp/up', f'{mlp}.up_proj', 'd', 'f'),
       *linear('blocks/mlp/down', f'{mlp}.down_proj', 'f', 'd'),
@@ -102,6 +107,8 @@ def _gguf(reorders: bool) -> tuple[Entry, ...]:
       *linear(f'{_BLOCK}/key', 'blk.{n}.attn_k', 'd', f'g {split}', shared),
       *linear(f'{_BLOCK}/value', 'blk.{n}.attn_v', 'd', 'g k'),
       *linear(f'{_BLOCK}/out', 'blk.{n}.attn_output', 'h k', 'd'),
+      *norm(f'{_BLOCK}/query_norm', 'blk.{n}.attn_q_norm', 'k'),
+      *norm(f'{_BLOCK}/key_norm', 'blk.{n}.attn_k_norm', 'k'),
       *norm('blocks/mlp_norm', 'blk.{n}.ffn_norm'),
       *linear('blocks/mlp/gate', 'blk.{n}.ffn_gate', 'd', 'f'),
       *linear('blocks/mlp/up', 'blk.{n}.ffn_up', 'd', 'f'),
@@ -111,23 +118,43 @@ def _gguf(reorders: bool) -> tuple[Entry, ...]:
   )
 
 
+_LLAMA = _llama_like({
+    'attention_norm': 'input_layernorm',
+    'mlp_norm': 'post_attention_layernorm',
+})
+_GEMMA = _llama_like({
+    'attention_norm': 'input_layernorm',
+    'attention_output_norm': 'post_attention_layernorm',
+    'mlp_norm': 'pre_feedforward_layernorm',
+    'mlp_output_norm': 'post_feedforward_layernorm',
+})
 # By `model_type` of a config.json.
 SAFETENSORS = {
     'gpt2': _gpt2(),
-    'llama': _llama_like(),
-    'mistral': _llama_like(),
-    'qwen2': _llama_like(),
-    'qwen3': _llama_like(),
+    'llama': _LLAMA,
+    'mistral': _LLAMA,
+    'qwen2': _LLAMA,
+    'qwen3': _LLAMA,
     'gpt_neox': _neox(),
+    'gemma': _LLAMA,
+    'gemma2': _GEMMA,
+    'gemma3_text': _GEMMA,
 }
 # By `general.architecture` of a GGUF.
-GGUF = {'llama': _gguf(reorders=True), 'qwen2': _gguf(reorders=False)}
+GGUF = {
+    'llama': _gguf(reorders=True),
+    'qwen2': _gguf(reorders=False),
+    'qwen3': _gguf(reorders=False),
+}
+# Not a weight, but what the config is made of.
+ROPE_FACTORS = 'rope_freqs.weight'
 
 # Buffers of older files, not weights: masks and rotary frequencies.
 BUFFERS = re.compile(
     r'h\.\d+\.attn\.(bias|masked_bias)'
     r'|gpt_neox\.layers\.\d+\.attention\.(bias|masked_bias)'
     r'|.*\.rotary_emb\.inv_freq'
+    f'|{ROPE_FACTORS}'
 )
 # Heads, which are not read where the embeddings are used in their place.
 _TIED = r'|lm_head\.weight|embed_out\.weight|output\.weight'

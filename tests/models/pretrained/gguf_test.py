@@ -1,10 +1,13 @@
 """GGUF files, against the same model in a folder of safetensors."""
 
+import math
+
 import jax
 import numpy as np
 import published_models
 import pytest
 
+from iblm_jax.models import config as model_config
 from iblm_jax.models import pretrained
 
 gguf = pytest.importorskip('gguf')
@@ -23,6 +26,7 @@ _NAMES = {
     'self_attn.k_proj': 'attn_k', 'self_attn.v_proj': 'attn_v',
     'self_attn.o_proj': 'attn_output', 'mlp.gate_proj': 'ffn_gate',
     'mlp.up_proj': 'ffn_up', 'mlp.down_proj': 'ffn_down',
+    'self_attn.q_norm': 'attn_q_norm', 'self_attn.k_norm': 'attn_k_norm',
     'input_layernorm': 'attn_norm', 'post_attention_layernorm': 'ffn_norm',
     'model.layers': 'blk',
 }
@@ -51,19 +55,21 @@ def reordered(array, heads):
   return apart.swapaxes(1, 2).reshape(array.shape)
 
 
-def write(path, kind, tensors, *, keys=None, quantise=None):
+def write(
+    path, kind, tensors, *, keys=None, quantise=None, head_dim=8, base=500.0
+):
   writer = gguf.GGUFWriter(path, kind)
   said = dict(
       block_count=2, embedding_length=32, feed_forward_length=64,
       context_length=64,
   ) | {
       'attention.head_count': 4, 'attention.head_count_kv': 2,
-      'rope.dimension_count': 8,
+      'rope.dimension_count': head_dim,
   }
   for key, value in said.items():
     writer.add_uint32(f'{kind}.{key}', value)
   writer.add_float32(f'{kind}.attention.layer_norm_rms_epsilon', 0.01)
-  writer.add_float32(f'{kind}.rope.freq_base', 500.0)
+  writer.add_float32(f'{kind}.rope.freq_base', base)
   words = {
       'tokenizer.ggml.model': 'gpt2', 'tokenizer.ggml.pre': 'smollm',
       **(keys or {}),
@@ -97,6 +103,7 @@ def write(path, kind, tensors, *, keys=None, quantise=None):
     [
         ('llama', {'attention_bias': True}),
         ('qwen2', {'tie_word_embeddings': False}),
+        ('qwen3', {'tie_word_embeddings': True}),
     ],
 )
 def test_a_gguf_is_the_model_of_the_folder(tmp_path, sizes, kind, changes):
@@ -110,7 +117,10 @@ def test_a_gguf_is_the_model_of_the_folder(tmp_path, sizes, kind, changes):
   path = write(tmp_path / 'it.gguf', kind, tensors)
   params, cfg, tokenizer = pretrained.load(path)
   assert cfg.norm_epsilon == pytest.approx(their_cfg.norm_epsilon)
-  same = ('num_kv_heads', 'qkv_biases', 'tie_embeddings', 'rotary_base')
+  same = (
+      'num_kv_heads', 'qkv_biases', 'tie_embeddings', 'rotary_base',
+      'qk_norm_scale',
+  )
   for name in same:
     assert getattr(cfg, name) == getattr(their_cfg, name)
   jax.tree.map(np.testing.assert_array_equal, params, expected)
@@ -122,6 +132,47 @@ def test_a_gguf_is_the_model_of_the_folder(tmp_path, sizes, kind, changes):
   assert tokenizer.encode('<tool>').tolist() == [TOKENS.index('<tool>')]
   assert tokenizer.decode([*ids, TOKENS.index(SPECIAL[0])]) == 'a bc12'
   assert tokenizer.eos_id == TOKENS.index(SPECIAL[0])
+
+
+def llama3_factors(width, base, factor):
+  """What a converter writes of Llama 3: how much longer each wave gets."""
+  found = []
+  for i in range(width // 2):
+    wave = 2 * math.pi * base ** (2 * i / width)
+    if wave < 8192 / 4:
+      found.append(1.0)
+    elif wave > 8192 / 1:
+      found.append(factor)
+    else:
+      smooth = (8192 / wave - 1) / (4 - 1)
+      found.append(1 / ((1 - smooth) / factor + smooth))
+  return np.asarray(found, np.float32)
+
+
+def test_the_waves_of_llama_3_are_known_by_their_factors(tmp_path, sizes):
+  settings = settings_of('llama', head_dim=16, rope_theta=5e5)
+  tensors = published_models.weights(settings)
+  wide = {'llama.attention.key_length': 16, 'llama.attention.value_length': 16}
+
+  def load(factors, **more):
+    path = write(
+        tmp_path / 'it.gguf', 'llama', tensors | {'rope_freqs.weight': factors},
+        keys=wide | more, head_dim=16, base=5e5,
+    )
+    return pretrained.load(path).cfg
+
+  factors = llama3_factors(16, 5e5, 32.0)
+  assert len(set(factors)) > 2  # one that is stretched in part
+  assert load(factors).rotary_scaling == model_config.RotaryScaling(
+      'llama3', factor=32.0, low=1.0, high=4.0, original_length=8192
+  )
+  factors[4] *= 1.001
+  for odd in (factors, factors[1:], np.full(8, np.nan, np.float32)):
+    with pytest.raises(ValueError, match='rope_freqs.weight must be how'):
+      load(odd)
+  linear = {'llama.rope.scaling.type': 'linear', 'llama.rope.scaling.factor': 2}
+  with pytest.raises(ValueError, match="must be 'none' with rope_freqs.weight"):
+    load(factors, **linear)
 
 
 def test_quantised_tensors_are_close(tmp_path, sizes):

@@ -9,6 +9,7 @@ import published_models
 import pytest
 
 from iblm_jax.models import decoder, families, pretrained
+from iblm_jax.models.pretrained import settings as settings_lib
 
 pytest.importorskip('safetensors')
 pytest.importorskip('tokenizers')
@@ -154,6 +155,34 @@ def test_what_does_not_fit_is_named(tmp_path, settings, change, message):
   with pytest.raises(ValueError, match=message) as caught:
     pretrained.load(folder)
   assert str(folder) in str(caught.value)
+  assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'family, change, message',
+    [
+        ('gemma', {'hidden_activation': 'relu'}, 'hidden_activation must be'),
+        ('gemma', {'use_bidirectional_attention': True}, 'must be False, got'),
+        ('gemma', {'hidden_size': '24'}, 'a setting has a wrong type'),
+        ('gemma2', {'sliding_window': None}, 'sliding_window must be given'),
+        ('gemma2', {'hidden_activation': 'gelu'}, "must be .* got 'gelu'"),
+        ('gemma2', {'query_pre_attn_scalar': 0}, 'attention_width must be'),
+        (
+            'gemma2', {'layer_types': ['full_attention', 'sliding_attention']},
+            'layer_types must be 2 times .*, got .*full_attention',
+        ),
+        ('gemma2', {'layer_types': ['full_attention']}, 'must be 2 times'),
+        ('gemma3_text', {'attn_logit_softcapping': 9.0}, 'must be None, got'),
+        (
+            'gemma3_text', {'rope_parameters': {'rope_theta': 9.0}},
+            'may change the computation: rope_theta=9.0',
+        ),
+        ('gemma3_text', {'model_type': 'gemma3'}, "must be one of .*'gemma3'"),
+    ],
+)
+def test_what_gemma_does_not_say_is_not_guessed(family, change, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    settings_lib.to_config(SETTINGS[family] | change)
   assert '\n' not in str(caught.value)
 
 
