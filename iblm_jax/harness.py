@@ -22,7 +22,12 @@ from iblm_jax.data.text import tokenizers
 from iblm_jax.models import families, pretrained
 from iblm_jax.models.generation import ragged
 from iblm_jax.objectives import tasks
-from iblm_jax.training import config, data_record, restoring
+from iblm_jax.training import (
+    checkpoint_paths,
+    config,
+    data_record,
+    restoring,
+)
 
 try:
   from lm_eval import utils as harness_utils
@@ -267,16 +272,14 @@ def check_installed() -> None:
 
 def _load(path: str, tokenizer: str | None, dtype: str | None) -> _Subject:
   """Reads a run or a published model."""
-  where, step = epath.Path(path), None
-  if where.parent.name == 'checkpoints' and where.name.isdigit():
-    where, step = where.parent.parent, int(where.name)
-  if (where / 'config.json').exists() and (where / 'checkpoints').exists():
+  run = checkpoint_paths.find_run(path)
+  if run is not None:
     if tokenizer is not None or dtype is not None:
       raise ValueError(
           'tokenizer and dtype must not be given for a run, which has its own,'
           f' got {tokenizer!r} and {dtype!r}.'
       )
-    return _of_run(where, step)
+    return _of_run(*run)
   params, cfg, loaded = pretrained.load(
       path, dtype=dtype or 'float32', tokenizer=tokenizer
   )
@@ -288,8 +291,8 @@ def _load(path: str, tokenizer: str | None, dtype: str | None) -> _Subject:
   )
 
 
-def _of_run(where: epath.Path, step: int | None) -> _Subject:
-  run = config.read_run(where)
+def _of_run(folder: epath.Path, step: int | None) -> _Subject:
+  run = config.read_run(folder)
   families.check_predicts_next(run.model, 'the harness')
   texts = kinds.names('make_tokenizer')
   if run.data.kind not in texts:
@@ -298,11 +301,11 @@ def _of_run(where: epath.Path, step: int | None) -> _Subject:
         f' {run.data.kind!r}, whose tokens are no text.'
     )
   tokenizer = sources.make_tokenizer(run.data)
-  data_record.check_config(where, run.data, tokenizer_only=True)
+  data_record.check_config(folder, run.data, tokenizer_only=True)
   allowed_V = np.arange(run.model.vocab_size) < tokenizer.vocab_size
   if run.task.has_blanks:
     allowed_V[tasks.blank(run.task, run.model.vocab_size)] = False
-  params = restoring.restore_params(run, where, step=step).params
+  params = restoring.restore_params(run, folder, step=step).params
   longest = families.lengths(run.model).longest
   return _Subject(
       params, run.model, tokenizer,

@@ -28,7 +28,13 @@ def build(path: str, value: Callable[[str, Any], Any]) -> Any:
   """
   try:
     import tokenizers
-    from tokenizers import decoders, models, normalizers, pre_tokenizers
+    from tokenizers import (
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+    )
   except ImportError as error:
     raise ValueError(
         f'the tokenizer of {path!r} needs the package tokenizers: run'
@@ -88,4 +94,14 @@ def build(path: str, value: Callable[[str, Any], Any]) -> Any:
         for token, found in zip(tokens, types, strict=True)
         if found == of_type
     ])
+  if value('tokenizer.ggml.add_bos_token', False):
+    bos = value('tokenizer.ggml.bos_token_id', None)
+    if not isinstance(bos, int) or not 0 <= bos < len(tokens):
+      raise ValueError(
+          f'{path}: tokenizer.ggml.bos_token_id must lie in'
+          f' [0, {len(tokens) - 1}], got {bos!r}.'
+      )
+    built.post_processor = processors.TemplateProcessing(
+        f'{tokens[bos]} $A', special_tokens=[(tokens[bos], bos)]
+    )
   return built
