@@ -20,9 +20,10 @@ _HF = [
     'sentencepiece>=0.2',
     'tokenizers>=0.20',
 ]
+_LM_EVAL = ['lm_eval>=0.4.13', 'safetensors>=0.4', 'tokenizers>=0.20']
 _GGUF = ['gguf>=0.17', 'safetensors>=0.4', 'tokenizers>=0.20']
 # What others compute with the same files; CPU wheels of torch are enough.
-_PARITY = ['peft>=0.18', 'torch>=2.6', 'transformers>=5.0']
+_PARITY = ['peft>=0.18', 'torch>=2.6', 'transformers>=5.0', *_LM_EVAL]
 _TEST = [
     'chex>=0.1.90',
     'equinox>=0.13',
@@ -84,6 +85,7 @@ setuptools.setup(
         'plot': _PLOT,
         'hf': _HF,
         'gguf': _GGUF,
+        'lm_eval': _LM_EVAL,
         'certify': _CERTIFY,
         'test': _TEST,
         'parity': _PARITY,

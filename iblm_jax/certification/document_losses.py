@@ -2,7 +2,7 @@
 
 import collections
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,11 +12,14 @@ import numpy.typing as npt
 
 from iblm_jax import bounds
 from iblm_jax.certification.scoring import DocumentLosses
+from iblm_jax.data import buckets as buckets_lib
 from iblm_jax.data import documents as documents_lib
 from iblm_jax.models import families
 
 # Batches that the device is given before the host reads its results.
 _AHEAD = 2
+# Rows that end anywhere have so many tokens, times a whole number.
+_MULTIPLE = 16
 
 
 def measure(
@@ -79,6 +82,68 @@ def measure(
       tokens,
       sums_CxR[: len(alphas), unit_R >= 0].sum(axis=1) / tokens,
   )
+
+
+def score_ends(
+    params: Any,
+    cfg: families.ModelConfig,
+    rows: Sequence[Sequence[int]],
+    counts: Sequence[int],
+    *,
+    max_tokens: int,
+) -> list[tuple[float, bool]]:
+  """Scores the last tokens of rows, each row in one batch with similar ones.
+
+  Args:
+    params: The parameters of the model.
+    cfg: The config of the model.
+    rows: Ids of each row, at least 2 and one more than the model reads at most.
+    counts: How many tokens at the end of each row are scored, at least 1 and
+      fewer than there are.
+    max_tokens: Most tokens of a batch, where a row has no more.
+
+  Returns:
+    For each row the log-likelihood of these tokens in nats, and whether each of
+    them is the likeliest one.
+
+  Example:
+    >>> from iblm_jax import models
+    >>> cfg = models.DecoderConfig(8, num_layers=1, width=8, num_heads=1)
+    >>> params = models.init(jax.random.key(0), cfg)
+    >>> score = functools.partial(score_ends, params, cfg, max_tokens=64)
+    >>> (ab, _), (b, _), (a, _) = score([[0, 1, 2]] * 2 + [[0, 1]], [2, 1, 1])
+    >>> abs(ab - a - b) < 1e-5
+    True
+  """
+  if not rows:
+    return []
+  length_N = np.array([len(row) - 1 for row in rows])
+  room = int(length_N.max()) + _MULTIPLE
+  longest = families.lengths(cfg).longest or room
+  found = [(0.0, False)] * len(rows)
+  for bucket in buckets_lib.buckets(
+      length_N, max(max_tokens, room), multiple=_MULTIPLE
+  ):
+    # A multiple may lie above what the model reads.
+    shape = (bucket.rows.size, min(bucket.length, longest))
+    batch = {
+        name: np.zeros(shape, np.int32)
+        for name in ('tokens', 'targets', 'mask', 'segment_ids', 'positions')
+    }
+    batch['positions'] += np.arange(shape[1])
+    held = [(b, n) for b, n in enumerate(bucket.rows.tolist()) if n >= 0]
+    for place, number in held:
+      length = length_N[number]
+      batch['tokens'][place, :length] = rows[number][:-1]
+      batch['targets'][place, :length] = rows[number][1:]
+      batch['mask'][place, :length] = 1
+    batch['mask'] = batch['mask'].astype(bool)
+    logp_BxL, rank_BxL = jax.device_get(_scores(params, batch, cfg=cfg))
+    for place, number in held:
+      scored = slice(length_N[number] - counts[number], length_N[number])
+      logp = logp_BxL[place, scored].sum(dtype=np.float64)
+      found[number] = float(logp), not rank_BxL[place, scored].any()
+  return found
 
 
 @functools.partial(jax.jit, static_argnames='cfg')

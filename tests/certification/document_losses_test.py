@@ -111,3 +111,37 @@ def test_samples_seeds_and_weights_share_what_is_compiled(
     for count in (1, 30, 77):
       measure(params, source, np.arange(count), alphas=(0.1,), top_k=())
   assert shapes == first
+
+
+def test_ends_of_rows(monkeypatch):
+  """Against a softmax in float64; each row alone, in batches of few shapes."""
+  params = make_params()
+  exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+  rng = np.random.default_rng(0)
+  rows = [rng.integers(27, size=n).tolist() for n in (2, 40, 7, 7, 3, 19, 2)]
+  # What the model itself says next, so that some ends are the likeliest.
+  following = lambda row: int(
+      numpy_decoder.forward(exact, np.array(row), CFG)[0][-1].argmax()
+  )
+  rows += [row + [following(row)] for row in rows[:5]]
+  counts = [1, 39, 3, 6, 2, 5, 1, 1, 1, 2, 1, 1]
+  shapes = set()
+  score = document_losses._scores
+
+  def recorded(params, batch, *, cfg):
+    shapes.add(batch['tokens'].shape)
+    return score(params, batch, cfg=cfg)
+
+  monkeypatch.setattr(document_losses, '_scores', recorded)
+  found = document_losses.score_ends(params, CFG, rows, counts, max_tokens=70)
+  for row, count, (value, is_greedy) in zip(rows, counts, found, strict=True):
+    logits_LxV = numpy_decoder.forward(exact, np.array(row[:-1]), CFG)[0]
+    top_L = logits_LxV.max(axis=1)
+    norm_L = top_L + np.log(np.exp(logits_LxV - top_L[:, None]).sum(axis=1))
+    picked_L = logits_LxV[np.arange(len(row) - 1), row[1:]] - norm_L
+    np.testing.assert_allclose(value, picked_L[-count:].sum(), rtol=1e-5)
+    best_L = logits_LxV.argmax(axis=1) == row[1:]
+    assert is_greedy == best_L[-count:].all()
+  assert {is_greedy for _, is_greedy in found} == {True, False}
+  assert all(length % 16 == 0 for _, length in shapes) and len(shapes) < 4
+  assert max(batch * length for batch, length in shapes) <= 70

@@ -94,14 +94,14 @@ def build(path: str, value: Callable[[str, Any], Any]) -> Any:
         for token, found in zip(tokens, types, strict=True)
         if found == of_type
     ])
-  bos = value('tokenizer.ggml.bos_token_id', None)
-  if value('tokenizer.ggml.add_bos_token', False) and bos is not None:
-    if not 0 <= bos < len(tokens):
+  if value('tokenizer.ggml.add_bos_token', False):
+    bos = value('tokenizer.ggml.bos_token_id', None)
+    if not isinstance(bos, int) or not 0 <= bos < len(tokens):
       raise ValueError(
-          f'{path}: tokenizer.ggml.bos_token_id must be below {len(tokens)},'
-          f' got {bos}.'
+          f'{path}: tokenizer.ggml.bos_token_id must lie in'
+          f' [0, {len(tokens) - 1}], got {bos!r}.'
       )
     built.post_processor = processors.TemplateProcessing(
-        single=[tokens[bos], '$A'], special_tokens=[(tokens[bos], bos)]
+        f'{tokens[bos]} $A', special_tokens=[(tokens[bos], bos)]
     )
   return built

@@ -186,6 +186,8 @@ class _HubTokenizer:
     self.eos_id = find(_EOS_NAMES, 'an end-of-document')
     has_pad = any(name in special for name in _PAD_NAMES)
     self.pad_id = find(_PAD_NAMES, 'a padding') if has_pad else self.eos_id
+    # Whether the model was made to read that token before a text.
+    self.adds_bos = self.bos_id in self._tokenizer.encode('').ids[:1]
     # Models may find special tokens in a text even so: a whole word, a piece.
     unknown = self._pieces(_RARE) or ()
     self._special = {

@@ -163,6 +163,8 @@ def test_tokenizer_file(tmp_path, special, ids):
   assert tokenizer.vocab_size == 5 + len(special)
   encoded = tokenizer.encode('to be or not')
   assert encoded.dtype == np.int32 and encoded.tolist() == [0, 1, 2, 3]
+  # The first special token, which the file puts before each text.
+  assert tokenizer.adds_bos == (ids[0] == 5)
   decoded = tokenizer.decode([ids[0], 0, 1, 2, 3, ids[1]])
   assert decoded == 'to be or not'
 

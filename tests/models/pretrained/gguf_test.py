@@ -212,6 +212,23 @@ def test_pre_tokenizers_cut_as_their_makers_do(tmp_path, sizes, pre, expected):
   assert [TOKENS[i] for i in found] == expected
 
 
+def test_whether_texts_begin_with_a_token(tmp_path, sizes):
+  tensors = published_models.weights(settings_of('qwen2'))
+  for adds in (0, 1):
+    keys = {
+        'tokenizer.ggml.add_bos_token': adds,
+        'tokenizer.ggml.bos_token_id': V - 2,
+    }
+    path = write(tmp_path / f'{adds}.gguf', 'qwen2', tensors, keys=keys)
+    tokenizer = pretrained.load(path).tokenizer
+    assert tokenizer.adds_bos == adds and tokenizer.bos_id == V - 2
+    assert [TOKENS[i] for i in tokenizer.encode('a')] == ['a']
+  keys['tokenizer.ggml.bos_token_id'] = V
+  path = write(tmp_path / 'it.gguf', 'qwen2', tensors, keys=keys)
+  with pytest.raises(ValueError, match=rf'bos_token_id must lie .* got {V}'):
+    pretrained.load(path)
+
+
 @pytest.mark.parametrize(
     'keys, message',
     [
