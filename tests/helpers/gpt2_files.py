@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 
-def write(folder):
+def write(folder, width=16):
   """A GPT-2 of one layer for bytes, all weights small."""
   safetensors = pytest.importorskip('safetensors.numpy')
   rng = np.random.default_rng(0)
-  v, t, d = 259, 32, 16
+  v, t, d = 259, 32, width
   shapes = {'wte.weight': (v, d), 'wpe.weight': (t, d)}
   for norm in ('ln_f', 'h.0.ln_1', 'h.0.ln_2'):
     shapes |= {f'{norm}.weight': (d,), f'{norm}.bias': (d,)}

@@ -23,6 +23,10 @@ NEOX = dict(
     SIZES, norm='layer', norm_epsilon=1e-2, activation='gelu_exact',
     biases=True, parallel_residual=True, rotary_share=0.25,
 )
+GEMMA = dict(
+    LLAMA, head_dim=12, activation='geglu', norm_plus_one=True,
+    embedding_scale=32**0.5, tie_embeddings=True,
+)
 LLAMA3 = model_config.RotaryScaling(
     'llama3', factor=4.0, low=1.0, high=4.0, original_length=16
 )
@@ -41,6 +45,16 @@ MODELS = {
     'mistral': dict(LLAMA, window=5),
     'qwen2': dict(LLAMA, qkv_biases=True, tie_embeddings=True),
     'qwen3': dict(LLAMA, qk_norm=True, qk_norm_scale=True, head_dim=12),
+    'gemma': dict(GEMMA, num_kv_heads=1),
+    'gemma2': dict(
+        GEMMA, output_norms=True, window=5, full_every=2, attention_width=7,
+        attention_softcap=1.5, logit_softcap=20.0,
+    ),
+    'gemma3_text': dict(
+        GEMMA, output_norms=True, window=5, full_every=3, qk_norm=True,
+        qk_norm_scale=True, window_rotary_base=50.0, num_layers=4,
+        rotary_scaling=model_config.RotaryScaling('linear', factor=2.0),
+    ),
     'gpt_neox': NEOX,
     'gpt_neox in sequence': dict(
         NEOX, activation='gelu', parallel_residual=False, rotary_base=500.0,

@@ -15,7 +15,6 @@ from iblm_jax.data.text import published, tokenizers
 from iblm_jax.models import config as model_config
 from iblm_jax.models.pretrained import (
   gguf_files,
-  gpt2_file,
   gpt2_weights,
   layout,
   safetensors_files,
@@ -54,7 +53,8 @@ def load(
   the host's memory.
 
   Args:
-    path: A folder with `config.json`, `model.safetensors` (or its shards and
+    path: A folder with `config.json` (a GPT-2 may lack it, or the name of its
+      family in it), `model.safetensors` (or its shards and
       their index) and `tokenizer.json`; a `.safetensors` file in one; a
       `.gguf`; or 'package:NAME', the `.gguf` in an installed distribution.
       Families: gpt2, llama (SmolLM2 too), mistral, qwen2, qwen3, gpt_neox
@@ -87,9 +87,20 @@ def load(
       loaded = found.tokenizer()
     else:
       loaded = tokenizers.load_tokenizer(tokenizer)
-    gpt2_file.check_ids(loaded, found.cfg)
+    check_ids(loaded, found.cfg)
   params = read_params(found, dtype=dtype, shardings=shardings)
   return Pretrained(params, dataclasses.replace(found.cfg, dtype=dtype), loaded)
+
+
+def check_ids(
+    tokenizer: tokenizers.Tokenizer, model: model_config.DecoderConfig
+) -> None:
+  """Raises ValueError for a tokenizer of more ids than a model takes."""
+  if tokenizer.vocab_size > model.vocab_size:
+    raise ValueError(
+        f'the tokenizer has {tokenizer.vocab_size} ids, the model takes'
+        f' {model.vocab_size}.'
+    )
 
 
 class Head(NamedTuple):
@@ -115,8 +126,9 @@ class Head(NamedTuple):
     In a folder, those lines are of `config.json` and the files of weights.
     """
     paths = list(self.tensors.paths)
-    if self.path.suffix != '.gguf':
-      paths.append(paths[0].parent / 'config.json')
+    config = paths[0].parent / 'config.json'
+    if self.path.suffix != '.gguf' and config.exists():
+      paths.append(config)
     if len(paths) == 1:
       return files.sha256(paths[0])
     paths.sort(key=lambda path: path.name)
@@ -186,20 +198,32 @@ def _gguf(path: epath.Path):
 def _safetensors(path: epath.Path):
   folder = path if path.is_dir() else path.parent
   config = folder / 'config.json'
-  if not config.exists():
-    raise ValueError(f'{config} does not exist, which says what the model is.')
-  given = files.read_object(config)
-  kind = str(given.get('model_type'))
+  given = files.read_object(config) if config.exists() else {}
+  kind = str(given.get('model_type', 'gpt2'))
   if kind == 'gpt2':
-    tensors = safetensors_files.SafetensorsFiles(
-        path, gpt2_weights.without_prefix
-    )
-    cfg = gpt2_weights.of_tensors(tensors, given)
+    tensors, cfg = _gpt2(path, config, given)
   else:
     cfg = settings_lib.to_config(given)
     tensors = safetensors_files.SafetensorsFiles(path)
   own = lambda: _beside(folder, given.get('eos_token_id'))
   return tensors, tables.SAFETENSORS[kind], cfg, own
+
+
+def _gpt2(path: epath.Path, config: epath.Path, given: dict[str, Any]):
+  """A GPT-2, which its tensors tell from others where no config does."""
+  try:
+    tensors = safetensors_files.SafetensorsFiles(
+        path, gpt2_weights.without_prefix
+    )
+    return tensors, gpt2_weights.of_tensors(tensors, given)
+  except ValueError as error:
+    if 'model_type' in given:
+      raise
+    lacks = 'names no model_type' if given else 'does not exist'
+    raise ValueError(
+        f'{config} {lacks}, which says what the model is, and'
+        f' {path} is not a GPT-2: {error}'
+    ) from error
 
 
 def _beside(folder: epath.Path, eos_id: Any) -> tokenizers.Tokenizer:

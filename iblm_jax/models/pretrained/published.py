@@ -1,40 +1,50 @@
 """Models that others trained, as programs name them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
-from iblm_jax import files
-from iblm_jax.models.pretrained import gpt2_file, loading
+from iblm_jax.data.text import tokenizers
+from iblm_jax.models import config as model_config
+from iblm_jax.models.pretrained import loading
 
-Published = gpt2_file.GPT2
+
+class Published(NamedTuple):
+  """A model from files.
+
+  Attributes:
+    name: Name of its folder, package, or of a file that is named otherwise than
+      usual.
+    model: Its options.
+    params: Its parameters.
+    tokenizer: Gives the ids that the model takes.
+  """
+
+  name: str
+  model: model_config.DecoderConfig
+  params: Any
+  tokenizer: tokenizers.Tokenizer
 
 
 def load(checkpoint: str, tokenizer: str | None) -> Published:
   """Reads a published model and says what it is called.
 
   Args:
-    checkpoint: What `models.pretrained.load` reads. A GPT-2 may lack a config
-      that names its family.
+    checkpoint: What `models.pretrained.load` reads.
     tokenizer: As in `tokenizers.load_tokenizer`; None for its own.
 
   Raises:
     ValueError: As `models.pretrained.load`.
   """
-  path = epath.Path(checkpoint)
-  folder = path if path.is_dir() else path.parent
-  is_folder = not checkpoint.startswith('package:') and path.suffix != '.gguf'
-  if is_folder and _kind(folder) == 'gpt2':
-    return gpt2_file.load(path, tokenizer)
   params, model, loaded = loading.load(checkpoint, tokenizer=tokenizer)
-  is_plain = path.name == 'model.safetensors'
-  name = (folder.resolve() if is_plain else path).name
-  name = name.removeprefix('package:').removesuffix('.gguf')
-  return Published(name, model, params, loaded)
+  return Published(_name(epath.Path(checkpoint)), model, params, loaded)
 
 
-def _kind(folder: epath.Path) -> Any:
-  """What a model says that it is; a GPT-2 does so by its shapes, too."""
-  config = folder / 'config.json'
-  given = files.read_object(config) if config.exists() else {}
-  return given.get('model_type', 'gpt2')
+def _name(path: epath.Path) -> str:
+  if path.name == 'model.safetensors':
+    path = path.parent
+  if path.is_dir():
+    return path.resolve().name
+  if path.suffix in ('.gguf', '.safetensors'):
+    return path.stem
+  return path.name.removeprefix('package:')

@@ -73,6 +73,36 @@ def _qwen3(cfg: DecoderConfig) -> dict[str, Any]:
   return _qwen2(cfg) | dict(attention_bias=_spelt_out(cfg)['out_biases'])
 
 
+def _gemma(cfg: DecoderConfig) -> dict[str, Any]:
+  tanh = 'gelu_pytorch_tanh'
+  return _rms_blocks(cfg) | dict(
+      hidden_act=tanh,
+      hidden_activation=tanh,
+      attention_bias=_spelt_out(cfg)['out_biases'],
+  )
+
+
+def _gemma2(cfg: DecoderConfig) -> dict[str, Any]:
+  width = _spelt_out(cfg)['attention_width']
+  every = cfg.full_every or cfg.num_layers + 1
+  kinds = ('sliding_attention', 'full_attention')
+  found = _gemma(cfg) | dict(
+      query_pre_attn_scalar=int(width) if width == int(width) else width,
+      attn_logit_softcapping=cfg.attention_softcap,
+      final_logit_softcapping=cfg.logit_softcap,
+      sliding_window=cfg.window or cfg.max_length,
+      layer_types=[
+          kinds[n % every == 0] for n in range(1, cfg.num_layers + 1)
+      ],
+  )
+  del found['hidden_act']
+  return found
+
+
+def _gemma3(cfg: DecoderConfig) -> dict[str, Any]:
+  return _gemma2(cfg) | dict(rope_local_base_freq=cfg.window_rotary_base)
+
+
 def _neox(cfg: DecoderConfig) -> dict[str, Any]:
   return _sizes(cfg) | _scaling(cfg) | dict(
       hidden_act=_GELUS.get(cfg.activation, 'gelu'),
@@ -104,6 +134,9 @@ _WRITERS: dict[str, tuple[str, Callable[[DecoderConfig], dict[str, Any]]]] = {
     'qwen2': ('Qwen2ForCausalLM', _qwen2),
     'qwen3': ('Qwen3ForCausalLM', _qwen3),
     'mistral': ('MistralForCausalLM', _mistral),
+    'gemma': ('GemmaForCausalLM', _gemma),
+    'gemma2': ('Gemma2ForCausalLM', _gemma2),
+    'gemma3_text': ('Gemma3ForCausalLM', _gemma3),
     'gpt_neox': ('GPTNeoXForCausalLM', _neox),
     'gpt2': ('GPT2LMHeadModel', _gpt2),
 }
@@ -118,8 +151,8 @@ def from_config(
   Args:
     cfg: The model. Its training (`dtype`, `remat`, `document_mask`, how entropy
       is measured, ...) is not part of it.
-    family: One of 'llama', 'qwen2', 'qwen3', 'mistral', 'gpt_neox' and 'gpt2';
-      None takes the first that has all switches of the model.
+    family: One of `FAMILIES`; None takes the first that has all switches of the
+      model.
 
   Returns:
     What a `config.json` holds; `settings.to_config` gives the model again.
@@ -174,6 +207,7 @@ def _spelt_out(cfg: DecoderConfig) -> Mapping[str, Any]:
       num_kv_heads=cfg.kv_heads,
       head_dim=cfg.head_width,
       mlp_width=cfg.hidden_width,
+      attention_width=cfg.attention_width or cfg.head_width,
   )
   for name in ('qkv_biases', 'out_biases', 'mlp_biases'):
     if found[name] is None:

@@ -2,6 +2,7 @@
 
 import json
 
+import gpt2_files
 import jax
 import ml_dtypes
 import numpy as np
@@ -9,6 +10,7 @@ import published_models
 import pytest
 
 from iblm_jax.models import decoder, families, pretrained
+from iblm_jax.models.pretrained import gpt2_file, gpt2_weights
 from iblm_jax.models.pretrained import settings as settings_lib
 
 pytest.importorskip('safetensors')
@@ -102,6 +104,31 @@ def test_gpt2_is_a_family_as_others(tmp_path):
   (folder / 'config.json').write_text(json.dumps(settings | {'n_embd': 16}))
   with pytest.raises(ValueError, match=r'must have shape \(48,\), got'):
     pretrained.load(folder)
+
+
+def test_a_gpt2_is_known_by_its_tensors(tmp_path):
+  folder = gpt2_files.write(tmp_path / 'it')  # its config says heads alone
+  wide = gpt2_files.write(tmp_path / 'wide', width=64)
+  (wide / 'config.json').unlink()
+  for path, heads in ((folder, 2), (wide, 1), (wide / 'model.safetensors', 1)):
+    params, cfg, _ = pretrained.load(path, tokenizer='bytes')
+    assert (cfg.num_heads, cfg.positions) == (heads, 'learned')
+    old_cfg, old = gpt2_weights.load_gpt2(path)
+    assert old_cfg == cfg
+    jax.tree.map(np.testing.assert_array_equal, params, old)
+    assert len(pretrained.read_head(path).sha256()) == 64
+  settings = SETTINGS['qwen2']
+  tensors = published_models.weights(settings)
+  other = published_models.save(tmp_path / 'other', settings, tensors)
+  with pytest.raises(ValueError, match='other is not a GPT-2, but of another'):
+    gpt2_file.load(other, None)
+  (other / 'config.json').unlink()
+  message = 'config.json does not exist, .* not a GPT-2: it lacks ln_f'
+  with pytest.raises(ValueError, match=message):
+    pretrained.load(other)
+  (other / 'config.json').write_text('{"n_head": 2}')
+  with pytest.raises(ValueError, match='config.json names no model_type'):
+    pretrained.load(other)
 
 
 def nan(array):
