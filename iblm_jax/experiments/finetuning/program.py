@@ -29,7 +29,7 @@ BASE = {
     'data': {
         'kind': 'text',
         'batch_size': 4,
-        'text': {'holdout': _HOLDOUT, 'seq_len': 128, 'eval_rows': 16},
+        'text': {'holdout': _HOLDOUT, 'seq_len': 128, 'eval_rows': 4},
     },
     'objective': {
         'method': 'ce',
@@ -38,16 +38,16 @@ BASE = {
         'measure_entropy': True,
     },
     'gate': {
-        'patience_main': 6,
-        'patience_aux': 6,
-        'ema': 0.9,
+        'patience_main': 2,
+        'patience_aux': 3,
+        'ema': 0.5,
         'best': 'on_improvement',
         'reset_aux_best': True,
     },
     'optimizer': {
         'name': 'adamw',
         'weight_decay': 0.0,
-        'schedule': {'name': 'cosine', 'peak': 2e-3, 'warmup_steps': 4},
+        'schedule': {'name': 'cosine', 'peak': 2e-3, 'warmup_steps': 3},
     },
     'parameterisation': {
         'kind': 'lora',
@@ -58,7 +58,7 @@ BASE = {
         },
     },
     'train': {
-        'num_steps': 40,
+        'num_steps': 30,
         'log_every': 1,
         'checkpoint_every': 10,
         'keep_checkpoints': 2,
@@ -69,7 +69,7 @@ METHODS = {
     'constant': {'objective.method': 'mbe'},
     'gapt': {'objective.method': 'gapt'},
 }
-_ROWS = 64
+_ROWS = 32
 
 
 def run_experiment(options: Any) -> list[program.Results]:

@@ -19,7 +19,7 @@ from iblm_jax.training import summary as summary_lib
 
 BEFORE = 'before'
 # Batches of each text whose layers are profiled; steps of the last losses.
-_PROFILED, _LAST = 4, 10
+_PROFILED, _LAST = 2, 10
 _READ = (
     'tokens', 'mask', 'segment_ids', 'positions', 'targets', 'loss_mask'
 )
