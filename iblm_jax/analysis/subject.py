@@ -77,26 +77,31 @@ class Subject:
     return map(self.read, range(self.num_batches))
 
   def count_bytes(self, batch: Mapping[str, Any]) -> int:
-    """Counts the bytes of a batch's counted targets.
-
-    A character that the end of a row cuts counts as the bytes of U+FFFD.
-    """
+    """Counts the bytes of a batch's counted targets, see `count_bytes`."""
     assert self.tokenizer is not None
-    decode = getattr(
-        self.tokenizer,
-        'decode_bytes',
-        lambda ids: self.tokenizer.decode(ids).encode(),
-    )
-    mask_BxL = np.asarray(batch['loss_mask'], bool)
-    documents_BxL = np.asarray(batch['segment_ids'])
-    targets_BxL = np.asarray(batch['targets'])
-    return sum(
-        len(decode(targets_L[mask_L & (documents_L == document)]))
-        for targets_L, mask_L, documents_L in zip(
-            targets_BxL, mask_BxL, documents_BxL, strict=True
-        )
-        for document in np.unique(documents_L[mask_L])
-    )
+    return count_bytes(self.tokenizer, batch)
+
+
+def count_bytes(
+    tokenizer: tokenizers.Tokenizer, batch: Mapping[str, Any]
+) -> int:
+  """Counts the bytes of a batch's counted targets.
+
+  A character that the end of a row cuts counts as the bytes of U+FFFD.
+  """
+  decode = getattr(
+      tokenizer, 'decode_bytes', lambda ids: tokenizer.decode(ids).encode()
+  )
+  mask_BxL = np.asarray(batch['loss_mask'], bool)
+  documents_BxL = np.asarray(batch['segment_ids'])
+  targets_BxL = np.asarray(batch['targets'])
+  return sum(
+      len(decode(targets_L[mask_L & (documents_L == document)]))
+      for targets_L, mask_L, documents_L in zip(
+          targets_BxL, mask_BxL, documents_BxL, strict=True
+      )
+      for document in np.unique(documents_L[mask_L])
+  )
 
 
 def make(

@@ -65,7 +65,7 @@ def write(
     ValueError: If a row has no method or seed, or both twice; if the baseline
       or a table names a method or a metric that no row has.
   """
-  rows = [_to_json(row) for row in rows]
+  rows = rounded(rows)
   tree = {
       'experiment': experiment,
       'claim': claim,
@@ -109,6 +109,11 @@ def read(path: epath.PathLike) -> dict[str, Any]:
   except ValueError as error:
     raise ValueError(f'{path} holds no results: {error}') from error
   return tree
+
+
+def rounded(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Rows as a reader of the file finds them."""
+  return [_to_json(row) for row in rows]
 
 
 def summarise(
