@@ -21,7 +21,8 @@ _HF = [
     'tokenizers>=0.20',
 ]
 _LM_EVAL = ['lm_eval>=0.4.13', 'safetensors>=0.4', 'tokenizers>=0.20']
-_GGUF = ['gguf>=0.17', 'safetensors>=0.4', 'tokenizers>=0.20']
+# A published model, whole: its file, its tokenizer, figures of its layers.
+_GGUF = ['gguf>=0.17', 'safetensors>=0.4', 'tokenizers>=0.20', *_PLOT]
 # What others compute with the same files; CPU wheels of torch are enough.
 _PARITY = ['peft>=0.18', 'torch>=2.6', 'transformers>=5.0', *_LM_EVAL]
 _TEST = [

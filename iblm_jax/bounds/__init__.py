@@ -74,6 +74,12 @@ from iblm_jax.bounds.smoothing import (
 )
 from iblm_jax.bounds.straight_through import ste_quantize
 from iblm_jax.bounds.top_k import rank_of_target, top_k_errors
+from iblm_jax.bounds.whole_documents import (
+    document_range,
+    excess_limit,
+    excess_of_documents,
+    smoothed_documents,
+)
 
 __all__ = [
     'ALPHAS',
@@ -89,10 +95,13 @@ __all__ = [
     'decode',
     'decode_values',
     'doc_losses',
+    'document_range',
     'elias_delta_bits',
     'elias_gamma_bits',
     'empirical_freedman',
     'encode',
+    'excess_limit',
+    'excess_of_documents',
     'fit_codebook',
     'fit_step',
     'ideal_bits',
@@ -112,6 +121,7 @@ __all__ = [
     'prefix_bits',
     'rank_of_target',
     'smooth_range',
+    'smoothed_documents',
     'smoothed_nll_bits',
     'ste_quantize',
     'step_values',

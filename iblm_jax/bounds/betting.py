@@ -10,6 +10,9 @@ from iblm_jax.bounds import _checks
 
 # Numbers (losses times grid) that are multiplied at a time.
 _CHUNK = 1 << 17
+# Of scaled losses without a smallest one. Larger ones in their place only make
+# a bound larger, and products stay in the range of float64.
+LOWEST = -1e4
 
 
 class Curve(NamedTuple):
@@ -49,8 +52,8 @@ def mean_log(
   """mean_i ln(1 - t x_i) for each t, x = (loss - lo)/width in [smallest, 1].
 
   Factors are multiplied before the logarithm is taken, which saves most of
-  its cost; no product leaves the range of float64. `smallest` is at least -1;
-  what lies outside by rounding is clipped.
+  its cost; no product leaves the range of float64. `smallest` is at least
+  `LOWEST`; what lies outside is clipped.
 
   Returns:
     [S] float64.
@@ -84,7 +87,9 @@ def solve(
   return Curve(t, lo - width / t * np.expm1(np.asarray(growth) - penalty))
 
 
-def check_losses(losses: np.ndarray, lo: float, width: float) -> np.ndarray:
+def check_losses(
+    losses: np.ndarray, lo: float, width: float, bounded_below: bool = True
+) -> np.ndarray:
   """`losses` as a vector, if each lies in [lo, lo + width] up to rounding."""
   x = _checks.vector('losses', losses)
   lo = _checks.number('lo', lo)
@@ -92,9 +97,12 @@ def check_losses(losses: np.ndarray, lo: float, width: float) -> np.ndarray:
   # Losses are often computed in float32.
   slack = 1e-5 * max(width, abs(lo))
   low, high = float(x.min()), float(x.max())
-  if low < lo - slack or high > lo + width + slack:
+  if (bounded_below and low < lo - slack) or high > lo + width + slack:
     raise ValueError(
         f'losses must lie in [lo, lo + width] = [{lo:g}, {lo + width:g}], got'
         f' values from {low:g} to {high:g}.'
+        if bounded_below
+        else f'losses must be at most lo + width = {lo + width:g}, got'
+        f' {high:g}.'
     )
   return x

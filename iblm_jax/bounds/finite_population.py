@@ -48,6 +48,7 @@ def occam_logwealth_finite(
     grid: Sequence[float] | None = None,
     *,
     n_alpha: int = 1,
+    bounded_below: bool = True,
 ) -> Bound:
   """Computes the log-wealth bound on the mean over a finite population.
 
@@ -58,6 +59,7 @@ def occam_logwealth_finite(
     population: Number of units in all (N), at least m.
     grid: Values of the share t_1 of the first bet, distinct, in (0, 1), fixed
       before the data were seen; None for `GRID_FINITE`. Costs ln(length) nats.
+    bounded_below: As for `occam_logwealth`.
     lo, width, K_bits, delta, n_alpha: See the package.
 
   Returns:
@@ -73,11 +75,12 @@ def occam_logwealth_finite(
     >>> print(f'{bound:.4f}, counting {counting_bound(0.4, 100, 110, 1.0):.4f}')
     0.4460, counting 0.4545
   """
-  x = betting.check_losses(losses, lo, width)
+  x = betting.check_losses(losses, lo, width, bounded_below)
   size = _checks.integer('population', population, x.size)
   grid_S = _checks.grid('grid', GRID_FINITE if grid is None else grid)
   nats = code_penalty(K_bits, n_alpha, delta, grid_S.size)
-  scaled = ((x.astype(np.float64) - lo) / width).clip(0, 1)
+  lowest = 0.0 if bounded_below else betting.LOWEST
+  scaled = ((x.astype(np.float64) - lo) / width).clip(lowest, 1)
   draws = _Draws(scaled, np.cumsum(scaled) - scaled, size)
   penalty = math.fsum(nats.values())
   most = counting_bound(float(scaled.mean()), x.size, size, 1.0)

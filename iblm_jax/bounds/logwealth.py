@@ -48,6 +48,7 @@ def occam_logwealth(
     grid: Sequence[float] | None = None,
     *,
     n_alpha: int = 1,
+    bounded_below: bool = True,
 ) -> Bound:
   """Computes the log-wealth bound from the losses of all m units.
 
@@ -57,6 +58,10 @@ def occam_logwealth(
     m: Number of units, the length of `losses`.
     grid: Values of t to try, distinct, in (0, 1), fixed before the data were
       seen; None for `GRID_T`. Costs ln(length) nats.
+    bounded_below: False allows losses below `lo` too. The proof needs only that
+      1 - t x > 0; `lo` and `width`, fixed before the data were seen, then say
+      with lo + width how large a loss can be, and with width about how large
+      differences are.
     lo, width, K_bits, delta, n_alpha: See the package.
 
   Returns:
@@ -70,7 +75,7 @@ def occam_logwealth(
     >>> round(bound, 10), bound.chosen
     (0.5395568564, {'t': 0.7})
   """
-  x = betting.check_losses(losses, lo, width)
+  x = betting.check_losses(losses, lo, width, bounded_below)
   m = _checks.integer('m', m)
   if m != x.size:
     raise ValueError(
@@ -79,7 +84,8 @@ def occam_logwealth(
     )
   grid_S = _checks.grid('grid', GRID_T if grid is None else grid)
   nats = code_penalty(K_bits, n_alpha, delta, grid_S.size)
-  growth_S = betting.mean_log(x, lo, width, grid_S)
+  lowest = 0.0 if bounded_below else betting.LOWEST
+  growth_S = betting.mean_log(x, lo, width, grid_S, lowest)
   penalty = math.fsum(nats.values()) / m
   curve = betting.solve(growth_S, grid_S, lo, width, penalty)
   best = int(np.argmin(curve.value))
