@@ -135,7 +135,8 @@ def make_gemma(folder):
 
 
 def read_gemma(folder):
-  return pretrained_settings.to_config(files.read_object(folder / 'config.json'))
+  given = files.read_object(folder / 'config.json')
+  return pretrained_settings.to_config(given)
 
 
 def harmed_header(data):
