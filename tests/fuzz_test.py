@@ -23,17 +23,19 @@ import gpt2_files
 import hypothesis
 import mutations
 import numpy as np
+import published_models
 import pytest
 import tiny_families
 from etils import epath
 from hypothesis import strategies as st
 
-from iblm_jax import config
+from iblm_jax import config, files
 from iblm_jax.certification import certificate, comparison
 from iblm_jax.data.shards import files as shard_files
 from iblm_jax.data.shards import source as shard_source
 from iblm_jax.data.text import tokenizers
 from iblm_jax.models.pretrained import gpt2_weights
+from iblm_jax.models.pretrained import settings as pretrained_settings
 from iblm_jax.training import manifest, metrics
 
 EXAMPLES = 60
@@ -119,6 +121,22 @@ def read_index(folder):
 def make_gpt2(folder):
   shutil.copytree(gpt2_files.write(folder / 'made'), folder, dirs_exist_ok=True)
   shutil.rmtree(folder / 'made')
+
+
+def make_gemma(folder):
+  settings = published_models.SETTINGS['gemma3_text'] | {
+      'layer_types': ['sliding_attention', 'full_attention'],
+      'rope_parameters': {
+          'sliding_attention': {'rope_type': 'default', 'rope_theta': 20.0},
+          'full_attention': {'rope_type': 'linear', 'factor': 2.0},
+      },
+  }
+  (folder / 'config.json').write_text(json.dumps(settings))
+
+
+def read_gemma(folder):
+  given = files.read_object(folder / 'config.json')
+  return pretrained_settings.to_config(given)
 
 
 def harmed_header(data):
@@ -216,6 +234,7 @@ READERS = {
         harm=harmed_header,
     ),
     'gpt2_config': Reader(make_gpt2, 'config.json', gpt2_weights.load_gpt2),
+    'published_config': Reader(make_gemma, 'config.json', read_gemma),
     'tokenizer': Reader(make_tokenizer, 'tokenizer.json', read_tokenizer),
 }
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from iblm_jax.models import decoder, pretrained
+from iblm_jax.models.generation import decoding
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -100,3 +101,21 @@ def test_what_transformers_saves_gives_its_logits(tmp_path, name):
     np.testing.assert_allclose(found, expected, atol=1e-4)
   shards = list((tmp_path / 'shards').glob('*.safetensors'))
   assert len(shards) > 1
+
+
+@pytest.mark.parametrize('name', ['mistral', 'gemma2', 'gemma3_text'])
+def test_continuations_beyond_the_window_are_the_same(tmp_path, name):
+  model = made(name)
+  model.save_pretrained(tmp_path / 'it')
+  params, cfg, _ = pretrained.load(tmp_path / 'it', tokenizer='bytes')
+  prompt = np.random.default_rng(0).integers(V, size=(2, 7))
+  expected = model.generate(
+      torch.from_numpy(prompt), attention_mask=torch.ones(2, 7),
+      max_new_tokens=9, min_new_tokens=9, do_sample=False, pad_token_id=0,
+      eos_token_id=V + 1,
+  ).numpy()
+  found = jax.jit(
+      decoding.sample, static_argnames=('cfg', 'num_tokens', 'temperature')
+  )(params, prompt, cfg, jax.random.key(0), num_tokens=9, temperature=0.0)
+  np.testing.assert_array_equal(found, expected[:, 7:])
+  assert cfg.window < 7

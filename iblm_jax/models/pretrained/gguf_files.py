@@ -2,6 +2,7 @@
 
 import functools
 import math
+import numbers
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from iblm_jax.models import config as model_config
 from iblm_jax.models.nn import blocks
 from iblm_jax.models.pretrained import layout, tables
 
+_SCALING = 'rope.scaling.type'
 # What else a file may say of itself; no logit depends on it.
 _ELSEWHERE = ('general.', 'tokenizer.', 'GGUF.', 'quantize.', 'split.')
 
@@ -101,7 +103,7 @@ class GgufFile:
         unknown that may change the computation.
     """
     kind = self.architecture
-    if kind not in tables.GGUF:
+    if kind not in tuple(tables.GGUF):  # a list is no key
       raise ValueError(
           f'general.architecture must be one of {tuple(tables.GGUF)}, got'
           f' {kind!r}.'
@@ -113,8 +115,12 @@ class GgufFile:
       value = self.value(f'{kind}.{key}', default)
       if value is None:
         raise ValueError(f'{kind}.{key} must be given.')
-      if isinstance(value, list):
-        raise ValueError(f'{kind}.{key} must be one number, got {value}.')
+      if key != _SCALING and not (
+          isinstance(value, numbers.Real) and value > 0
+      ):
+        raise ValueError(
+            f'{kind}.{key} must be one number above 0, got {value!r:.80}.'
+        )
       return value
 
     width, heads = take('embedding_length'), take('attention.head_count')
@@ -171,7 +177,7 @@ class GgufFile:
     return gguf_tokenizer.build(str(self._path), self.value)
 
   def _scaling(self, take, width) -> model_config.RotaryScaling | None:
-    kind = take('rope.scaling.type', 'none')
+    kind = take(_SCALING, 'none')
     factor = take('rope.scaling.factor', 1.0)
     if kind not in ('none', 'linear'):
       raise ValueError(
@@ -184,6 +190,11 @@ class GgufFile:
       return model_config.RotaryScaling('linear', factor=float(factor))
     if name not in self.found:
       return None
+    shape = (width // 2,)
+    if self.found[name].shape != shape:
+      raise ValueError(
+          f'{name} must have shape {shape}, got {self.found[name].shape}.'
+      )
     # Only what the numbers of Llama 3 give is in the file, not they themselves.
     self.check(name)
     found = self.read(name)
@@ -193,11 +204,9 @@ class GgufFile:
         blocks.rotary_frequencies, width, take('rope.freq_base', 10_000.0)
     )
     expected = np.asarray(of_base() / of_base(found_as))
-    if found.shape != expected.shape or not np.allclose(
-        found, expected, rtol=1e-5
-    ):
+    if not np.allclose(found, expected, rtol=1e-5):
       raise ValueError(
-          f'{name} must be how {found_as} stretches {expected.size}'
-          ' wavelengths, which is not so.'
+          f'{name} must be how {found_as} stretches wavelengths, which is not'
+          ' so.'
       )
     return found_as

@@ -244,7 +244,8 @@ def _windowed_gemma(settings: Settings, every: int) -> dict[str, Any]:
 def _period(kinds: Any, num_layers: int) -> int:
   """Says that every so manieth layer has no window."""
   names = ('sliding_attention', 'full_attention')
-  for every in range(1, num_layers + 2):
+  if isinstance(kinds, list) and len(kinds) == num_layers:
+    every = [*kinds, names[1]].index(names[1]) + 1
     if kinds == [names[n % every == 0] for n in range(1, num_layers + 1)]:
       return every
   raise ValueError(

@@ -167,9 +167,11 @@ def test_the_waves_of_llama_3_are_known_by_their_factors(tmp_path, sizes):
       'llama3', factor=32.0, low=1.0, high=4.0, original_length=8192
   )
   factors[4] *= 1.001
-  for odd in (factors, factors[1:], np.full(8, np.nan, np.float32)):
+  for odd in (factors, np.full(8, np.nan, np.float32)):
     with pytest.raises(ValueError, match='rope_freqs.weight must be how'):
       load(odd)
+  with pytest.raises(ValueError, match=r'must have shape \(8,\), got \(7,\)'):
+    load(factors[1:])
   linear = {'llama.rope.scaling.type': 'linear', 'llama.rope.scaling.factor': 2}
   with pytest.raises(ValueError, match="must be 'none' with rope_freqs.weight"):
     load(factors, **linear)
@@ -237,6 +239,8 @@ def test_whether_texts_begin_with_a_token(tmp_path, sizes):
         ({'qwen2.expert_count': 4}, 'computation: qwen2.expert_count'),
         ({'qwen2.attention.value_length': 4}, 'value_length must be 8, got 4'),
         ({'qwen2.rope.scaling.type': 'yarn'}, "type must be .* got 'yarn'"),
+        ({'qwen2.rope.scaling.factor': 'two'}, "one number above 0, got 'two'"),
+        ({'qwen2.attention.key_length': 0}, 'key_length must be one number'),
     ],
 )
 def test_unknown_keys_are_named(tmp_path, sizes, keys, message):
