@@ -7,6 +7,7 @@ All arguments are those of the program lm_eval, whose --model is iblm here. The
 harness is the extra lm_eval: pip install 'iblm-jax[lm_eval]'.
 """
 
+import inspect
 import sys
 import warnings
 from collections.abc import Sequence
@@ -124,6 +125,20 @@ class Model(_Base):
     self._subject = subject
     self._max_tokens = _checked('max_tokens', max_tokens, 1, 2**31 - 1)
     self._seed = seed
+
+  @classmethod
+  def create_from_arg_obj(
+      cls, arg_dict: dict[str, Any], additional_config: Any = None
+  ) -> 'Model':
+    """Makes a model of the options in --model_args."""
+    options = inspect.signature(cls)
+    try:
+      options.bind(**arg_dict)
+    except TypeError as error:
+      raise ValueError(
+          f'--model_args: {error}; options are {", ".join(options.parameters)}.'
+      ) from error
+    return super().create_from_arg_obj(arg_dict, additional_config)
 
   @property
   def eot_token_id(self) -> int:

@@ -8,6 +8,7 @@ import json
 import pathlib
 import runpy
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ lm_eval = pytest.importorskip('lm_eval')
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 
-from iblm_jax import harness  # noqa: E402
+from iblm_jax import config, harness, models, training  # noqa: E402
 from iblm_jax.data.text import published  # noqa: E402
+from iblm_jax.training import run as run_lib  # noqa: E402
 
 torch.set_num_threads(1)  # beside other tests, more wait for each other
 # Of torch and what the harness imports.
@@ -254,6 +256,14 @@ def test_smollm2(tmp_path):
   assert texts[0].startswith(' is Paris')
 
 
+def write_tasks(folder, pages):
+  """By the program that the documentation shows."""
+  with gzip.open(folder / 'pages.gz', 'wt') as file:
+    file.writelines(json.dumps({'text': text}) + '\n' for text in pages)
+  example = ROOT / 'examples' / 'harness_tasks.py'
+  runpy.run_path(str(example))['main'](folder / 'pages.gz', folder)
+
+
 def test_a_task_without_a_network(folder, tmp_path):
   """The example's tasks by the program, ours and the harness's own model."""
   page = '# {0}\n\n> {1} files.\n\n- {1} a file:\n\n`{0} {{{{file}}}}`\n'
@@ -261,17 +271,14 @@ def test_a_task_without_a_network(folder, tmp_path):
       page.format(*names) for names in
       [('cat', 'Print'), ('rm', 'Remove'), ('cp', 'Copy'), ('mv', 'Move')]
   ]
-  with gzip.open(tmp_path / 'pages.gz', 'wt') as file:
-    file.writelines(json.dumps({'text': text}) + '\n' for text in pages)
-  example = ROOT / 'examples' / 'harness_tasks.py'
-  runpy.run_path(str(example))['main'](tmp_path / 'pages.gz', tmp_path / 'all')
+  write_tasks(tmp_path, pages)
   found = {}
   for kind, args in (('iblm', 'path'), ('hf', 'dtype=float32,pretrained')):
     results = lm_eval.simple_evaluate(
         kind, model_args=f'{args}={folder}', device='cpu', batch_size=2,
         tasks=['tldr_bits', 'tldr_summary'], bootstrap_iters=0,
         task_manager=lm_eval.tasks.TaskManager(
-            include_path=str(tmp_path / 'all'), include_defaults=False
+            include_path=str(tmp_path), include_defaults=False
         ),
     )
     found[kind] = results
@@ -286,3 +293,101 @@ def test_a_task_without_a_network(folder, tmp_path):
   asked = found['iblm']['samples']['tldr_summary'][1]
   assert asked['arguments'][1] == ('# rm\n\n>', ' Remove files.')
   assert asked['target'] == 1
+
+
+@pytest.fixture(scope='module')
+def own_run(tmp_path_factory):
+  """Two updates of a tiny decoder of bytes, on rows of 48."""
+  path = tmp_path_factory.mktemp('run')
+  (path / 'text.txt').write_text('the cat sat on the mat. ' * 60)
+  run_lib.train(
+      dict(
+          model=dict(vocab_size=259, num_layers=1, width=16, num_heads=2),
+          data=dict(
+              kind='text', batch_size=2,
+              text=dict(paths=str(path / 'text.txt'), seq_len=48, eval_rows=2),
+          ),
+          objective=dict(
+              method='ce', measure_entropy=False, skip_first=0, skip_last=0
+          ),
+          optimizer=dict(schedule=dict(peak=1e-2, warmup_steps=1)),
+          mesh=dict(data=1),
+          train=dict(num_steps=2, checkpoint_every=2, eval_every=0),
+      ),
+      path / 'run',
+  )
+  return path / 'run'
+
+
+def test_a_run_of_ours(own_run):
+  lm = harness.Model(str(own_run))
+  assert lm.max_length == 48 and lm.tok_encode('ab') == [256, 97, 98]
+  cfg = config.read_run(own_run)
+  params = training.restore_params(cfg, own_run).params
+
+  def log_p(ids):
+    logits_LxV = np.float64(
+        models.apply(params, np.array([ids]), cfg.model).logits_BxLxV[0]
+    )
+    return logits_LxV - np.log(np.exp(logits_LxV).sum(axis=1, keepdims=True))
+
+  texts = ['the cat', ' sat on', 'the cat sat']
+  (first, _), (second, _), (whole, _) = lm.loglikelihood(requests(
+      'loglikelihood', ('', texts[0]), (texts[0], texts[1]), ('', texts[2])
+  ))
+  rolled, = lm.loglikelihood_rolling(
+      requests('loglikelihood_rolling', (texts[2],))
+  )
+  ids = [256, *texts[2].encode()]
+  wanted_L = log_p(ids[:-1])[np.arange(11), ids[1:]]
+  np.testing.assert_allclose(whole, wanted_L.sum(), rtol=1e-5)
+  np.testing.assert_allclose(rolled, whole, rtol=1e-6)
+  np.testing.assert_allclose(first, wanted_L[:7].sum(), rtol=1e-5)
+  said = lm.generate_until(
+      requests('generate_until', ('the', {'max_gen_toks': 4}))
+  )
+  ids = [256, *b'the']
+  for _ in range(4):
+    ids.append(int(log_p(ids)[-1, :259].argmax()))
+  assert said == [bytes(ids[4:]).decode(errors='replace')]
+  assert second < 0 and lm.prefix_token_id == 256
+  step = harness.Model(str(own_run / 'checkpoints' / '2'))
+  assert step.loglikelihood(requests('loglikelihood', ('', texts[0]))) == [
+      (first, False)
+  ]
+
+
+def test_runs_that_no_task_can_score(own_run, tmp_path):
+  saved = json.loads((own_run / 'config.json').read_text())
+  (tmp_path / 'checkpoints').mkdir()
+  saved['data'] = dict(kind='markov', markov=dict(vocab_size=64, length=64))
+  (tmp_path / 'config.json').write_text(json.dumps(saved))
+  with pytest.raises(ValueError, match="'markov', whose tokens are no text"):
+    harness.Model(str(tmp_path))
+  with pytest.raises(ValueError, match="for a run, .* None and 'bfloat16'"):
+    harness.Model(str(own_run), dtype='bfloat16')
+
+
+def test_bad_model_args_are_named(folder):
+  for options, says in [
+      ({'path': str(folder), 'widht': 3}, "'widht'; options are path, tok"),
+      ({'max_length': 3}, "'path'; options are path, tok"),
+  ]:
+    with pytest.raises(ValueError, match=f'--model_args: .*{says}'):
+      harness.Model.create_from_arg_obj(options, {'batch_size': 1})
+
+
+def test_the_program_refuses_in_one_line(tmp_path, monkeypatch, capsys):
+  write_tasks(tmp_path, ['# a\n\n> B.\n'])
+  monkeypatch.setattr(sys, 'argv', [
+      'harness.py', '--model_args', 'path=no/where', '--tasks', 'tldr_bits',
+      '--include_path', str(tmp_path),
+  ])
+  with pytest.raises(SystemExit) as left:
+    harness.run()
+  assert left.value.code == 2
+  line, = [
+      line for line in capsys.readouterr().err.splitlines()
+      if line.startswith('harness.py: ')
+  ]
+  assert "'no/where' does not exist" in line
