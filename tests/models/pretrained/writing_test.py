@@ -12,6 +12,7 @@ import published_models
 import pytest
 import tiny_models
 
+from iblm_jax.data.text import tokenizers
 from iblm_jax.models import config as model_config
 from iblm_jax.models import pretrained
 from iblm_jax.models.pretrained import settings as settings_lib
@@ -190,11 +191,28 @@ def test_nothing_is_overwritten_or_left_behind(tmp_path):
   with pytest.raises(ValueError, match="dtype must be .* 'float64'"):
     pretrained.save(params, cfg, None, out, dtype='float64')
   with pytest.raises(ValueError, match='has 259 ids, the model takes 11'):
-    tokenizer = pretrained.loading.tokenizers.ByteTokenizer()
+    tokenizer = tokenizers.ByteTokenizer()
     pretrained.save(params, cfg, tokenizer, out)
   assert list(tmp_path.rglob('*')) == [out]
   pretrained.save(params, cfg, None, out)  # an empty folder is none
   assert (out / 'config.json').exists()
+
+
+def test_tokenizers_that_have_no_file(tmp_path):
+  cfg = model_config.llama(259, num_layers=1, width=8, num_heads=2)
+  params = tiny_models.random_params(cfg)
+  pretrained.save(params, cfg, tokenizers.ByteTokenizer(), tmp_path / 'out')
+  found = pretrained.load(tmp_path / 'out').tokenizer
+  assert found.encode('né').tolist() == [110, 195, 169]
+
+  class _Pieces:
+    vocab_size, bos_id, eos_id, pad_id = 9, 1, 2, 2
+
+  with pytest.warns(UserWarning, match='a Pieces has no tokenizer.json: the'):
+    pretrained.save(params, cfg, _Pieces(), tmp_path / 'pieces')
+  assert not list((tmp_path / 'pieces').glob('tokenizer*'))
+  settings = json.loads((tmp_path / 'pieces/config.json').read_text())
+  assert settings['eos_token_id'] == 2
 
 
 def test_one_parameter_after_the_other(tmp_path):
