@@ -39,7 +39,7 @@ class _Reader:
   """Reads values one after the other."""
 
   def __init__(self, data: np.ndarray):
-    self.data, self.position = memoryview(data), 0
+    self.data, self.position = data.data, 0
 
   def bytes(self, count: int) -> memoryview:
     start, self.position = self.position, self.position + count
