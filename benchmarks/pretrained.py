@@ -9,20 +9,19 @@ with a 95 % bootstrap interval. `--parts=forward,decode` times some alone.
 """
 
 import gc
-import json
 import os
 import pathlib
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from importlib import metadata
+from typing import NamedTuple
 
-import einops
+import gguf
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 import stepping
 import timing
 import torch_pretrained as theirs
@@ -33,7 +32,6 @@ from iblm_jax.data import sources
 from iblm_jax.models import config as model_config
 from iblm_jax.models import decoder
 from iblm_jax.models.generation import decoding
-from iblm_jax.models.pretrained import layout, tables
 from iblm_jax.objectives import iblm
 from iblm_jax.optim import optimizers, schedules
 from iblm_jax.sublora import lora, parameterisations
@@ -93,44 +91,6 @@ class Row(NamedTuple):
         f' {ratio:.2f} [{low:.2f}, {high:.2f}] | {sign} {self.goal:g} |'
         f' {"met" if met else "NOT met"} | {self.note} |'
     )
-
-
-def _write(path: pathlib.Path, params: Any, cfg: decoder.DecoderConfig) -> None:
-  """Writes a model as `transformers` reads it, in float32."""
-  arrays = {}
-  model = layout.of_model(tables.SAFETENSORS['llama'], cfg)
-  for name, (entry, _) in model.items():
-    ours = params
-    for part in name.split('/'):
-      ours = ours[part]
-    left, right = entry.pattern.split(' -> ')
-    names = layout.their_names(entry, cfg.num_layers)
-    layers = np.asarray(ours) if '{n}' in entry.name else [np.asarray(ours)]
-    sizes = {'k': cfg.head_width} if ' k' in right else {}
-    for their_name, layer in zip(names, layers, strict=True):
-      theirs_array = einops.rearrange(layer, f'{right} -> {left}', **sizes)
-      arrays[their_name] = np.ascontiguousarray(theirs_array)
-  safetensors.numpy.save_file(
-      arrays, path / 'model.safetensors', metadata={'format': 'pt'}
-  )
-  config = dict(
-      architectures=['LlamaForCausalLM'],
-      model_type='llama',
-      vocab_size=cfg.vocab_size,
-      hidden_size=cfg.width,
-      intermediate_size=cfg.hidden_width,
-      num_hidden_layers=cfg.num_layers,
-      num_attention_heads=cfg.num_heads,
-      num_key_value_heads=cfg.kv_heads,
-      rms_norm_eps=cfg.norm_epsilon,
-      rope_theta=cfg.rotary_base,
-      max_position_embeddings=cfg.max_length,
-      tie_word_embeddings=True,
-      hidden_act='silu',
-      bos_token_id=None,
-      eos_token_id=None,
-  )
-  (path / 'config.json').write_text(json.dumps(config))
 
 
 def _tokens(cfg: decoder.DecoderConfig, rows: int, length: int) -> np.ndarray:
@@ -253,33 +213,41 @@ def _decode(params, cfg, folder) -> list[Row]:
 
 
 def _load(params, cfg, folder) -> list[Row]:
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
   del params, cfg
-  (gguf_path,) = _gguf_files()
+  weights, (quantised,) = folder / 'model.safetensors', _gguf_files()
   rows = []
-  for name, path, tokenizer in (
-      ('safetensors, float32', folder / 'model.safetensors', 'bytes'),
-      ('GGUF, Q4_1', gguf_path, None),
+  for name, path, note in (
+      ('safetensors, float32', weights, 'the file is in the page cache'),
+      ('GGUF, Q4_1', quantised, 'one byte of four'),
   ):
-    def load(path=path, tokenizer=tokenizer):
-      return models.pretrained.load(path, tokenizer=tokenizer).params
-
-    def read(path=path):
-      return path.read_bytes()
-
-    size = path.stat().st_size
+    load = lambda path=path: models.pretrained.load(path).params
+    megabytes = path.stat().st_size / 1e6
     rows.append(
         Row(
-            f'loading {name} / reading the file', *_timed(load, read), 2.0,
-            note=f'{size / 1e6:.0f} MB, in the page cache',
+            f'loading {name} / reading its {megabytes:.0f} MB',
+            *_timed(load, path.read_bytes), 2.0, note=note,
         )
     )
-    if path.suffix == '.gguf':
-      rows.append(
-          Row(
-              'the same / reading and dequantising by `gguf`',
-              *_timed(load, lambda: _dequantised(gguf_path)), 2.0,
-          )
+
+  def floor():
+    """Every number has to be written once."""
+    np.empty(size, np.uint8).fill(1)
+    return quantised.read_bytes()
+
+  load = lambda: models.pretrained.load(quantised).params
+  rows.append(
+      Row(
+          f'loading GGUF / reading it and writing {size / 1e6:.0f} MB',
+          *_timed(load, floor), 2.0, note='the floor'
       )
+  )
+  rows.append(
+      Row(
+          'loading GGUF / `gguf` reading and dequantising all',
+          *_timed(load, lambda: _dequantised(quantised)), 2.0,
+      )
+  )
   return rows
 
 
@@ -305,16 +273,12 @@ class _Others:
 
 
 def _gguf_files() -> list[pathlib.Path]:
-  from importlib import metadata
-
   files = metadata.distribution(_MODEL.removeprefix('package:')).files or ()
   return [pathlib.Path(str(f.locate())) for f in files if f.suffix == '.gguf']
 
 
 def _dequantised(path: pathlib.Path) -> None:
   """All tensors in turn, by the package `gguf` alone."""
-  import gguf
-
   for tensor in gguf.GGUFReader(path).tensors:
     gguf.dequantize(np.array(tensor.data), tensor.tensor_type)
 
@@ -356,14 +320,14 @@ def main(argv):
   cores = len(os.sched_getaffinity(0))
   theirs.use_threads(cores)
   others = _Others()
-  params, cfg, _ = models.pretrained.load(_MODEL)
+  params, cfg, tokenizer = models.pretrained.load(_MODEL)
   print(f'{cores} CPU cores, jax {jax.__version__}, {theirs.VERSIONS}')
   print(_peaks(), flush=True)
   print('\n| | ours, ms | theirs, ms | ratio | goal | | |')
   print('|---|---|---|---|---|---|---|', flush=True)
   with tempfile.TemporaryDirectory() as temporary:
-    folder = pathlib.Path(temporary)
-    _write(folder, params, cfg)
+    folder = pathlib.Path(temporary) / 'smollm2'
+    models.pretrained.save(params, cfg, tokenizer, folder)
     for part in _PARTS.value:
       for row in _ALL[part](params, cfg, folder):
         print(row, flush=True)

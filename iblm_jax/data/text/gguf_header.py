@@ -39,26 +39,42 @@ class _Reader:
   """Reads values one after the other."""
 
   def __init__(self, data: np.ndarray):
-    self.data, self.position = data, 0
+    self.data, self.position = data.data, 0
 
   def bytes(self, count: int) -> memoryview:
     start, self.position = self.position, self.position + count
-    if self.position > self.data.size:
+    if self.position > len(self.data):
       raise ValueError('it ends before its head does')
-    return self.data.data[start : self.position]
+    return self.data[start : self.position]
 
   def number(self, form: str) -> Any:
     return struct.unpack(f'<{form}', self.bytes(struct.calcsize(f'<{form}')))[0]
 
   def string(self) -> str:
-    return str(self.bytes(self.number('Q')), 'utf-8')
+    return self.strings(1)[0]
+
+  def strings(self, count: int) -> list[str]:
+    # In one loop, since a vocabulary has many.
+    data, end, length = self.data, self.position, struct.Struct('<Q')
+    found = []
+    for _ in range(count):
+      start = end + length.size
+      if start <= len(data):
+        end = start + length.unpack_from(data, end)[0]
+      if max(start, end) > len(data):
+        raise ValueError('it ends before its head does')
+      found.append(str(data[start:end], 'utf-8'))
+    self.position = end
+    return found
 
   def value(self, kind: int) -> Any:
     if kind == _STRING:
       return self.string()
     if kind == _ARRAY:
       of, count = self.number('I'), self.number('Q')
-      if of in (_STRING, _ARRAY):
+      if of == _STRING:
+        return self.strings(count)
+      if of == _ARRAY:
         return [self.value(of) for _ in range(count)]
       return self._numbers(of, count)
     return self._numbers(kind, 1)[0]

@@ -11,7 +11,7 @@ from etils import epath
 from iblm_jax.data.text import gguf_header, gguf_tokenizer
 from iblm_jax.models import config as model_config
 from iblm_jax.models.nn import blocks
-from iblm_jax.models.pretrained import layout, tables
+from iblm_jax.models.pretrained import gguf_numbers, layout, tables
 
 _SCALING = 'rope.scaling.type'
 # What else a file may say of itself; no logit depends on it.
@@ -88,6 +88,8 @@ class GgufFile:
 
   def _numbers(self, name: str, raw: np.ndarray) -> np.ndarray:
     kind = self._gguf.GGMLQuantizationType[self.found[name].dtype]
+    if kind.name in gguf_numbers.KINDS:
+      return gguf_numbers.dequantize(raw, kind.name)
     try:
       return self._gguf.dequantize(raw, kind)
     except NotImplementedError as error:

@@ -6,8 +6,10 @@ model does have, its config says. How an array of the file becomes ours is one
 """
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent import futures
 from typing import Any, NamedTuple, Protocol
 
 import einops
@@ -19,6 +21,11 @@ from iblm_jax.models import families
 
 DecoderConfig = model_config.DecoderConfig
 Place = Callable[[str, np.ndarray], Any]
+
+# Layers that are converted at once, and are in the host's memory besides.
+_THREADS = min(4, os.cpu_count() or 1)
+# Of the memory of a jax array, in bytes.
+_ALIGNMENT = 64
 
 
 class Entry(NamedTuple):
@@ -212,9 +219,14 @@ def read(
   for path, (entry, leaf) in sorted(model, key=lambda item: -item[1][1].size):
     names = their_names(entry, cfg.num_layers)
     if '{n}' in entry.name:
-      host = np.empty(leaf.shape, dtype)
-      for n, name in enumerate(names):
-        host[n] = _ours(tensors, name, entry, cfg)
+      host = _aligned(leaf.shape, dtype)
+
+      def fill(n, host=host, names=names, entry=entry):
+        host[n] = _ours(tensors, names[n], entry, cfg)
+
+      with futures.ThreadPoolExecutor(_THREADS) as pool:
+        for done in [pool.submit(fill, n) for n in range(len(names))]:
+          done.result()
     else:
       host = np.asarray(_ours(tensors, names[0], entry, cfg), dtype, order='C')
     *parents, last = path.split('/')
@@ -226,6 +238,14 @@ def read(
   # A norm without parameters is an empty dict of its own in our tree.
   params.setdefault('head', {})
   return params
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """An empty array that a CPU device takes as it is, without a copy."""
+  size = math.prod(shape) * np.dtype(dtype).itemsize
+  memory = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -memory.ctypes.data % _ALIGNMENT
+  return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def _ours(tensors, name, entry, cfg) -> np.ndarray:
