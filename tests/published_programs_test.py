@@ -7,6 +7,9 @@ import published_models
 import pytest
 from programs import run
 
+from iblm_jax import bounds
+from iblm_jax.bounds import claims
+
 pytest.importorskip('safetensors')
 pytest.importorskip('tokenizers')
 
@@ -26,7 +29,9 @@ def get_config():
           kind='sublora', dims=6,
           lora=dict(patterns=['attention/query/kernel'], rank=1)),
       train=dict(num_steps=2),
-      certificate=dict(levels=(3,), alphas=(0.05,), sample=40, heldout=9)))
+      certificate=dict(
+          levels=(3,), alphas=(0.05,), betas=(0.1, 0.3), shortest=2,
+          sample=config_dict.placeholder(int), heldout=9)))
 '''
 
 
@@ -80,6 +85,13 @@ def test_what_is_added_to_it_is_certified(published, tmp_path):
   tree = json.loads((made / 'certificate.json').read_text())
   start = tree['model']['config']['start']
   assert tree['code']['numbers'] == 6
+  (excess,) = (
+      claim for claim in tree['claims']
+      if claim['loss'] == claims.EXCESS and claim['kind'] == 'log_wealth'
+  )
+  assert tree['heldout'][f'{claims.EXCESS}, log_wealth'] <= bounds.excess_limit(
+      excess['alpha'], 2
+  )
   check = [f'--verify={made}', f'--data={data}']
   moved = folder.rename(tmp_path / 'elsewhere')
   done = run('certify', *check, f'--base={moved}')

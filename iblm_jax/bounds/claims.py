@@ -14,10 +14,13 @@ from iblm_jax.bounds import (
     occam,
     options,
     smoothing,
+    whole_documents,
 )
 from iblm_jax.bounds.bound import Bound
 
 BITS = 'bits per token'
+# About the difference to a model that was fixed before the data were seen.
+EXCESS = 'bits per token over the base'
 # About the tokens of the training documents in their contexts: the mean over
 # them of the expected loss given what came before. Not about new documents.
 TOKENS = 'azuma_tokens'
@@ -69,8 +72,9 @@ def make_claims(
   is none of them.
 
   Args:
-    losses_AxN: Bits per token, a row for each of `cfg.alphas` and a column for
-      each scored unit.
+    losses_AxN: Bits per token, a column for each scored unit. Rows are those of
+      `cfg.alphas`, then of `cfg.betas` (see `whole_documents`), and then, where
+      there is a base and no sample, the excess over it for each of the betas.
     errors_KxN: Share of tokens outside the k most likely, a row for each of
       `cfg.top_k`.
     vocab_size: V of the smoothing.
@@ -84,9 +88,9 @@ def make_claims(
     token_losses_A: Mean loss over these targets for each of `cfg.alphas`.
 
   Returns:
-    A list of JSON objects: 'loss' ('bits per token' or 'top-1 error'), 'unit'
+    A list of JSON objects: 'loss' (`BITS`, `EXCESS` or 'top-1 error'), 'unit'
     ('bits' or 'share'), 'kind' of bound, 'value', 'delta' (None for what is
-    there for comparison), 'alpha' (of the smoothing; None for errors),
+    there for comparison), 'alpha' (or beta, of the smoothing; None for errors),
     'trivial' (what guessing reaches), 'empirical' (mean over the scored units)
     and the addends of `Bound.as_dict`. For bits per token each kind is the best
     over `alphas`, which is paid for. Where all units of a finite population's
@@ -95,20 +99,28 @@ def make_claims(
   """
   given = _Given(total_bits, m, population, cfg)
   guess = math.log2(vocab_size)
-  claims: list[dict[str, Any]] = []
-  per_alpha = [
-      _loss_bounds(row, smoothing.smooth_range(alpha, vocab_size), guess, given)
-      for row, alpha in zip(losses_AxN, cfg.alphas, strict=True)
-  ]
-  for kind in per_alpha[0]:
-    best = min(range(len(per_alpha)), key=lambda a: per_alpha[a][kind])
-    claims.append(_claim(
-        BITS, kind, per_alpha[best][kind], float(np.mean(losses_AxN[best])),
-        guess,
-        # The reference's best over alphas is not paid for.
-        delta={'reference': None, 'counting': 0.0}.get(kind, cfg.delta),
-        alpha=cfg.alphas[best],
-    ))
+  num, more = len(cfg.alphas), len(cfg.betas)
+  claims = _best_of(
+      BITS, '', losses_AxN[:num], cfg.alphas, guess, cfg.delta,
+      lambda row, alpha: _loss_bounds(
+          row, smoothing.smooth_range(alpha, vocab_size), guess, given, num
+      ),
+  )
+  if more:
+    claims += _best_of(
+        BITS, options.DOCUMENT, losses_AxN[num : num + more], cfg.betas, guess,
+        cfg.delta,
+        lambda row, beta: _loss_bounds(
+            row,
+            whole_documents.document_range(beta, vocab_size, cfg.shortest),
+            guess, given, more,
+        ),
+    )
+  if len(losses_AxN) > num + more:
+    claims += _best_of(
+        EXCESS, '', losses_AxN[num + more :], cfg.betas, 0.0, cfg.delta,
+        lambda row, beta: _excess_bounds(row, beta, given),
+    )
   if tokens is not None and cfg.sample is None:
     assert token_losses_A is not None
     found = [
@@ -141,6 +153,16 @@ def make_claims(
   return claims
 
 
+def row_of(claim: dict[str, Any], cfg: options.CertificateConfig) -> int:
+  """Returns which row of losses a claim about bits was made of."""
+  num, more = len(cfg.alphas), len(cfg.betas)
+  if claim['loss'] == EXCESS:
+    return num + more + cfg.betas.index(claim['alpha'])
+  if claim['kind'].startswith(options.DOCUMENT):
+    return num + cfg.betas.index(claim['alpha'])
+  return cfg.alphas.index(claim['alpha'])
+
+
 class _Given(NamedTuple):
   """What all bounds on a model have in common."""
 
@@ -155,7 +177,7 @@ def _claim(
 ) -> dict[str, Any]:
   return {
       'loss': loss,
-      'unit': 'bits' if loss == BITS else 'share',
+      'unit': 'bits' if loss in (BITS, EXCESS) else 'share',
       'kind': kind,
       'delta': delta,
       'alpha': alpha,
@@ -165,10 +187,48 @@ def _claim(
   }
 
 
-def _loss_bounds(losses_N, interval, guess, given) -> dict[str, Bound]:
+def _best_of(
+    loss, prefix, losses_BxN, weights, guess, delta, bounds_of
+) -> list[dict[str, Any]]:
+  """For each kind of bound the claim of the best weight of a smoothing."""
+  found = [
+      bounds_of(row, weight)
+      for row, weight in zip(losses_BxN, weights, strict=True)
+  ]
+  claims = []
+  for kind in found[0]:
+    best = min(range(len(found)), key=lambda b: found[b][kind])
+    claims.append(_claim(
+        loss, f'{prefix}{kind}', found[best][kind],
+        float(np.mean(losses_BxN[best])), guess,
+        # The reference's best over alphas is not paid for.
+        delta={'reference': None, 'counting': 0.0}.get(kind, delta),
+        alpha=weights[best],
+    ))
+  return claims
+
+
+def _excess_bounds(excess_N, beta, given) -> dict[str, Bound]:
+  """Bounds that need to know only how large an excess can be."""
+  bits, m, population, cfg = given
+  lo = whole_documents.excess_limit(beta, cfg.shortest) - 1.0
+  every = dict(n_alpha=len(cfg.betas), bounded_below=False)
+  found = {
+      'log_wealth': logwealth.occam_logwealth(
+          excess_N, lo, 1.0, bits, m, cfg.delta, **every
+      )
+  }
+  if population is not None:
+    found['log_wealth_finite'] = finite_population.occam_logwealth_finite(
+        excess_N, lo, 1.0, bits, population, cfg.delta, **every
+    )
+  return found
+
+
+def _loss_bounds(losses_N, interval, guess, given, num) -> dict[str, Bound]:
   bits, m, population, cfg = given
   lo, hi, width = interval
-  num, mean, half = len(cfg.alphas), float(np.mean(losses_N)), cfg.delta / 2
+  mean, half = float(np.mean(losses_N)), cfg.delta / 2
   sharp = _sharp_bounds(losses_N, lo, width, num, given)
   if cfg.sample is not None:
     n = len(losses_N)

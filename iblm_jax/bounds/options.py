@@ -11,9 +11,17 @@ from iblm_jax import fields
 from iblm_jax.bounds import code_length, smoothing
 
 # Of bounds, see `claims`: all, those of few units, those of finite lists.
-KINDS = ('hoeffding', 'freedman', 'log_wealth', 'serfling', 'log_wealth_finite')
-SAMPLED_KINDS = ('hoeffding', 'log_wealth')
-FINITE_KINDS = ('serfling', 'log_wealth_finite')
+_TOKENS = (
+    'hoeffding', 'freedman', 'log_wealth', 'serfling', 'log_wealth_finite',
+)
+_SAMPLED = ('hoeffding', 'log_wealth')
+_FINITE = ('serfling', 'log_wealth_finite')
+# Before the kind of a bound, where whole documents were smoothed.
+DOCUMENT = 'document_'
+KINDS, SAMPLED_KINDS, FINITE_KINDS = (
+    (*kinds, *(f'{DOCUMENT}{kind}' for kind in kinds))
+    for kinds in (_TOKENS, _SAMPLED, _FINITE)
+)
 _CODEBOOKS = ('kmeans', 'uniform', 'step')
 
 
@@ -39,6 +47,12 @@ class CertificateConfig:
       on its own, the top-k errors of one kind all at once; the smallest of
       several kinds of bound costs their sum.
     alphas: Weights of the uniform distribution to choose from, in (0, 1).
+    betas: Weights of the uniform distribution over whole documents to choose
+      from, in (0, 1); kinds that begin with 'document_' are about these losses.
+      Where the run added to a published model, they also are weights of that
+      model in a claim about the excess over it. () claims neither.
+    shortest: Tokens of the shortest document that there can be, fixed before
+      the data are seen; a shorter one counts as the largest loss.
     top_k: Sizes of the sets of most likely tokens; () claims no errors.
     sample: Units of the training set that are scored, drawn with replacement;
       None scores all of them, which needs no second bound.
@@ -72,6 +86,8 @@ class CertificateConfig:
   alphas: tuple[float, ...] = fields.field(
       smoothing.ALPHAS, above=0, below=1, distinct=True, least=1
   )
+  betas: tuple[float, ...] = fields.field((), above=0, below=1, distinct=True)
+  shortest: int = fields.field(1, low=1)
   top_k: tuple[int, ...] = fields.field((1, 10), low=1, distinct=True)
   sample: int | None = fields.field(20_000, low=1)
   heldout: int = fields.field(10_000, low=1)
@@ -86,6 +102,17 @@ class CertificateConfig:
           f'headline={self.headline!r} needs sample=None, all units scored; a'
           f' sample allows {SAMPLED_KINDS}, got sample={self.sample}.'
       )
+    if self.headline.startswith(DOCUMENT) and not self.betas:
+      raise ValueError(
+          f'headline={self.headline!r} needs betas, weights of the uniform'
+          ' distribution over whole documents, got ().'
+      )
+
+  def num_losses(self, has_base: bool) -> int:
+    """Rows of losses: of alphas, of betas, and of betas over a base."""
+    # Differences of a sample have no bound here.
+    over_base = has_base and self.sample is None
+    return len(self.alphas) + len(self.betas) * (2 if over_base else 1)
 
   @property
   def choice_bits(self) -> float:

@@ -104,8 +104,8 @@ def choose(
         hashing.fold(subject.seed, np.arange(_FEW, dtype=np.uint64)), m
     )
     w_d = quantisation.decode(code.data, subject.size, code.levels, cfg)
-    found = subject.scorer(w_d)('train', few, alphas=cfg.alphas)
-    shape = (cfg.sample or m, len(cfg.alphas))
+    found = subject.scorer(w_d)('train', few, **_smoothing(cfg))
+    shape = (cfg.sample or m, len(found.losses))
     claims = _claims(
         code,
         subject,
@@ -140,7 +140,7 @@ def score(
   """
   w_d = quantisation.decode(code.data, subject.size, code.levels, cfg)
   measure, heldout = subject.scorer(w_d), _heldout(subject, cfg)
-  every = dict(alphas=cfg.alphas, top_k=cfg.top_k, report=report)
+  every = dict(_smoothing(cfg), top_k=cfg.top_k, report=report)
   drawn = sample(code.data, subject.population['num_train'], cfg.sample)
   return Scores(
       w_d,
@@ -231,6 +231,10 @@ def _claims(code, subject, cfg, found, about_tokens) -> list[dict[str, Any]]:
   )
 
 
+def _smoothing(cfg) -> dict[str, Any]:
+  return dict(alphas=cfg.alphas, betas=cfg.betas, shortest=cfg.shortest)
+
+
 def _heldout(subject, cfg) -> np.ndarray:
   return np.arange(min(subject.population['num_heldout'], cfg.heldout))
 
@@ -242,7 +246,7 @@ def _heldout_risks(found, cfg, claims) -> dict[str, Any]:
   risks = {'documents': found.losses.shape[1]}
   for claim in claims:
     if claim['alpha'] is not None:
-      row = found.losses[cfg.alphas.index(claim['alpha'])]
+      row = found.losses[claims_lib.row_of(claim, cfg)]
       risks[f'{claim["loss"]}, {claim["kind"]}'] = float(row.mean())
   for row, k in zip(found.errors, cfg.top_k, strict=True):
     risks[f'top-{k} error'] = float(row.mean())

@@ -206,11 +206,10 @@ def _check_sizes(held, subject, cfg, recorded) -> None:
         f' verified, got {heldout:,}.'
     )
   n = cfg.sample or population['num_train']
-  rows = len(cfg.alphas)
   for name, actual in (
-      ('losses', (rows, n)),
+      ('losses', (cfg.num_losses(subject.has_base), n)),
       ('errors', (len(cfg.top_k), n)),
-      ('token_losses', (rows,)),
+      ('token_losses', (len(cfg.alphas),)),
   ):
     expected = getattr(recorded, name).shape
     if actual != expected:

@@ -3,7 +3,7 @@
 import collections
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iblm_jax import bounds
+from iblm_jax.certification import scoring
 from iblm_jax.certification.scoring import DocumentLosses
 from iblm_jax.data import buckets as buckets_lib
 from iblm_jax.data import documents as documents_lib
@@ -29,9 +30,12 @@ def measure(
     split: str,
     indices: npt.ArrayLike,
     *,
-    alphas: tuple[float, ...],
-    top_k: tuple[int, ...],
+    alphas: Sequence[float],
+    top_k: Sequence[int],
     max_tokens: int,
+    betas: Sequence[float] = (),
+    shortest: int = 1,
+    reference_bits_N: np.ndarray | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> DocumentLosses:
   """Scores documents in batches of similar lengths.
@@ -48,11 +52,69 @@ def measure(
     alphas: Weights of the uniform distribution.
     top_k: Sizes of the sets of most likely tokens.
     max_tokens: Most tokens of a batch.
+    betas: Weights of the uniform distribution over whole documents.
+    shortest: Documents of fewer tokens get the largest loss of a whole one.
+    reference_bits_N: From `totals` of a model that the documents are compared
+      with, which is mixed with the same weights.
     report: Called with the number of rows scored and of all rows.
 
   Returns:
     The losses, in the order of `indices`.
   """
+  found = _score_units(
+      params, cfg, documents, split, indices, alphas, top_k, max_tokens, report
+  )
+  num = len(alphas)
+  whole_BxN = scoring.whole_rows(
+      found.nll_bits_N,
+      found.num_tokens_N,
+      betas,
+      shortest,
+      documents.vocab_size,
+      reference_bits_N,
+  )
+  return DocumentLosses(
+      np.concatenate([found.means_CxN[:num], whole_BxN]),
+      found.means_CxN[num:],
+      found.tokens,
+      found.token_means_C[:num],
+  )
+
+
+def totals(
+    params: Any,
+    cfg: families.ModelConfig,
+    documents: documents_lib.Documents,
+    split: str,
+    indices: npt.ArrayLike,
+    *,
+    max_tokens: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Computes the bits of whole documents, and their tokens; see `measure`.
+
+  Returns:
+    float64 [N] and int64 [N], in the order of `indices`.
+  """
+  found = _score_units(
+      params, cfg, documents, split, indices, (), (), max_tokens,
+      lambda done, total: None,
+  )
+  return found.nll_bits_N, found.num_tokens_N
+
+
+class _Units(NamedTuple):
+  """Sums and means over the scored targets of units."""
+
+  means_CxN: np.ndarray
+  nll_bits_N: np.ndarray
+  num_tokens_N: np.ndarray
+  tokens: int
+  token_means_C: np.ndarray
+
+
+def _score_units(
+    params, cfg, documents, split, indices, alphas, top_k, max_tokens, report
+) -> _Units:
   unique, place = np.unique(np.asarray(indices, np.int64), return_inverse=True)
   reduce = functools.partial(
       _row_sums, alphas=alphas, top_k=top_k, vocab_size=documents.vocab_size
@@ -74,13 +136,17 @@ def measure(
   sums_CxR = np.concatenate(found, axis=1)
   unit_R, count_R = np.concatenate(units), np.concatenate(counts)
   means_CxU = documents_lib.unit_means(sums_CxR, count_R, unit_R, unique.size)
-  means_CxN = means_CxU[:, place.reshape(-1)]
-  tokens = int(count_R[unit_R >= 0].sum())
-  return DocumentLosses(
-      means_CxN[: len(alphas)],
-      means_CxN[len(alphas) :],
+  place = place.reshape(-1)
+  there_R = unit_R >= 0
+  count_U = np.bincount(unit_R[there_R], count_R[there_R], unique.size)
+  means_CxN, count_N = means_CxU[:, place], count_U[place].astype(np.int64)
+  tokens = int(count_R[there_R].sum())
+  return _Units(
+      means_CxN[:-1],
+      means_CxN[-1] * count_N,
+      count_N,
       tokens,
-      sums_CxR[: len(alphas), unit_R >= 0].sum(axis=1) / tokens,
+      sums_CxR[:-1, there_R].sum(axis=1) / tokens,
   )
 
 
@@ -175,6 +241,8 @@ def _row_sums(scores, mask_RxL, *, alphas, top_k, vocab_size) -> np.ndarray:
       bounds.smoothed_nll_bits(logp_RxL, alpha, vocab_size) for alpha in alphas
   ]
   values += [rank_RxL >= k for k in top_k]
+  # Rounding may make a probability larger than 1.
+  values.append(np.maximum(-np.asarray(logp_RxL, np.float64), 0) / np.log(2))
   return np.stack(
       [np.where(mask_RxL, value, 0.0).sum(axis=1) for value in values]
   )

@@ -129,7 +129,8 @@ def prepare(cfg: CertifyConfig) -> loop.Job:
     )
   declared = cfg.certificate
   scored = declared.sample or documents_of(job).num_train
-  rows = len(declared.alphas) + len(declared.top_k)
+  has_base = cfg.run.start is not None
+  rows = declared.num_losses(has_base) + len(declared.top_k)
   if 8 * rows * scored > certificate.MOST_BYTES:
     raise ValueError(
         'config.certificate.sample must be at most'
@@ -175,11 +176,28 @@ def finished(cfg: CertifyConfig, workdir: epath.Path) -> dict[str, Any] | None:
 def subject_of(cfg: CertifyConfig, job: loop.Job) -> scoring.Subject:
   """The model, vector and documents of a run, from its config and `prepare`."""
   made, documents = job.program.parameterisation, documents_of(job)
+  has_base = cfg.run.start is not None
+  compares = has_base and cfg.certificate.sample is None
+
+  @functools.cache
+  def of_base(split, indices):
+    return document_losses.totals(
+        made.fixed['params'],
+        cfg.run.model,
+        documents,
+        split,
+        np.frombuffer(indices, np.int64),
+        max_tokens=cfg.certificate.max_tokens,
+    )[0]
 
   def scorer(w_d):
     params = job.program.model_params(made.from_vector(jnp.asarray(w_d)))
 
-    def measure(split, indices, *, alphas, top_k=(), report=scoring.quiet):
+    def measure(
+        split, indices, *, alphas, betas=(), shortest=1, top_k=(),
+        report=scoring.quiet,
+    ):
+      indices = np.asarray(indices, np.int64)
       return document_losses.measure(
           params,
           cfg.run.model,
@@ -187,6 +205,11 @@ def subject_of(cfg: CertifyConfig, job: loop.Job) -> scoring.Subject:
           split,
           indices,
           alphas=alphas,
+          betas=betas,
+          shortest=shortest,
+          reference_bits_N=(
+              of_base(split, indices.tobytes()) if betas and compares else None
+          ),
           top_k=top_k,
           max_tokens=cfg.certificate.max_tokens,
           report=progress.countdown(report, f'{split}, rows scored'),
@@ -206,6 +229,7 @@ def subject_of(cfg: CertifyConfig, job: loop.Job) -> scoring.Subject:
           'prng': {name: getattr(jax.config, name) for name in _PRNG},
       },
       seed=cfg.run.data.seed,
+      has_base=has_base,
       claims_tokens=True,
   )
 

@@ -10,6 +10,7 @@ from iblm_jax.certification import reading
 # Options on which claims depend and of which nobody finds a trace.
 _DECLARED = (
     'headline', 'search_bits', 'runs', 'sample', 'levels', 'dims', 'alphas',
+    'betas', 'shortest',
 )
 # Letters of each thing that an author may make as long as he likes.
 _MOST = 160
@@ -100,7 +101,8 @@ def _word(
   listed = '' if size is None else f' from a list of {size:,}'
   yield f'units drawn {population["sampling"]}{listed}'
   for name in _DECLARED:
-    yield f'{name} {declared[name]}'
+    if name in declared:  # version 0.1 had fewer
+      yield f'{name} {declared[name]}'
   if config is not None:
     steps, rows = config['train']['num_steps'], config['data']['batch_size']
     yield f'{steps * rows:,} rows read in {steps:,} steps of training'
@@ -147,6 +149,7 @@ def _said(claim: Mapping[str, Any], risks: Mapping[str, Any]) -> str:
     means.append(f'{rounded_up(claim["unseen"])} unseen at worst')
   if heldout is not None:
     means.append(f'{heldout:.4f} held out')
-  means.append(f'{claim["trivial"]:.4f} by guessing')
+  by = 'the base' if claim['loss'] == claims_lib.EXCESS else 'guessing'
+  means.append(f'{claim["trivial"]:.4f} by {by}')
   value = rounded_up(claim['value'])
   return f'at most {value}{vacuous}, {sure}; {", ".join(means)}'

@@ -91,7 +91,10 @@ def make_subject(
 
   checked = False
 
-  def measure(w_d, split, indices, *, alphas, top_k=(), report=scoring.quiet):
+  def measure(
+      w_d, split, indices, *, alphas, betas=(), shortest=1, top_k=(),
+      report=scoring.quiet,
+  ):
     nonlocal checked
     del top_k, report
     source = documents if split == 'train' else heldout
@@ -110,7 +113,9 @@ def make_subject(
       if not checked:
         _check_same(found, list(nll_bits(w_d.copy(), some)))
         checked = True
-    losses = scoring.losses_of_tokens(bits, alphas, vocab_size)
+    losses = scoring.losses_of_tokens(
+        bits, alphas, vocab_size, betas, shortest
+    )
     return losses._replace(
         losses=losses.losses[:, place_N], errors=losses.errors[:, place_N]
     )

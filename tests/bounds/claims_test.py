@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from iblm_jax import bounds
 from iblm_jax.bounds import claims as claims_lib
 from iblm_jax.bounds import options
 
@@ -86,3 +87,50 @@ def test_errors(drawn, claims):
     )
     assert claim['empirical'] == pytest.approx(x_N.mean())
     assert claim['trivial'] == pytest.approx(1 - k / VOCAB)
+
+
+def test_whole_documents_and_the_excess_over_a_base():
+  # One row over tokens, two of whole documents, two over the base.
+  rng = np.random.default_rng(1)
+  betas, shortest, m, size = (0.1, 0.5), 4, 200, 1000
+  losses = np.concatenate([
+      rng.uniform(2.0, 3.0, (3, m)),
+      rng.uniform(-0.5, 0.0, (2, m)) + [[0.0], [-0.2]],
+  ])
+  cfg = options.CertificateConfig(
+      sample=None, alphas=(0.1,), betas=betas, shortest=shortest, top_k=(),
+      delta=DELTA, headline='document_log_wealth_finite',
+  )
+  assert cfg.num_losses(True) == 5 and cfg.num_losses(False) == 3
+  found = claims_lib.make_claims(
+      losses, np.zeros((0, m)), vocab_size=VOCAB, total_bits=20.0, m=m,
+      population=size, cfg=cfg,
+  )
+  claims = {(claim['loss'], claim['kind']): claim for claim in found}
+  assert len(claims) == 6 + 6 + 2
+  hi = math.log2(VOCAB) + math.log2(1 / 0.1) / shortest
+  expected = [
+      bounds.occam_logwealth_finite(
+          row, 0.0, width, 20.0, size, DELTA, n_alpha=2
+      )
+      for row, width in (
+          (losses[1], hi),
+          (losses[2], math.log2(VOCAB) + math.log2(1 / 0.5) / shortest),
+      )
+  ]
+  claim = claims[claims_lib.BITS, 'document_log_wealth_finite']
+  best = int(np.argmin(expected))
+  assert claim['value'] == expected[best] and claim['alpha'] == betas[best]
+  assert claims_lib.row_of(claim, cfg) == 1 + best
+  claim = claims[claims_lib.EXCESS, 'log_wealth_finite']
+  limit = math.log2(1 / 0.5) / shortest
+  assert claim['value'] == bounds.occam_logwealth_finite(
+      losses[4], limit - 1, 1.0, 20.0, size, DELTA, n_alpha=2,
+      bounded_below=False,
+  )
+  assert claim['alpha'] == 0.5 and claims_lib.row_of(claim, cfg) == 4
+  assert claim['value'] < claim['unseen'] < claim['trivial'] == 0
+  with pytest.raises(ValueError, match='needs betas'):
+    options.CertificateConfig(
+        sample=None, headline='document_log_wealth_finite'
+    )

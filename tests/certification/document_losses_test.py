@@ -4,6 +4,7 @@
 import jax
 import numpy as np
 import numpy_decoder
+import pytest
 
 from iblm_jax.certification import document_losses
 from iblm_jax.data.sources import words as wordlist
@@ -145,3 +146,42 @@ def test_ends_of_rows(monkeypatch):
   assert {is_greedy for _, is_greedy in found} == {True, False}
   assert all(length % 16 == 0 for _, length in shapes) and len(shapes) < 4
   assert max(batch * length for batch, length in shapes) <= 70
+
+
+def test_whole_documents_are_mixed_with_the_uniform_and_with_a_base(tmp_path):
+  """Against products of probabilities in float64."""
+  params, source = make_params(), load_words(tmp_path)
+  base = decoder.init(jax.random.key(0), CFG)
+  indices, betas, shortest = [5, 0, 119, 5, 7], (0.2, 0.6), 6
+  bits_N, count_N = document_losses.totals(
+      base, CFG, source, 'train', indices, max_tokens=48
+  )
+  found = document_losses.measure(
+      params, CFG, source, 'train', indices, alphas=(0.5,), top_k=(),
+      max_tokens=48, betas=betas, shortest=shortest, reference_bits_N=bits_N,
+  )
+  assert found.losses.shape == (5, 5) and found.token_losses.shape == (1,)
+  for column, index in enumerate(indices):
+    batch = source.read(source.rows('train', [index]), 16)
+    scored = batch['loss_mask'][0]
+    tokens, target = (batch[n][0][scored] for n in ('tokens', 'targets'))
+    products = []
+    for tree in (params, base):
+      exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+      logits_NxV, _ = numpy_decoder.forward(exact, tokens, CFG)
+      p_NxV = np.exp(logits_NxV)
+      p_NxV /= p_NxV.sum(axis=1, keepdims=True)
+      products.append(p_NxV[np.arange(target.size), target].prod())
+    p, q = products
+    n = target.size
+    assert count_N[column] == n
+    assert bits_N[column] == pytest.approx(-np.log2(q), rel=1e-5)
+    for row, beta in enumerate(betas):
+      loss = -np.log2((1 - beta) * p + beta * 27.0**-n) / n
+      excess = np.log2(q / ((1 - beta) * p + beta * q)) / n
+      if n < shortest:
+        loss = np.log2(27) - np.log2(beta) / shortest
+        excess = -np.log2(beta) / shortest
+      assert found.losses[1 + row, column] == pytest.approx(loss, rel=1e-5)
+      assert found.losses[3 + row, column] == pytest.approx(excess, abs=1e-5)
+  assert (count_N < shortest).any() and (count_N >= shortest).any()
