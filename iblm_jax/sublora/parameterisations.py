@@ -186,9 +186,19 @@ def make(
 
 
 def expand(
-    trained: PyTree, fixed: dict[str, PyTree], config: ParameterisationConfig
+    trained: PyTree,
+    fixed: dict[str, PyTree],
+    config: ParameterisationConfig,
+    *,
+    keep: lora_lib.Keep | None = None,
 ) -> PyTree:
-  """Returns the model's parameters, see `Parameterisation.expand`."""
+  """Returns the model's parameters, see `Parameterisation.expand`.
+
+  Args:
+    trained: As there, and so is `fixed`.
+    config: Of the parameterisation.
+    keep: Of `lora_apply`, where there are adapters.
+  """
   fixed = {
       name: part if name == 'projector' else jax.lax.stop_gradient(part)
       for name, part in fixed.items()
@@ -196,7 +206,9 @@ def expand(
   if config.lora is None:
     return _add(fixed['params'], _change(trained, fixed, config))
   adapters = adapters_of(trained, fixed, config)
-  return lora_lib.lora_apply(fixed['params'], adapters, config.lora)
+  return lora_lib.lora_apply(
+      fixed['params'], adapters, config.lora, keep=keep
+  )
 
 
 def adapters_of(
