@@ -107,6 +107,7 @@ setuptools.setup(
             'iblm-certify = iblm_jax.certify:run',
             'iblm-generate = iblm_jax.generate:run',
             'iblm-prepare = iblm_jax.data.prepare:run',
+            'iblm-export = iblm_jax.export:run',
             'iblm-probe = iblm_jax.probe:run',
             'iblm-curriculum = iblm_jax.curriculum:run',
             'iblm-experiment = iblm_jax.experiment:run',

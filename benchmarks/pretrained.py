@@ -35,7 +35,7 @@ from iblm_jax.models.generation import decoding
 from iblm_jax.objectives import iblm
 from iblm_jax.optim import optimizers, schedules
 from iblm_jax.sublora import lora, parameterisations
-from iblm_jax.training import options
+from iblm_jax.training import options, warm_start
 from iblm_jax.training import program as program_lib
 
 _REPEATS = flags.DEFINE_integer('repeats', 7, 'Rounds.', lower_bound=1)
@@ -145,21 +145,17 @@ def _stepper(model, rows, batch, **settings) -> stepping.Stepper:
       ),
       objective=iblm.ObjectiveConfig(method='ce'),
       train=options.LoopConfig(num_steps=1000),
-      parameterisation=settings.get('parameterisation'),
+      **settings,
   )
   program = program_lib.Program(cfg)
-  key = jax.random.key(0)
-  if cfg.parameterisation is not None:
-    program.parameterisation = parameterisations.make(
-        cfg.parameterisation, settings['params'], key
-    )
   with jax.set_mesh(program.mesh):
-    step = program.train_step
-    state = program.init(key)
-  return stepping.Stepper(step, state, jax.device_put(batch))
+    state = program.init(jax.random.key(0))
+  return stepping.Stepper(program.train_step, state, jax.device_put(batch))
 
 
 def _lora(params, cfg, folder) -> list[Row]:
+  del params  # which the run reads by itself
+  sha256 = models.pretrained.read_head(_MODEL).sha256()
   tokens = _tokens(cfg, _ROWS, _LENGTH)
   batch = stepping.random_batch(_ROWS, _LENGTH, cfg.vocab_size)
   batch |= {'tokens': tokens, 'targets': np.roll(tokens, -1, axis=1)}
@@ -168,7 +164,8 @@ def _lora(params, cfg, folder) -> list[Row]:
   for name, (patterns, their_targets) in _TARGETS.items():
     adapters = lora.LoraConfig(patterns, rank=_RANK, alpha_scale=16.0)
     ours = _stepper(
-        cfg, _ROWS, batch, params=params,
+        cfg, _ROWS, batch,
+        start=warm_start.StartConfig(pretrained=_MODEL, sha256=sha256),
         parameterisation=parameterisations.ParameterisationConfig(
             'lora', lora=adapters
         ),

@@ -15,6 +15,7 @@ copy the embedding into its head, if the head is to be adapted.
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,9 @@ import numpy as np
 from iblm_jax import fields
 from iblm_jax.sublora import paths, prng
 from iblm_jax.typing import PyTree
+
+# (path, effective matrix, a, (α / r) b) -> leaf.
+Keep = Callable[[str, jax.Array, jax.Array, jax.Array], Any]
 
 QUERY_VALUE = ('attention/query/kernel$', 'attention/value/kernel$')
 HEAD = ('^head/kernel$',)
@@ -121,12 +125,21 @@ def lora_init(params: PyTree, config: LoraConfig, key: jax.Array) -> PyTree:
   )
 
 
-def lora_apply(params: PyTree, lora: PyTree, config: LoraConfig) -> PyTree:
+def lora_apply(
+    params: PyTree,
+    lora: PyTree,
+    config: LoraConfig,
+    *,
+    keep: Keep | None = None,
+) -> PyTree:
   """Returns effective parameters: W + (α / r) B A where there is an adapter.
 
   Args:
     params: The model's. No gradient flows into them.
     lora: From `lora_init`, or of its structure and shapes.
+    keep: `(path, effective matrix, a, (α / r) b) -> leaf`, for models that need
+      no gradient of a matrix to make those of its adapters. None takes the
+      matrix.
 
   Returns:
     A tree like `params`, with their dtypes; leaves without adapter are the
@@ -158,12 +171,12 @@ def lora_apply(params: PyTree, lora: PyTree, config: LoraConfig) -> PyTree:
   effective = []
   for path, w in zip(names, leaves, strict=True):
     if path in targets:
-      product = jnp.einsum(
-          '...ri,...or->...io', by_name[f'{path}/a'], by_name[f'{path}/b'],
-          precision='highest',
-      )
-      delta = np.float32(config.scale) * product.reshape(w.shape)
-      w = (w + delta).astype(w.dtype)
+      a, b = by_name[f'{path}/a'], by_name[f'{path}/b']
+      product = jnp.einsum('...ri,...or->...io', a, b, precision='highest')
+      scale = np.float32(config.scale)
+      w = (w + scale * product.reshape(w.shape)).astype(w.dtype)
+      if keep is not None:
+        w = keep(path, w, a, scale * b)
     effective.append(w)
   return treedef.unflatten(effective)
 

@@ -186,18 +186,40 @@ def make(
 
 
 def expand(
-    trained: PyTree, fixed: dict[str, PyTree], config: ParameterisationConfig
+    trained: PyTree,
+    fixed: dict[str, PyTree],
+    config: ParameterisationConfig,
+    *,
+    keep: lora_lib.Keep | None = None,
 ) -> PyTree:
-  """Returns the model's parameters, see `Parameterisation.expand`."""
+  """Returns the model's parameters, see `Parameterisation.expand`.
+
+  Args:
+    trained: As there, and so is `fixed`.
+    config: Of the parameterisation.
+    keep: Of `lora_apply`, where there are adapters.
+  """
   fixed = {
       name: part if name == 'projector' else jax.lax.stop_gradient(part)
       for name, part in fixed.items()
   }
-  change = fixed['projector'].apply(trained) if config.dims else trained
   if config.lora is None:
-    return _add(fixed['params'], change)
-  adapters = _add(fixed['lora'], change)
-  return lora_lib.lora_apply(fixed['params'], adapters, config.lora)
+    return _add(fixed['params'], _change(trained, fixed, config))
+  adapters = adapters_of(trained, fixed, config)
+  return lora_lib.lora_apply(
+      fixed['params'], adapters, config.lora, keep=keep
+  )
+
+
+def adapters_of(
+    trained: PyTree, fixed: dict[str, PyTree], config: ParameterisationConfig
+) -> PyTree:
+  """Returns the adapters of 'lora' and 'sublora', see `lora_init`."""
+  return _add(fixed['lora'], _change(trained, fixed, config))
+
+
+def _change(trained, fixed, config):
+  return fixed['projector'].apply(trained) if config.dims else trained
 
 
 def subspace(

@@ -9,6 +9,7 @@ import jax
 from flax import linen as nn
 
 from iblm_jax.models import families, parameter_groups
+from iblm_jax.models.nn import layers
 from iblm_jax.optim import freezing, optimizers, schedules
 from iblm_jax.sublora import parameterisations, paths, prng
 from iblm_jax.training import evaluation, options, published_start
@@ -16,6 +17,9 @@ from iblm_jax.training import state as state_lib
 from iblm_jax.training import step as step_lib
 from iblm_jax.training.scale import capacity
 from iblm_jax.training.scale import mesh as mesh_lib
+
+# Parameters of a decoder that are kernels of `layers.Linear`.
+_LINEAR = ('^blocks/(attention|mlp)/.*/kernel$',)
 
 
 class Program:
@@ -132,9 +136,16 @@ class Program:
             donate_argnums=0,
         )
 
+      # Of published models, which are decoders; what is from random parameters
+      # keeps the rounding that it always had.
+      published = cfg.start is not None and align is None
+
       def step(fixed, state, batch):
         expand = functools.partial(
-            parameterisations.expand, fixed=fixed, config=cfg.parameterisation
+            parameterisations.expand,
+            fixed=fixed,
+            config=cfg.parameterisation,
+            keep=kept if published else None,
         )
         return step_lib.train_step(
             state, batch, apply=_apply(model), expand=expand, **settings
@@ -219,6 +230,13 @@ class _WithFixed:
 
   def lower(self, *args):
     return self._function.lower(self._fixed(), *args)
+
+
+def kept(path: str, kernel: jax.Array, a: jax.Array, b: jax.Array) -> Any:
+  """Keeps the adapter of a kernel of `layers.Linear`, see `lora_apply`."""
+  if not paths.matches(path, _LINEAR):
+    return kernel
+  return layers.Adapted(jax.lax.stop_gradient(kernel), a, b)
 
 
 def _apply(model: families.ModelConfig, frozen: tuple[str, ...] = ()):

@@ -1,6 +1,7 @@
 """Restores parameters of a finished or running run, for readers of it."""
 
 import dataclasses
+import functools
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from etils import epath
 
 from iblm_jax import files
 from iblm_jax.models import families
+from iblm_jax.sublora import parameterisations
 from iblm_jax.training import (
     checkpoints,
     options,
@@ -61,6 +63,37 @@ def restore_params(
     return found
   program = program_lib.Program(*_placed(cfg, mesh))
   return found._replace(params=program.model_params(found.params))
+
+
+def restore_adapters(
+    cfg: options.RunConfig, workdir: epath.PathLike, step: int | None = None
+) -> tuple[Any, Restored]:
+  """Restores the low-rank adapters of a run, beside what they change.
+
+  Args:
+    cfg: The run's config, from `config.read_run`.
+    workdir: The run's folder; nothing in it is changed.
+    step: See `restore_trained`.
+
+  Returns:
+    The parameters of the model without adapters, and the adapters.
+
+  Raises:
+    ValueError: The run has none; see `restore_trained`.
+    CheckpointError: See `restore_trained`.
+  """
+  trains = cfg.parameterisation
+  if trains is None or not trains.has_adapters:
+    raise ValueError(
+        "parameterisation.kind must be 'lora' or 'sublora' for adapters, got"
+        f' {trains and trains.kind!r}.'
+    )
+  found = restore_trained(cfg, workdir, step=step)
+  fixed = program_lib.Program(*_placed(cfg, None)).parameterisation.fixed
+  of_run = functools.partial(parameterisations.adapters_of, config=trains)
+  return fixed['params'], found._replace(
+      params=jax.jit(of_run)(found.params, fixed)
+  )
 
 
 def beginning(

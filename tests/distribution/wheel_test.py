@@ -94,7 +94,7 @@ def test_what_programs_list(scripts, tmp_path, name, args, says):
 
 def test_every_program_has_a_script(scripts, tmp_path):
   for name in (
-      'train', 'report', 'certify', 'generate', 'prepare', 'probe',
+      'train', 'report', 'certify', 'generate', 'prepare', 'export', 'probe',
       'curriculum',
   ):
     done = execute(

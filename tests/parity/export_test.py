@@ -1,14 +1,20 @@
 """`transformers` computes what we do from the folders that we write."""
 
+import warnings
+
 import jax
 import numpy as np
 import published_models
 import pytest
 import tiny_models
+import tiny_runs
+from programs import run
 
+from iblm_jax import sublora
 from iblm_jax.data.text import tokenizers
 from iblm_jax.models import config as model_config
 from iblm_jax.models import decoder, pretrained
+from iblm_jax.training import restoring
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -82,6 +88,15 @@ def opened(folder):
   ).eval()
 
 
+def adapted(base, folder):
+  import peft
+
+  # It uses what is deprecated, and says that of the maps of a GPT-2 only some
+  # are stored as [in, out].
+  with warnings.catch_warnings(action='ignore'):
+    return peft.PeftModel.from_pretrained(base, folder).eval()
+
+
 @pytest.mark.parametrize('name', MODELS)
 def test_logits_of_every_family(tmp_path, name):
   cfg = model_config.DecoderConfig(**MODELS[name])
@@ -151,3 +166,49 @@ def test_a_real_model(tmp_path):
     np.testing.assert_allclose(
         logits_of(theirs, ids[None].astype(np.int64)), found, atol=1e-4
     )
+
+
+@pytest.mark.parametrize('kind', ['llama', 'gpt_neox'])
+def test_a_run_merged_and_as_an_adapter(tmp_path, kind):
+  peft = pytest.importorskip('peft')
+  model = {'head_dim': 6} if kind == 'llama' else {
+      **NEOX, 'vocab_size': V, 'num_kv_heads': None, 'tie_embeddings': False,
+  }
+  workdir, cfg = tiny_runs.train(
+      tmp_path, model, parameterisation=tiny_runs.LORA
+  )
+  params = restoring.restore_params(cfg, workdir).params
+  tokens = np.random.default_rng(0).integers(256, size=(2, 40))
+  found = apply(params, tokens, cfg.model).logits_BxLxV
+  run('export', workdir, f'--out={tmp_path}/merged')
+  merged = opened(tmp_path / 'merged')
+  np.testing.assert_allclose(logits_of(merged, tokens), found, atol=1e-4)
+  run('export', workdir, '--adapter', f'--out={tmp_path}/adapter')
+  settings = peft.PeftConfig.from_pretrained(tmp_path / 'adapter')
+  base = opened(settings.base_model_name_or_path)
+  untrained = logits_of(base, tokens)
+  assert np.abs(untrained - found).max() > 0.01
+  tuned = adapted(base, tmp_path / 'adapter')
+  np.testing.assert_allclose(logits_of(tuned, tokens), found, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['gpt2', 'gpt2 with a head', 'gpt_neox'])
+def test_adapters_of_fused_maps(tmp_path, name):
+  pytest.importorskip('peft')
+  cfg = model_config.DecoderConfig(**MODELS[name])
+  lora = sublora.LoraConfig(patterns=('kernel$',), rank=2, alpha_scale=2.0)
+  params = tiny_models.random_params(cfg)
+  adapters = tiny_models.random_params(
+      sublora.lora_init(params, lora, jax.random.key(0)), seed=3
+  )
+  pretrained.save(params, cfg, None, tmp_path / 'base')
+  pretrained.save_adapter(
+      adapters, cfg, tmp_path / 'it', rank=2, alpha=2.0, base='base'
+  )
+  tokens = np.random.default_rng(0).integers(V, size=(2, 40))
+  merged = sublora.lora_apply(params, adapters, lora)
+  found = apply(merged, tokens, cfg).logits_BxLxV
+  base = opened(tmp_path / 'base')
+  assert np.abs(logits_of(base, tokens) - found).max() > 1
+  tuned = adapted(base, tmp_path / 'it')
+  np.testing.assert_allclose(logits_of(tuned, tokens), found, atol=1e-4)

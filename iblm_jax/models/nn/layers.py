@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +63,39 @@ def output_scale(cfg: model_config.DecoderConfig) -> float:
   return 0.0 if cfg.zero_init_outputs else 1.0 / (2 * cfg.num_layers)
 
 
+class Adapted(NamedTuple):
+  """A kernel of `Linear` that is trained through two narrow matrices alone.
+
+  The gradient of the kernel, from which that of the two would follow, costs as
+  much as a forward pass; it is never made.
+  """
+
+  kernel: jax.Array  # [..., *inputs, *outputs], with the product b a in it
+  a_RxI: jax.Array  # [..., R, inputs], float32
+  b_OxR: jax.Array  # [..., outputs, R], float32
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _adapted_product(to_matrix, x_TxI, adapted):
+  return x_TxI @ to_matrix(adapted.kernel)
+
+
+def _adapted_product_fwd(to_matrix, x_TxI, adapted):
+  return _adapted_product(to_matrix, x_TxI, adapted), (x_TxI, adapted)
+
+
+def _adapted_product_bwd(to_matrix, saved, dy_TxO):
+  x_TxI, (kernel, a_RxI, b_OxR) = saved
+  dh_TxR = dy_TxO @ b_OxR
+  h_TxR = x_TxI @ a_RxI.T
+  dx_TxI = dy_TxO @ to_matrix(kernel).T
+  nothing = jnp.zeros_like(kernel)
+  return dx_TxI, Adapted(nothing, dh_TxR.T @ x_TxI, dy_TxO.T @ h_TxR)
+
+
+_adapted_product.defvjp(_adapted_product_fwd, _adapted_product_bwd)
+
+
 class Linear(nn.Module):
   """A linear map of the last axes, float32 parameters, compute dtype.
 
@@ -89,10 +122,16 @@ class Linear(nn.Module):
     # One matrix product over all tokens: XLA's CPU backend is up to half
     # slower where the operand keeps its leading axes.
     inputs = math.prod(self.shape[:n])
-    matrix = kernel.astype(cfg.compute_dtype).reshape(inputs, -1)
-    rows = x.reshape(-1, inputs) @ gathered(
-        matrix, (self.axes[0], self.axes[n])
-    )
+
+    def to_matrix(kernel):
+      matrix = kernel.astype(cfg.compute_dtype).reshape(inputs, -1)
+      return gathered(matrix, (self.axes[0], self.axes[n]))
+
+    rows = x.reshape(-1, inputs)
+    if isinstance(kernel, Adapted):
+      rows = _adapted_product(to_matrix, rows, kernel)
+    else:
+      rows = rows @ to_matrix(kernel)
     y = rows.reshape(x.shape[: x.ndim - n] + self.shape[n:])
     if cfg.biases if self.biases is None else self.biases:
       zeros = annotated(nn.initializers.zeros_init(), self.axes[n:])

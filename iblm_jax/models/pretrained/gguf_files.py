@@ -2,7 +2,6 @@
 
 import functools
 import math
-import numbers
 from typing import Any
 
 import numpy as np
@@ -118,7 +117,7 @@ class GgufFile:
       if value is None:
         raise ValueError(f'{kind}.{key} must be given.')
       if key != _SCALING and not (
-          isinstance(value, numbers.Real) and value > 0
+          isinstance(value, int | float) and value > 0
       ):
         raise ValueError(
             f'{kind}.{key} must be one number above 0, got {value!r:.80}.'

@@ -108,6 +108,7 @@ class Head(NamedTuple):
 
   Attributes:
     path: The folder or file.
+    family: 'llama', 'qwen2', ..., as the files name it.
     cfg: What `models.apply` takes.
     tokenizer: Gives the tokenizer of the folder or file, or raises ValueError.
     tensors: The files.
@@ -115,6 +116,7 @@ class Head(NamedTuple):
   """
 
   path: epath.Path
+  family: str
   cfg: model_config.DecoderConfig
   tokenizer: Callable[[], tokenizers.Tokenizer]
   tensors: Any
@@ -148,9 +150,9 @@ def read_head(path: epath.PathLike) -> Head:
   source = published.located(path)
   opened = _gguf if source.suffix == '.gguf' else _safetensors
   with _named(source):
-    tensors, table, cfg, own = opened(source)
+    family, tensors, table, cfg, own = opened(source)
     layout.check(tensors, table, cfg, tables.ignored(cfg))
-  return Head(source, cfg, own, tensors, table)
+  return Head(source, family, cfg, own, tensors, table)
 
 
 def read_params(
@@ -192,7 +194,8 @@ def _gguf(path: epath.Path):
   file = gguf_files.GgufFile(path)
   cfg = file.config()
   own = lambda: tokenizers.of_object(file.tokenizer(), str(path))
-  return file, tables.GGUF[file.architecture], cfg, own
+  kind = file.architecture
+  return kind, file, tables.GGUF[kind], cfg, own
 
 
 def _safetensors(path: epath.Path):
@@ -206,7 +209,7 @@ def _safetensors(path: epath.Path):
     cfg = settings_lib.to_config(given)
     tensors = safetensors_files.SafetensorsFiles(path)
   own = lambda: _beside(folder, given.get('eos_token_id'))
-  return tensors, tables.SAFETENSORS[kind], cfg, own
+  return kind, tensors, tables.SAFETENSORS[kind], cfg, own
 
 
 def _gpt2(path: epath.Path, config: epath.Path, given: dict[str, Any]):
@@ -248,10 +251,7 @@ def _placing(cfg, shardings) -> layout.Place:
   """Puts a parameter on its devices, and waits: copies hold what they copy."""
   if shardings is None:
     return lambda _, host: jax.block_until_ready(jax.device_put(host))
-  where = {
-      jax.tree_util.keystr(path, simple=True, separator='/'): sharding
-      for path, sharding in jax.tree_util.tree_leaves_with_path(shardings(cfg))
-  }
+  where = layout.by_path(shardings(cfg))
   # Every process cuts out what its own devices hold.
   return lambda path, host: jax.block_until_ready(
       jax.make_array_from_callback(

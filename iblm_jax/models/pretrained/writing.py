@@ -18,8 +18,14 @@ from iblm_jax.models.pretrained import layout, tables, writing_settings
 
 SHARD_BYTES = 5 * 10**9
 _DTYPES = {'float32': 'F32', 'bfloat16': 'BF16', 'float16': 'F16'}
-# The trunk of a GPT-2 has a prefix, which its file may have.
+# The trunk of a GPT-2 has a prefix, which tables leave out.
 _TRUNKS = {'gpt2': 'transformer.'}
+
+# Files of a published model that have no numbers of it.
+_TAKEN = (
+    'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json',
+    'added_tokens.json', 'chat_template.jinja', 'generation_config.json',
+)
 
 
 class Written(NamedTuple):
@@ -50,6 +56,7 @@ def save(
     family: str | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
+    like: epath.PathLike | None = None,
 ) -> str:
   """Writes a model as a folder that `transformers` loads, and so does `load`.
 
@@ -67,6 +74,8 @@ def save(
       parameters.
     shard_bytes: Most bytes of numbers in a file, unless one tensor has more; a
       larger model is written to several files with an index.
+    like: Folder of the published model that this one comes from, of which the
+      files of tokenizer and generation are taken as they are.
 
   Returns:
     The family.
@@ -98,6 +107,8 @@ def save(
       'eos_token_id': tokenizer.eos_id,
   }
   settings |= ends | {'torch_dtype': next(iter(tensors.values())).dtype}
+  there = [] if like is None else [epath.Path(like) / name for name in _TAKEN]
+  taken = [path for path in there if path.exists()]
   with files.new_folder('out', out) as folder:
     write_tensors(folder, 'model', tensors, shard_bytes)
     for name, text in written.items():
@@ -106,6 +117,8 @@ def save(
         {} if tokenizer is None else {'pad_token_id': tokenizer.pad_id}
     )
     files.write_json(folder / 'generation_config.json', generation)
+    for path in taken:
+      files.write_bytes(folder / path.name, files.read_bytes(path))
     files.write_json(folder / 'config.json', settings)
   return kind
 
@@ -143,6 +156,12 @@ def write_tensors(
   )
 
 
+def full_name(family: str, name: str) -> str:
+  """Gives the name of a table as it is within a model with its head."""
+  is_head = name.split('.')[0] == 'lm_head'
+  return name if is_head else _TRUNKS.get(family, '') + name
+
+
 def _tensors(params, cfg, kind, dtype) -> dict[str, Written]:
   """All tensors of a model, by their names."""
   leaves = layout.by_path(params)
@@ -170,9 +189,8 @@ def _tensors(params, cfg, kind, dtype) -> dict[str, Written]:
 
     return layout.to_theirs([(e, ours(e, n)) for e, n in parts], cfg)
 
-  trunk = _TRUNKS.get(kind, '')
   return {
-      name if name == 'lm_head.weight' else trunk + name: Written(
+      full_name(kind, name): Written(
           layout.their_shape(parts[0][0], cfg),
           dtype or str(leaves[parts[0][0].path].dtype),
           lambda parts=parts: make(parts),
