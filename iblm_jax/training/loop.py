@@ -187,7 +187,7 @@ def train(
           f' {measured.width}'
       )
     report(
-        f'{_num_trained(cfg, state.params):,} trained parameters,'
+        f'{program_lib.num_trained(state.params, cfg.frozen):,} trained parameters,'
         f' {cfg.data.batch_size} rows of {job.source.length} tokens a step,'
         f' {program.mesh.size} x {jax.devices()[0].device_kind}'
     )
@@ -373,17 +373,6 @@ def _steps(
           ' command goes on from there.'
       )
   return state, final
-
-
-def _num_trained(cfg, params) -> int:
-  trained = program_lib.trained_leaves(params, cfg.frozen)
-  return sum(
-      leaf.size
-      for leaf, trains in zip(
-          jax.tree.leaves(params), jax.tree.leaves(trained), strict=True
-      )
-      if trains
-  )
 
 
 def _check_finite(step, values, store) -> None:

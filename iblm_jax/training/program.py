@@ -258,6 +258,13 @@ def trained_leaves(params: Any, frozen: tuple[str, ...]) -> Any:
   return treedef.unflatten(not paths.matches(name, frozen) for name in names)
 
 
+def num_trained(params: Any, frozen: tuple[str, ...]) -> int:
+  """Counts the numbers of `params` whose paths match no pattern."""
+  trained = jax.tree.leaves(trained_leaves(params, frozen))
+  leaves = zip(jax.tree.leaves(params), trained, strict=True)
+  return sum(leaf.size for leaf, trains in leaves if trains)
+
+
 def check_frozen(cfg: options.RunConfig, params: Any) -> None:
   """Makes sure that what stays as it is leaves something to do.
 
