@@ -186,8 +186,9 @@ def train(
           f'{cfg.start.pretrained}: {measured.num_layers} layers of width'
           f' {measured.width}'
       )
+    num_trained = program_lib.num_trained(state.params, cfg.frozen)
     report(
-        f'{program_lib.num_trained(state.params, cfg.frozen):,} trained parameters,'
+        f'{num_trained:,} trained parameters,'
         f' {cfg.data.batch_size} rows of {job.source.length} tokens a step,'
         f' {program.mesh.size} x {jax.devices()[0].device_kind}'
     )
