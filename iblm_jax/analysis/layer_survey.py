@@ -1,7 +1,7 @@
 """What the layers of a model hold, say and keep of a set of texts."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,10 @@ _MOST_TEXTS = 512
 # Positions of a row whose next token each layer is asked for.
 _ASKED = 16
 _READ = ('tokens', 'mask', 'segment_ids', 'positions')
+_NEEDED = (*_READ, 'targets', 'loss_mask')
+Batches = Iterable[batches_lib.Batch] | Callable[
+    [], Iterable[batches_lib.Batch]
+]
 
 
 class Survey(NamedTuple):
@@ -42,7 +46,7 @@ class Survey(NamedTuple):
 def survey(
     params: Any,
     cfg: Any,
-    batches: Callable[[], Iterator[batches_lib.Batch]],
+    batches: Batches,
     *,
     views: int = 4,
     rate: float = 0.1,
@@ -56,7 +60,8 @@ def survey(
     params: The model's parameters.
     cfg: Config of the model, of any family whose layers have a state for each
       token of a row.
-    batches: Gives the batches, all of one shape [B, L].
+    batches: Batches of one shape [B, L], such as those of a source that
+      `data.as_source` makes, or a function that gives them.
     views: In how many ways each text is altered, at least 2, or 0 to leave out
       what needs it. The first 512 texts are.
     rate: Share of tokens that an alteration replaces.
@@ -81,7 +86,7 @@ def survey(
 
   def states() -> Iterator[dict[str, Any]]:
     texts = 0
-    for k, batch in enumerate(batches()):
+    for k, batch in enumerate(batches() if callable(batches) else batches):
       if not k:
         check(params, batch, cfg)
       asked = _asked(params, batch, cfg)
@@ -148,6 +153,12 @@ def _task(batch, cfg):
 
 def check(params: Any, batch: Mapping[str, Any], cfg: Any) -> None:
   """Raises ValueError for a model whose layers `survey` cannot measure."""
+  missing = [name for name in _NEEDED if name not in batch]
+  if missing:
+    raise ValueError(
+        f'batches must hold {", ".join(missing)}, as those of data.as_source'
+        f' do, got {", ".join(batch)}.'
+    )
   read = {name: batch[name] for name in _READ}
   shape = jax.eval_shape(
       functools.partial(profiles.streams, cfg=cfg), params, read
@@ -161,8 +172,7 @@ def check(params: Any, batch: Mapping[str, Any], cfg: Any) -> None:
 
 
 def _asked(params, batch, cfg):
-  names = (*_READ, 'targets', 'loss_mask')
-  return _forward(params, {name: batch[name] for name in names}, cfg=cfg)
+  return _forward(params, {name: batch[name] for name in _NEEDED}, cfg=cfg)
 
 
 @functools.partial(jax.jit, static_argnames='cfg')

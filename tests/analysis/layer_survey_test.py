@@ -120,8 +120,9 @@ def test_layers_are_those_of_the_model(found):
 def test_nothing_is_told_apart_where_views_are_the_same(found):
   """Unaltered texts: as good as it gets, which altered ones are not."""
   same = layer_survey.survey(
-      params_of(MODEL), MODEL, batches, views=2, rate=0.0
+      params_of(MODEL), MODEL, [batch_of(0), batch_of(1)], views=2, rate=0.0
   )
+  assert same.model | found.model == found.model  # of a list of batches, too
   assert (same.data['infonce'] > found.data['infonce']).all()
   assert (same.data['infonce'] < np.log(7) + 1e-6).all()
   assert (same.data['lidar'] <= 6 + 1e-4).all()
@@ -151,6 +152,9 @@ def test_what_cannot_be_measured_is_refused():
     layer_survey.survey(params_of(cfg), cfg, lambda: iter([short]))
   with pytest.raises(ValueError, match='views must be 0 or at least 2, got 1'):
     layer_survey.survey(params_of(MODEL), MODEL, batches, views=1)
+  tokens = {'tokens': batch_of(0)['tokens']}
+  with pytest.raises(ValueError, match='hold mask, .*as_source do, got tokens'):
+    layer_survey.survey(params_of(MODEL), MODEL, [tokens])
   empty = batch_of(0)
   empty['mask'] = np.zeros_like(empty['mask'])
   with pytest.raises(ValueError, match='a prompt of at least 3 tokens'):
