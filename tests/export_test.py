@@ -39,14 +39,13 @@ def trained(tmp_path_factory):
 def test_a_run_is_merged(trained, tmp_path):
   workdir, cfg = trained
   first = checkpoints.saved_steps(workdir / 'checkpoints')[0]
-  for name, step in (('', None), (f'checkpoints/{first}', first)):
-    out = tmp_path / f'out{step}'
-    done = run('export', workdir / name, f'--out={out}')
-    assert f'wrote llama to {out}' in done.stdout
-    found = pretrained.load(out)
-    same(found.params, restoring.restore_params(cfg, workdir, step=step).params)
-    assert found.tokenizer.encode('né').tolist() == [110, 195, 169]
-    assert found.cfg.norm_epsilon == 1e-2 and found.cfg.kv_heads == 1
+  out = tmp_path / 'out'
+  done = run('export', workdir / f'checkpoints/{first}', f'--out={out}')
+  assert f'wrote llama to {out}' in done.stdout
+  found = pretrained.load(out)
+  same(found.params, restoring.restore_params(cfg, workdir, step=first).params)
+  assert found.tokenizer.encode('né').tolist() == [110, 195, 169]
+  assert found.cfg.norm_epsilon == 1e-2 and found.cfg.kv_heads == 1
 
 
 def test_an_adapter_with_its_base(trained, tmp_path):
@@ -143,11 +142,11 @@ def test_mistakes(trained, tmp_path):
   )
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full/mine').touch()
-  out = f'--out={tmp_path}/out'
+  out, full = (f'--out={tmp_path}/{name}' for name in ('out', 'full'))
   for args, message in (
       ([workdir, workdir, out], 'one RUN must be given'),
       ([workdir], 'Flag --out must have a value'),
-      ([workdir, f'--out={tmp_path}/full'], 'out must be empty or not there'),
+      ([tmp_path / 'none', full], 'out must be empty or not there'),
       ([tmp_path / 'none', out], "none' does not exist"),
       ([tmp_path, out], 'must be the folder of a run'),
       ([workdir / 'checkpoints/77', out], '77'),
