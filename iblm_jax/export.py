@@ -54,10 +54,7 @@ class _Subject(NamedTuple):
   @property
   def folder(self) -> epath.Path | None:
     """That of the published model; a GGUF has none."""
-    if self.origin is None or self.origin.path.suffix == '.gguf':
-      return None
-    path = self.origin.path
-    return path if path.is_dir() else path.parent
+    return None if self.origin is None else self.origin.folder
 
 
 def _of_run(run: checkpoint_paths.Run) -> _Subject:
@@ -121,7 +118,7 @@ def _write(subject: _Subject, params: Any, family: str, out: Any) -> None:
       family=family,
       dtype=FLAGS.dtype,
       shard_bytes=FLAGS.shard_bytes,
-      like=subject.folder if subject.is_its else None,
+      like=subject.origin if subject.is_its else None,
   )
 
 

