@@ -371,7 +371,8 @@ def run() -> None:
       check_installed()
       from lm_eval import __main__ as program
 
-      if not {'--model', '-M', '-h', '--help', 'ls', 'validate'} & {*sys.argv}:
+      given = {argument.partition('=')[0] for argument in sys.argv[1:]}
+      if not given & {'--model', '-M', '-h', '--help', 'ls', 'validate'}:
         sys.argv += ['--model', 'iblm']
       program.cli_evaluate()
   except cli.BadUsage as error:
