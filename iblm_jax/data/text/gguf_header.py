@@ -57,13 +57,15 @@ class _Reader:
     # In one loop, since a vocabulary has many.
     data, end, length = self.data, self.position, struct.Struct('<Q')
     found = []
-    for _ in range(count):
-      start = end + length.size
-      if start <= len(data):
+    try:
+      for _ in range(count):
+        start = end + length.size
         end = start + length.unpack_from(data, end)[0]
-      if max(start, end) > len(data):
-        raise ValueError('it ends before its head does')
-      found.append(str(data[start:end], 'utf-8'))
+        found.append(str(data[start:end], 'utf-8'))
+    except (struct.error, OverflowError):
+      end = len(data) + 1
+    if end > len(data):
+      raise ValueError('it ends before its head does')
     self.position = end
     return found
 

@@ -219,7 +219,7 @@ def read(
   for path, (entry, leaf) in sorted(model, key=lambda item: -item[1][1].size):
     names = their_names(entry, cfg.num_layers)
     if '{n}' in entry.name:
-      host = _aligned(leaf.shape, dtype)
+      host = aligned(leaf.shape, dtype)
 
       def fill(n, host=host, names=names, entry=entry):
         host[n] = _ours(tensors, names[n], entry, cfg)
@@ -240,8 +240,8 @@ def read(
   return params
 
 
-def _aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-  """An empty array that a CPU device takes as it is, without a copy."""
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """Makes an empty array that a CPU device takes as it is, without a copy."""
   size = math.prod(shape) * np.dtype(dtype).itemsize
   memory = np.empty(size + _ALIGNMENT, np.uint8)
   start = -memory.ctypes.data % _ALIGNMENT
