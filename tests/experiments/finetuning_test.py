@@ -122,7 +122,8 @@ def rows_of(**changes):
         (
             rows_of(ce=(0.2, -0.5, 0.01), gapt=(0.1, -0.4, 0.01)),
             [
-                'Cross-entropy alone forgets the other texts (+0.2000 [+0.175',
+                'Compressing is seen to protect. Cross-entropy',
+                'alone forgets the other texts (+0.2000 [+0.175',
                 '`gapt` keeps them better (-0.1000 [-0.1000, -0.1000]) and'
                 ' learns the pages worse (+0.1000 [+0.1000, +0.1000])',
             ],
@@ -130,7 +131,8 @@ def rows_of(**changes):
         (
             rows_of(ce=(-0.2, -0.5, 0.01), gapt=(-0.1, -0.6, 0.01)),
             [
-                'gets better at the other texts (-0.2000',
+                'Compressing is not seen to protect.',
+                'alone gets better at the other texts (-0.2000',
                 'keeps them worse (+0.1000 [+0.1000, +0.1000]) and learns the'
                 ' pages better (-0.1000',
             ],
@@ -138,9 +140,10 @@ def rows_of(**changes):
         (
             rows_of(ce=(0.0, -0.5, 0.1), gapt=(0.1, -0.4, 0.3)),
             [
-                'neither forgets nor improves the other texts (+0.0000',
-                'keeps them neither better nor worse (+0.1000',
-                'learns the pages neither better nor worse (+0.1000',
+                'Compressing is not seen to protect.',
+                'by its interval neither forgets nor improves the other texts',
+                'keeps them neither better nor worse by its interval (+0.1000',
+                'learns the pages neither better nor worse by its interval (+',
             ],
         ),
     ],

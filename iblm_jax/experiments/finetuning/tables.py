@@ -60,25 +60,28 @@ def verdict(
   """Says whether compressing protects against forgetting, by the intervals."""
   rows = results.rounded(rows)
   own = results.summarise(rows)[BASELINE]['others/change']
-  found = [
-      'Cross-entropy alone '
-      + _sign(own, 'forgets', 'gets better at', 'neither forgets nor improves')
-      + f' the other texts ({_interval(own)} bits a byte, their mean)'
-  ]
+  forgets = _sign(
+      own, 'forgets', 'gets better at', 'by its interval neither forgets nor'
+      ' improves'
+  )
+  words = ('worse', 'better', 'neither better nor worse by its interval')
+  found, protects = [], False
   paired = results.compare(rows, BASELINE)
   for method in methods:
     if method == BASELINE:
       continue
     kept, learned = (
-        paired[method][f'{name}/change']
+        _sign(paired[method][f'{name}/change'], *words)
+        + f' ({_interval(paired[method][f"{name}/change"])})'
         for name in ('others', texts_lib.HELDOUT)
     )
-    words = ('worse', 'better', 'neither better nor worse')
-    found.append(
-        f'`{method}` keeps them {_sign(kept, *words)} ({_interval(kept)}) and'
-        f' learns the pages {_sign(learned, *words)} ({_interval(learned)})'
-    )
-  return '; '.join(found) + '.'
+    protects |= kept.startswith('better')
+    found.append(f'`{method}` keeps them {kept} and learns the pages {learned}')
+  return (
+      f'Compressing is {"seen" if protects else "not seen"} to protect.'
+      f' Cross-entropy alone {forgets} the other texts ({_interval(own)} bits'
+      f' a byte, their mean). Against it, {"; ".join(found)}.'
+  )
 
 
 def draw(
