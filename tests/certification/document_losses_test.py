@@ -1,5 +1,6 @@
 """Losses of documents are those of one document at a time, unbatched."""
 
+import dataclasses
 
 import jax
 import numpy as np
@@ -146,6 +147,20 @@ def test_ends_of_rows(monkeypatch):
   assert {is_greedy for _, is_greedy in found} == {True, False}
   assert all(length % 16 == 0 for _, length in shapes) and len(shapes) < 4
   assert max(batch * length for batch, length in shapes) <= 70
+
+
+def test_rows_as_long_as_the_model_reads():
+  cfg = dataclasses.replace(CFG, positions='learned', max_length=20)
+  params = decoder.init(jax.random.key(0), cfg)
+  row = [n % 27 for n in range(21)]
+  (value, _), = document_losses.score_ends(
+      params, cfg, [row], [20], max_tokens=8
+  )
+  exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+  logits_LxV = numpy_decoder.forward(exact, np.array(row[:-1]), cfg)[0]
+  p_LxV = np.exp(logits_LxV)
+  p_L = p_LxV[np.arange(20), row[1:]] / p_LxV.sum(axis=1)
+  np.testing.assert_allclose(value, np.log(p_L).sum(), rtol=1e-5)
 
 
 def test_whole_documents_are_mixed_with_the_uniform_and_with_a_base(tmp_path):
