@@ -124,7 +124,7 @@ class Model(_Base):
       subject = subject._replace(adds_bos=bool(add_bos_token))
     self._subject = subject
     self._max_tokens = _checked('max_tokens', max_tokens, 1, 2**31 - 1)
-    self._seed = seed
+    self._seed = _checked('seed', seed, 0, 2**31 - 1)
 
   @classmethod
   def create_from_arg_obj(

@@ -184,6 +184,7 @@ def test_contexts_begin_as_the_tokenizer_says(with_bos, pair):
         (dict(path='.'), "must be the folder of a run .* got '.'"),
         (dict(max_length=65), r'max_length must lie in \[2, 64\], got 65'),
         (dict(max_tokens=0), 'max_tokens must lie in .* got 0'),
+        (dict(seed=-1), r'seed must lie in \[0, .* got -1'),
         (dict(prefix_token_id=999), 'prefix_token_id must lie in .* got 999'),
         (dict(dtype='float64'), "dtype must be one of .* got 'float64'"),
     ],
