@@ -339,6 +339,8 @@ def load_tokenizer(spec: str) -> Tokenizer:
     return DigitTokenizer()
   path = published.tokenizer_file(spec) if isinstance(spec, str) else ''
   suffix = os.path.splitext(path)[1]
+  if os.path.isabs(path) and not os.path.exists(path):
+    raise ValueError(f'tokenizer must be an existing file, got {path!r}.')
   if suffix not in ('.json', '.model', '.gguf'):
     raise ValueError(
         "tokenizer must be 'bytes', 'digits', the path of a .json, .model or"

@@ -167,6 +167,11 @@ def check(
     ValueError: A tensor is missing, unknown, of another shape or of a dtype
       that cannot be read; the message names it.
   """
+  if cfg.num_layers > len(tensors.found):
+    raise ValueError(
+        f'it has {len(tensors.found)} tensors, too few for the'
+        f' {cfg.num_layers:,} layers of its config.'
+    )
   model = of_model(table, cfg)
   wanted = {
       name: entry

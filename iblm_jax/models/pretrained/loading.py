@@ -190,9 +190,11 @@ def _named(path: epath.Path):
   """Says which model an error is about."""
   try:
     yield
-  except ValueError as error:
+  except (ValueError, OverflowError) as error:
     text = str(error)
-    if str(path) in text:
+    if isinstance(error, OverflowError):
+      text = f'a size in it is too large: {text}.'
+    elif str(path) in text:
       raise
     raise ValueError(f'{path}: {text}') from error
 
@@ -246,7 +248,11 @@ def _beside(folder: epath.Path, eos_id: Any) -> tokenizers.Tokenizer:
   loaded = tokenizers.load_tokenizer(str(path))
   ends = eos_id if isinstance(eos_id, list) else [eos_id]
   for end in ends:
-    if isinstance(end, int) and end >= loaded.vocab_size:
+    if end is not None and (not isinstance(end, int) or end < 0):
+      raise ValueError(
+          f'eos_token_id must be one or several ids >= 0, got {eos_id!r:.60}.'
+      )
+    if end is not None and end >= loaded.vocab_size:
       raise ValueError(
           f'{path} must hold the eos_token_id {end} of the config, got'
           f' {loaded.vocab_size} ids: it is of another vocabulary.'

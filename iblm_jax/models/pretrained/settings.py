@@ -53,6 +53,23 @@ class Settings:
     """Gives a setting of which null says something of its own."""
     return self.take(name, None if name in self._given else default)
 
+  def positive(self, name: str, default: Any = _MISSING) -> float:
+    """Gives a setting that is a finite number above 0."""
+    value = self.take(name, default)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < 1e30:
+      raise ValueError(
+          f'{name} must be a number above 0 and below 1e30, got {value!r:.60}.'
+      )
+    return float(value)
+
+  def group(self, name: str) -> 'Settings | None':
+    """Gives a group of settings; None where there is none."""
+    value = self.take(name, {})
+    if not isinstance(value, Mapping):
+      raise ValueError(f'{name} must hold settings, got {value!r:.60}.')
+    return Settings(value) if value else None
+
   def fixed(self, **values: Any) -> None:
     """Refuses settings that differ from the only values that are built."""
     for name, value in values.items():
@@ -87,12 +104,11 @@ def _rotary(
     default: float = 10_000.0,
 ) -> dict[str, Any]:
   """Base, share and scaling, from where old and new files have them."""
-  nested = nested or settings.take('rope_parameters', None)
-  scaling = settings.take('rope_scaling', None)
-  own = Settings(nested or scaling or {})
-  base = settings.take(theta, default)
-  base = own.take('rope_theta', settings.take('rope_theta', base))
-  found: dict[str, Any] = {'rotary_base': float(base)}
+  groups = [settings.group(n) for n in ('rope_parameters', 'rope_scaling')]
+  own = Settings(nested) if nested else groups[0] or groups[1] or Settings({})
+  base = settings.positive(theta, default)
+  base = own.positive('rope_theta', settings.positive('rope_theta', base))
+  found: dict[str, Any] = {'rotary_base': base}
   if share is None:
     own.fixed(partial_rotary_factor=1.0)
     settings.fixed(partial_rotary_factor=1.0)
@@ -103,14 +119,14 @@ def _rotary(
   own.take('type', None)
   if kind == 'linear':
     found['rotary_scaling'] = model_config.RotaryScaling(
-        'linear', factor=float(own.take('factor'))
+        'linear', factor=own.positive('factor')
     )
   elif kind == 'llama3':
     found['rotary_scaling'] = model_config.RotaryScaling(
         'llama3',
-        factor=float(own.take('factor')),
-        low=float(own.take('low_freq_factor')),
-        high=float(own.take('high_freq_factor')),
+        factor=own.positive('factor'),
+        low=own.positive('low_freq_factor'),
+        high=own.positive('high_freq_factor'),
         original_length=own.take('original_max_position_embeddings'),
     )
   elif kind != 'default':

@@ -168,6 +168,18 @@ NORM = 'model.layers.1.input_layernorm.weight'
         ({}, {NORM: np.ones(24)}, f'{NORM} is of dtype F64; convert'),
         ({'eos_token_id': 99}, {}, 'another vocabulary'),
         ({'eos_token_id': [3, 48]}, {}, 'must hold the eos_token_id 48'),
+        ({'eos_token_id': -1}, {}, 'eos_token_id must be .* >= 0, got -1'),
+        ({'eos_token_id': [[0]]}, {}, 'eos_token_id must be one or several'),
+        ({'num_hidden_layers': 10**12}, {}, 'few for the 1,000,000,000,000'),
+        ({'vocab_size': 10**18}, {}, 'too large|must be at most|must have'),
+        ({'rope_theta': 10**400}, {}, 'rope_theta must be a number above 0'),
+        ({'rope_theta': -5}, {}, 'rope_theta must be a number above 0'),
+        ({'rope_theta': '1e4'}, {}, "rope_theta must be .* got '1e4'"),
+        ({'rope_scaling': 'linear'}, {}, 'rope_scaling must hold settings'),
+        (
+            {'rope_scaling': {'type': 'linear', 'factor': '2'}}, {},
+            "factor must be a number above 0 .* got '2'",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, settings, change, message):
