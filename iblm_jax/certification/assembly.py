@@ -140,7 +140,9 @@ def score(
   """
   w_d = quantisation.decode(code.data, subject.size, code.levels, cfg)
   measure, heldout = subject.scorer(w_d), _heldout(subject, cfg)
-  every = dict(_smoothing(cfg), top_k=cfg.top_k, report=report)
+  every: dict[str, Any] = _smoothing(cfg) | dict(
+      top_k=cfg.top_k, report=report
+  )
   drawn = sample(code.data, subject.population['num_train'], cfg.sample)
   return Scores(
       w_d,
