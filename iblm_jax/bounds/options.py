@@ -48,7 +48,7 @@ class CertificateConfig:
       several kinds of bound costs their sum.
     alphas: Weights of the uniform distribution to choose from, in (0, 1).
     betas: Weights of the uniform distribution over whole documents to choose
-      from, in (0, 1); kinds that begin with 'document_' are about these losses.
+      from, in (0, 1); the kinds called after documents are about these losses.
       Where the run added to a published model, they also are weights of that
       model in a claim about the excess over it. () claims neither.
     shortest: Tokens of the shortest document that there can be, fixed before
