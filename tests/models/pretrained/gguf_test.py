@@ -2,6 +2,7 @@
 
 import json
 import math
+import struct
 
 import jax
 import numpy as np
@@ -312,3 +313,12 @@ def test_a_gguf_is_written_as_a_folder(tmp_path, sizes):
   assert (words['chat_template'], words['eos_token']) == ('hi', '<tool>')
   assert read('config.json')['eos_token_id'] == end
   assert read('generation_config.json')['eos_token_id'] == [end, end - 1]
+
+
+def test_arrays_of_arrays_are_not_followed(tmp_path):
+  path = tmp_path / 'deep.gguf'
+  deep = struct.pack('<IQ', 9, 1) * 50_000  # each holds one more
+  head = struct.pack('<IQQQ', 3, 0, 1, 1) + b'a' + struct.pack('<I', 9)
+  path.write_bytes(b'GGUF' + head + deep)
+  with pytest.raises(ValueError, match='damaged: it has an array of arrays'):
+    pretrained.load(path)
