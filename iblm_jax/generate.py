@@ -22,9 +22,9 @@ from iblm_jax.data import kinds, sources
 from iblm_jax.data.text import tokenizers
 from iblm_jax.models import families, pretrained
 from iblm_jax.models.generation import full_forward
-from iblm_jax.objectives import tasks
-from iblm_jax.training import data_record, options, restoring
+from iblm_jax.training import data_record, restoring
 from iblm_jax.training.scale import capacity
+from iblm_jax.training.text_tokens import document_mark, tokens_of_text
 
 FLAGS = flags.FLAGS
 
@@ -44,32 +44,6 @@ def sampler(model: families.ModelConfig) -> families.Sampler:
   """
   own = families.family(model).sampler
   return full_forward if own is None else own(model)
-
-
-def tokens_of_text(cfg: options.RunConfig, vocab_size: int) -> np.ndarray:
-  """Finds the tokens that a text may hold.
-
-  Args:
-    cfg: The run's config.
-    vocab_size: Number of tokens of the tokenizer. The model may have more, one
-      of them the blank.
-
-  Returns:
-    bool [V], where V is the model's number of tokens.
-  """
-  model_size = cfg.model.vocab_size
-  allowed_V = np.arange(model_size) < vocab_size
-  if cfg.task.has_blanks:
-    allowed_V[tasks.blank(cfg.task, model_size)] = False
-  return allowed_V
-
-
-def document_mark(
-    cfg: options.RunConfig, tokenizer: tokenizers.Tokenizer
-) -> int:
-  """Finds the token that begins a document in the data of a run."""
-  # Shards have one mark, which their config names.
-  return getattr(cfg.data.options, 'eot_id', tokenizer.bos_id)
 
 
 def continuation(

@@ -22,12 +22,12 @@ from iblm_jax.data import kinds, sources
 from iblm_jax.data.text import tokenizers
 from iblm_jax.models import families, pretrained
 from iblm_jax.models.generation import ragged
-from iblm_jax.objectives import tasks
 from iblm_jax.training import (
     checkpoint_paths,
     config,
     data_record,
     restoring,
+    text_tokens,
 )
 
 try:
@@ -317,18 +317,14 @@ def _of_run(folder: epath.Path, step: int | None) -> _Subject:
     )
   tokenizer = sources.make_tokenizer(run.data)
   data_record.check_config(folder, run.data, tokenizer_only=True)
-  allowed_V = np.arange(run.model.vocab_size) < tokenizer.vocab_size
-  if run.task.has_blanks:
-    allowed_V[tasks.blank(run.task, run.model.vocab_size)] = False
   params = restoring.restore_params(run, folder, step=step).params
   longest = families.lengths(run.model).longest
   return _Subject(
       params, run.model, tokenizer,
-      # Shards have one mark, which their config names.
-      getattr(run.data.options, 'eot_id', tokenizer.bos_id),
+      text_tokens.document_mark(run, tokenizer),
       adds_bos=True,
       longest=longest or sources.row_length(run.data),
-      allowed_V=allowed_V,
+      allowed_V=text_tokens.tokens_of_text(run, tokenizer.vocab_size),
   )
 
 

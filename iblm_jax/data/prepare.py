@@ -79,7 +79,7 @@ def prepare(
     )
   found = tokenising.describe(sources)
   # A copy of the tokenizer is put beside the shards, so that they are complete.
-  copy = tokenizers_lib.saved(options.tokenizer)
+  copy = tokenizers_lib.saved(options.tokenizer, tokenizer)
   name, contents = copy or (options.tokenizer, b'')
   writer = shard_writer.ShardWriter(
       out,

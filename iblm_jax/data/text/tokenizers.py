@@ -367,23 +367,20 @@ def load_tokenizer(spec: str) -> Tokenizer:
     ) from e
 
 
-def saved(spec: str) -> tuple[str, bytes] | None:
+def saved(spec: str, loaded: Tokenizer) -> tuple[str, bytes] | None:
   """Returns the file from which a tokenizer can be loaded anywhere.
 
   Args:
     spec: As in `load_tokenizer`. That in a GGUF becomes a `tokenizer.json`.
+    loaded: What `load_tokenizer` returned for it.
 
   Returns:
     A name, 'tokenizer.json' or 'tokenizer.model', and contents; None for the
     tokenizers that need no file.
 
-  Raises:
-    ValueError: As `load_tokenizer`.
-
-  >>> saved('bytes') is None
+  >>> saved('bytes', ByteTokenizer()) is None
   True
   """
-  loaded = load_tokenizer(spec)
   if spec in BUILT_IN:
     return None
   path = published.tokenizer_file(spec)
